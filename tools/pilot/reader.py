@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/pilot"))
     parser.add_argument("--photos", help="folder of Fashion-MNIST's idx files; default: the embedded part")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=1500)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     pictures, labels = real("train", args.photos, seed=3)

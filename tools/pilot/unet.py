@@ -78,11 +78,13 @@ def main() -> None:
         x0 = drawn * vae.config.scaling_factor
         noise = torch.randn(x0.shape, generator=generator)
         t = torch.randint(1000, (args.batch,), generator=generator)
+        late = torch.rand(args.batch, generator=generator) < 0.5  # half of the steps where the words decide
+        t = torch.where(late, 500 + t // 2, t)
         words = torch.where(torch.rand(args.batch, generator=generator) < 0.1, empty, index[which])
         guess = unet(scheduler.add_noise(x0, noise, t), t, hidden[words]).sample
         return (guess - noise).square().mean()
 
-    run("unet", {"unet": unet}, loss, steps=args.steps, lr=1e-3, out=args.out, ema=0.998)
+    run("unet", {"unet": unet}, loss, steps=args.steps, lr=1e-3, out=args.out, ema=0.995)
     pipe = StableDiffusionPipeline(
         vae=vae, text_encoder=text, tokenizer=tok, unet=unet, scheduler=scheduler, safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,

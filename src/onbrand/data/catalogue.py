@@ -122,7 +122,7 @@ def write_folder(
         raise ValueError(f"count must be 1..{len(grey)}, what {split!r} holds here, got {count}")
     lines = []
     for i in range(count or len(grey)):
-        colour, name = tint_of(i, seed), f"{split}-{i:05d}.png"
+        colour, name = tint_of(i, seed), f"{i:05d}.png"
         Image.fromarray(brand_picture(grey[i], colour)).save(folder / name)
         row = {"file_name": name, "text": caption(int(kinds[i]), colour), "class": CLASS}
         lines.append(json.dumps(row | {"kind": KINDS[kinds[i]], "colour": colour}))

@@ -1,0 +1,10 @@
+"""The six verbs, one function each, mostly wiring: what the command line does, from Python."""
+
+from onbrand.api.brand import fit
+from onbrand.api.diagnosis import diagnose
+from onbrand.api.page import report
+from onbrand.api.pictures import generate
+from onbrand.api.run import train
+from onbrand.api.verdict import check
+
+__all__ = ["check", "diagnose", "fit", "generate", "report", "train"]

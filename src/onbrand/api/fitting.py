@@ -1,0 +1,86 @@
+"""The parts of a fit: the regression from captions, the brand's ground, the class means as pictures."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onbrand.core import Conditional, ConditionalFitter, Gaussian, Prior
+from onbrand.data.images import RGB, Refused, ground_of, open_picture, to_picture
+from onbrand.data.latents import Store, iterate
+from onbrand.data.records import Record
+from onbrand.models.bundle import decode, embed, to_x0, warn_long
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+CAPTIONED = 20
+"""A class with fewer captioned photos than this gets no regression from text: its fit could not be checked."""
+SEEN = 200
+"""Photos, evenly spread, that the brand's ground is taken from."""
+
+
+def fit_text(
+    pipe: StableDiffusionPipeline, store: Store, records: Sequence[Record], gaussians: Mapping[str, Gaussian]
+) -> dict[str, Conditional]:
+    """The regression from captions for each class that has components and captions enough (METHOD.md 5)."""
+    captioned = [record for record in records if record.text]
+    counts = Counter(record.class_name for record in captioned)
+    fitters = {
+        name: ConditionalFitter(gaussian)
+        for name, gaussian in gaussians.items()
+        if gaussian.k and counts[name] >= CAPTIONED
+    }
+    captioned = [record for record in captioned if record.class_name in fitters]
+    pooled = embed_captions(pipe, sorted({record.text for record in captioned}))
+    for mean, _, chunk in iterate(store, captioned):
+        x0 = to_x0(pipe, mean)
+        for name, fitter in fitters.items():
+            rows = [i for i, record in enumerate(chunk) if record.class_name == name]
+            if rows:
+                text = torch.stack([pooled[chunk[i].text] for i in rows])
+                fitter.update(text, x0[rows], [chunk[i].index for i in rows])
+    return {name: fitter.finish() for name, fitter in fitters.items()}
+
+
+def embed_captions(pipe: StableDiffusionPipeline, captions: Sequence[str], batch: int = 64) -> dict[str, Tensor]:
+    """Each caption's pooled embedding `(E,)` float32 on the CPU; over-long ones are warned of once."""
+    found: dict[str, Tensor] = {}
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        for first in range(0, len(captions), batch):
+            part = captions[first : first + batch]
+            found |= dict(zip(part, embed(pipe, part)[1].float().cpu(), strict=True))
+    warn_long(pipe, captions)
+    return found
+
+
+def ground_of_all(records: Sequence[Record]) -> RGB:
+    """The brand's ground: the median over the photos, each channel, of the photo's own ground (0..255)."""
+    grounds = []
+    for record in records[:: max(1, len(records) // SEEN)]:
+        content = record.read()
+        picture = content if isinstance(content, Refused) else open_picture(record.file, content)
+        if not isinstance(picture, Refused):
+            grounds.append(ground_of(picture))
+    red, green, blue = np.median(np.asarray(grounds), axis=0).round().astype(int).tolist()
+    return red, green, blue
+
+
+def draw_means(pipe: StableDiffusionPipeline, prior: Prior, folder: Path) -> dict[str, str]:
+    """The class means, decoded, as folder/<class>.png; returns each class's file name without the ending."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, str] = {}
+    for number, name in enumerate(prior.classes):
+        file = re.sub(r"[^\w ,.-]", "_", name)[:80]
+        files[name] = f"{file} {number}" if file in files.values() else file
+        to_picture(decode(pipe, prior.mean(name))[0]).save(folder / f"{files[name]}.png")
+    return files

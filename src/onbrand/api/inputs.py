@@ -1,0 +1,109 @@
+"""What the verbs are given: models, priors, photos; opened and checked before any work is spent."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from onbrand.core import Prior
+from onbrand.data.encode import encode_all
+from onbrand.data.latents import Key, Store, Summary
+from onbrand.data.records import read_folder
+from onbrand.models import bundle
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+    from diffusers import StableDiffusionPipeline
+
+PRIOR = "prior.safetensors"
+LATENTS = "latents"
+
+
+def open_model(model: str | Path, device: str | None, dtype: str = "float32") -> StableDiffusionPipeline:
+    """The pipeline on `device`, or on a GPU where there is one; ValueError for a device that is not there."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"the device must be one that torch has here; got {device!r} ({reason}): take cpu") from error
+    return bundle.load(model, device, dtype)
+
+
+def prior_file(prior: str | Path) -> Path:
+    """The prior's file: `prior` itself, or in the brand's folder."""
+    return Path(prior) / PRIOR if Path(prior).is_dir() else Path(prior)
+
+
+def open_prior(prior: str | Path | None, model: str | Path | None = None) -> Prior | None:
+    """The prior given, or else the one saved beside the model, if there is any."""
+    if prior is not None:
+        return Prior.load(prior_file(prior))
+    beside = bundle.model_folder(model) / "onbrand" / PRIOR if model is not None else None
+    return Prior.load(beside) if beside is not None and beside.is_file() else None
+
+
+def size_of(pipe: StableDiffusionPipeline, resolution: int | tuple[int, int] | None) -> tuple[int, int]:
+    """(H, W) of the pictures: as given (one number: square), or the model's own; ValueError if the VAE cannot."""
+    factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    if resolution is None:
+        side = pipe.unet.config.sample_size
+        resolution = side * factor if isinstance(side, int) else (side[0] * factor, side[1] * factor)
+    height, width = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
+    if min(height, width) < factor or height % factor or width % factor:
+        raise ValueError(f"a side is a multiple of {factor}, by which this model's VAE shrinks; got {height} x {width}")
+    return height, width
+
+
+def encode_photos(
+    pipe: StableDiffusionPipeline,
+    photos: str | Path,
+    folder: Path,
+    size: tuple[int, int],
+    flip: bool,
+    batch: int = 8,
+) -> tuple[Store, Summary]:
+    """The photos' latents in a store under `folder`, encoding what is not there yet, and what became of each photo.
+
+    Under `accelerate launch` every process encodes its share. ValueError where no photo can be used.
+    """
+    records, refused = read_folder(photos)
+    store = Store(folder, Key(bundle.fingerprint(pipe.vae), size, flip))
+    state = processes(pipe)
+    rank, world = (state.process_index, state.num_processes) if state else (0, 1)
+    summary = encode_all(records, lambda part: bundle.encode(pipe, part), store, batch, rank == 0, rank, world)
+    if state:
+        state.wait_for_everyone()
+        store.reload()
+        everyone = store.look_up(records)
+        summary = replace(everyone, encoded=summary.encoded, seconds=summary.seconds)
+    summary = replace(summary, refused=[*refused, *summary.refused])
+    if not summary.used:
+        first = f", as {summary.refused[0]}" if summary.refused else ""
+        raise ValueError(
+            f"one usable photo is needed at least; {photos} has none, {len(summary.refused)} refused{first}"
+        )
+    return store, summary
+
+
+def processes(pipe: StableDiffusionPipeline) -> PartialState | None:
+    """accelerate's view of the processes, where there are several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    from accelerate import PartialState
+
+    return PartialState(cpu=pipe.device.type == "cpu")
+
+
+def say_summary(summary: Summary, shown: int = 20) -> None:
+    """Print how many photos are used, and the refused ones with their reasons (the first `shown`)."""
+    rate = f", {summary.encoded / summary.seconds:.0f} a second" if summary.encoded and summary.seconds else ""
+    print(f"{len(summary.used)} photos used ({summary.encoded} encoded now{rate}), {len(summary.refused)} refused")
+    for refused in summary.refused[:shown]:
+        print(f"  {refused}")
+    if len(summary.refused) > shown:
+        print(f"  ... and {len(summary.refused) - shown} more, all in fit.json")

@@ -1,0 +1,76 @@
+"""generate: pictures from a model and a prior."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from onbrand.api.again import command, versions, write_json
+from onbrand.generate.config import GenerateConfig
+
+USUAL = GenerateConfig()
+"""The settings that pictures are made with where none are given."""
+
+
+def generate(
+    prompts: str | Path | None = None,
+    *,
+    model: str | Path,
+    out: str | Path,
+    prior: str | Path | None = None,
+    config: GenerateConfig = USUAL,
+    prompt: str | None = None,
+    count: int = 1,
+    seed: int = 0,
+    device: str | None = None,
+    dtype: str = "float32",
+) -> list[Path]:
+    """Make pictures, each from its own seed, started where the brand's pictures start.
+
+    Writes one PNG a request and manifest.jsonl, from which any of them can be made again. The same command, after a
+    stop or a kill, makes only what is missing.
+
+    Args:
+        prompts: file of requests, one JSON object a line: prompt; optionally class, seed,
+            negative_prompt, image
+        model: model or run folder to make them with
+        out: folder for the pictures
+        prior: the brand's folder (or its prior.safetensors); left out: the one saved beside the model
+        config: where pictures start and how they are sampled
+        prompt: one prompt instead of a file
+        count: pictures of that prompt, with the seeds seed, seed + 1, ...
+        seed: first seed of --prompt
+        device: cuda, cpu, ...; left out: a GPU where there is one
+        dtype: float32, float16 or bfloat16
+
+    Returns:
+        The pictures' files, in the order of the requests.
+
+    Raises:
+        ValueError: no request, an unknown class, a start outside what the model was trained for.
+    """
+    from tqdm import tqdm
+
+    from onbrand.api.inputs import open_model, open_prior
+    from onbrand.generate.manifest import read, write
+    from onbrand.generate.requests import read_requests
+
+    requests = read_requests(prompts, prompt=prompt, count=count, seed=seed)
+    given = {"prompts": prompts, "model": model, "out": out, "prior": prior, "prompt": prompt, "count": count}
+    out, pipe, fitted = Path(out), open_model(model, device, dtype), open_prior(prior, model)
+    pictures = write(out, pipe, fitted, requests, config)
+    write_json(out / "run.json", {
+        "command": command(generate, given | {"seed": seed} | changed(config)),
+        "versions": versions(), "prior": None if prior is None else str(prior),
+    })  # fmt: skip
+    made = sum(1 for _ in tqdm(pictures, "generate", total=len(requests), unit=" pictures"))
+    entries = read(out)
+    print(f"wrote {made} pictures to {out} ({len(entries) - made} were there)")
+    return [out / entries[index]["file"] for index in range(len(requests))]
+
+
+def changed(config: GenerateConfig) -> dict[str, Any]:
+    """The settings that are not the usual ones, by their flags' names."""
+    usual = asdict(USUAL)
+    return {name: value for name, value in asdict(config).items() if value != usual[name]}

@@ -1,0 +1,90 @@
+"""train: from photos and a prior to a run and its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from onbrand.api.again import command, versions, write_json
+from onbrand.train.config import TrainConfig, flatten
+
+PAPER = TrainConfig()
+"""The paper's settings of a training run."""
+
+
+def train(
+    photos: str | Path,
+    model: str | Path,
+    out: str | Path,
+    *,
+    prior: str | Path | None = None,
+    config: TrainConfig = PAPER,
+    resolution: int | tuple[int, int] | None = None,
+    flip: bool = False,
+    device: str | None = None,
+) -> Path:
+    """Fine-tune a model on photos with the start that will make the pictures.
+
+    Only the noise differs from plain training (Eq. 14, 15); `--offset none` is plain training. What is saved under
+    out/model loads in StableDiffusionPipeline.from_pretrained without onbrand. The same command, after a stop or a
+    kill, goes on exactly where it was.
+
+    Args:
+        photos: folder of photos, as for `fit`
+        model: model to start from, as for `fit`
+        out: the run's folder: config.yaml, log.jsonl, state/, validation/, model/
+        prior: the brand's folder (or its prior.safetensors); needed unless offset is none
+        config: the run's settings
+        resolution: as for `fit`; left out: the prior's, or the model's own
+        flip: mirror pictures at random; with a prior, as that was fitted
+        device: cuda, cpu, ...; left out: a GPU where there is one
+
+    Returns:
+        The folder of the trained model, out/model.
+
+    Raises:
+        ValueError: settings, prior, model and photos that do not go together, before anything is computed.
+    """
+    from tqdm import tqdm
+
+    from onbrand.api.inputs import LATENTS, encode_photos, open_model, open_prior, processes, say_summary, size_of
+    from onbrand.api.validation import validation
+    from onbrand.train.loop import train as take_steps
+
+    given = {"photos": photos, "model": model, "out": out, "prior": prior, "resolution": resolution, "flip": flip}
+    out, pipe = Path(out), open_model(model, device)
+    fitted = None if prior is None else open_prior(prior)
+    size = size_of(pipe, resolution)
+    if fitted is not None:
+        told = fitted.provenance
+        size = told.resolution if resolution is None else size
+        fitted.check(resolution=size)
+        if flip and not told.flip:
+            raise ValueError("the prior was fitted without mirrored pictures; got flip: fit with --flip, or omit it")
+        flip = told.flip
+    latents = Path(prior) if prior is not None and Path(prior).is_dir() else out
+    store, summary = encode_photos(pipe, photos, latents / LATENTS, size, flip)
+    validate = validation(pipe, summary.used, fitted, config, out) if config.log.validate_every else None
+    steps = take_steps(pipe, summary.used, store, fitted, config, out, validate)
+    state = processes(pipe)
+    main = not state or state.is_main_process
+    if main:
+        say_summary(summary)
+        write_json(out / "run.json", {
+            "model": str(model), "photos": str(photos), "prior": None if prior is None else str(prior),
+            "command": command(train, given | changed(config)),
+            "versions": versions(), "fingerprints": {"prior": fitted.fingerprint} if fitted else {},
+        })  # fmt: skip
+    with tqdm(total=config.steps, desc="train", unit=" steps", disable=not main) as bar:
+        for step in steps:
+            bar.update(step.step - bar.n)
+            bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
+    if main:
+        print(f"wrote {out / 'model'}")
+    return out / "model"
+
+
+def changed(config: TrainConfig) -> dict[str, Any]:
+    """The settings that are not the paper's, by their flags' names."""
+    usual = flatten(PAPER)
+    return {name: value for name, value in flatten(config).items() if value != usual[name]}

@@ -1,0 +1,206 @@
+"""Latents, batch by batch, to a Gaussian per class (Eq. 9): additive partial sums, so that parts can be merged."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onbrand.core.gaussian import Gaussian
+
+EXACT = 4096
+"""Up to this many dimensions the whole second moment is summed; above it, a sketch of it."""
+BLOCK = 1024
+"""Rows of the second moment that are summed at once."""
+FEW = 50
+"""Below this many pictures a class mean shows those pictures."""
+SEED = 0x0B
+"""Of the sketch's test matrix, which all parts must share."""
+
+
+@dataclass
+class Sums:
+    """What is kept of a class's pictures; every field is a plain sum over them, in float64."""
+
+    count: Tensor
+    """`()` pictures."""
+    first: Tensor
+    """`(d,)` sum of x0."""
+    square: Tensor
+    """`()` sum of |x0|^2."""
+    second: Tensor
+    """`(d, d)` sum of x0 x0^T, its upper triangle; sketched: `(d, m)`, that times the test matrix; k = 0: none."""
+
+
+class Fitter:
+    """Sums x0 of any number of batches; `finish` makes the Gaussians. O(d) memory for k = 0.
+
+    shape: (C, H, W) of x0; k: components to find. For k > 0 the second moment is exact up to d = EXACT dimensions and
+    an additive Nystrom sketch of it above (Tropp et al. 2017, arXiv 1706.05736). Raises ValueError for impossible k.
+    """
+
+    def __init__(self, shape: Sequence[int], k: int = 0) -> None:
+        self.shape, self.k = tuple(int(side) for side in shape), int(k)
+        self._sums: dict[str, Sums] = {}
+        self._d = math.prod(self.shape)
+        if len(self.shape) != 3 or self._d < 1 or not 0 <= self.k <= self._d:
+            raise ValueError(f"a fitter takes shape (C, H, W) and 0 <= k <= C*H*W: got {self.shape} and k = {k}")
+        self._test = self._test_matrix()
+
+    def update(self, x0: Tensor, classes: Sequence[str]) -> None:
+        """Add a batch: x0 `(B, C, H, W)`, one class name a picture.
+
+        Raises ValueError on another shape, another number of names or numbers that are not finite; then nothing was
+        added.
+        """
+        if x0.ndim != 4 or tuple(x0.shape[1:]) != self.shape:
+            raise ValueError(f"this fitter takes x0 (B, {', '.join(map(str, self.shape))}): got {tuple(x0.shape)}")
+        if isinstance(classes, str) or len(classes) != len(x0):
+            raise ValueError(f"one class name a picture, {len(x0)} here: got {classes!r}; pass a list of names")
+        rows = x0.detach().to("cpu", torch.float64).flatten(1)
+        bad = (~rows.isfinite().all(1)).nonzero().flatten().tolist()
+        if bad:
+            raise ValueError(f"x0 must be finite: rows {bad} are not; encode those pictures again, in float32")
+        for name in dict.fromkeys(classes):
+            part = rows[torch.tensor([other == name for other in classes])]
+            sums = self._sums.setdefault(name, self._empty())
+            sums.count += len(part)
+            sums.first += part.sum(0)
+            sums.square += part.square().sum()
+            if self._test is not None:
+                sums.second.addmm_(part.T, part @ self._test)
+            elif self.k:
+                for row in range(0, self._d, BLOCK):  # the lower triangle mirrors the upper one
+                    sums.second[row : row + BLOCK, row:].addmm_(part[:, row : row + BLOCK].T, part[:, row:])
+
+    def merge(self, other: "Fitter") -> "Fitter":
+        """A fitter that has seen what both have. Raises ValueError where their shape or k differ."""
+        if (other.shape, other.k) != (self.shape, self.k):
+            raise ValueError(
+                f"parts of one fit share shape and k: got {self.shape}, k = {self.k} and {other.shape}, k = {other.k}"
+            )
+        merged = Fitter(self.shape, self.k)
+        for part in (self, other):
+            for name, sums in part._sums.items():
+                into = merged._sums.setdefault(name, merged._empty())
+                for field, value in vars(sums).items():
+                    setattr(into, field, getattr(into, field) + value)
+        return merged
+
+    def finish(self) -> dict[str, Gaussian]:
+        """A Gaussian for each class seen, components by falling variance (over count - 1, as scikit-learn has it).
+
+        A class of n pictures has at most n - 1 components. Under FEW pictures it warns: the mean shows those pictures.
+        Raises ValueError where nothing was seen.
+        """
+        if not self._sums:
+            raise ValueError("a fit needs pictures: this fitter has seen none")
+        return {name: self._fit(name, sums) for name, sums in self._sums.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """The partial sums as tensors that safetensors can write."""
+        state = {"shape": torch.tensor(self.shape), "k": torch.tensor(self.k)}
+        for name, sums in self._sums.items():
+            state |= {f"{field}/{name}": value for field, value in vars(sums).items()}
+        return state
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor]) -> "Fitter":
+        """The fitter that `state` was taken from. Raises ValueError where the sums are of another layout."""
+        fitter = cls(state["shape"].tolist(), int(state["k"]))
+        for key in state:
+            field, _, name = key.partition("/")
+            if field == "count":
+                sums = fitter._sums[name] = fitter._empty()
+                for part, empty in vars(sums).items():
+                    got = state[f"{part}/{name}"]
+                    if got.shape != empty.shape or got.dtype != torch.float64:
+                        raise ValueError(f"{part} of {name!r} is {tuple(empty.shape)} here: got {tuple(got.shape)}")
+                    setattr(sums, part, got.clone())
+        return fitter
+
+    def _fit(self, name: str, sums: Sums) -> Gaussian:
+        count = int(sums.count)
+        if count < FEW:
+            warnings.warn(
+                f"{name!r} was fitted on {count} pictures: its mean shows those pictures; use {FEW} or more",
+                stacklevel=3,
+            )
+        mean = sums.first / count
+        rest = max(count - 1, 1)
+        total = max(float(sums.square - count * mean.square().sum()), 0.0) / rest
+        k = min(self.k, count - 1)
+        variances, components = torch.zeros(0), torch.zeros(0, self._d)
+        if k:
+            if self._test is None:
+                second = sums.second.triu() + sums.second.triu(1).T
+                found = _largest(lambda v: (second @ v - count * mean[:, None] * (mean @ v)) / rest, self._d, k)
+            else:
+                sketch = (sums.second - count * mean[:, None] * (mean @ self._test)) / rest
+                found = _nystrom(sketch, self._test, total, k)
+            kept = found[0] > 1e-10 * total
+            variances, components = found[0][kept].float(), _sign(found[1][:, kept].T).float().contiguous()
+        return Gaussian(mean.float().reshape(self.shape), components, variances, total, count)
+
+    def _empty(self) -> Sums:
+        width = 0 if not self.k else self._d if self._test is None else self._test.shape[1]
+        count, square = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        first, second = torch.zeros(self._d, dtype=torch.float64), torch.zeros(self._d, width, dtype=torch.float64)
+        return Sums(count, first, square, second)
+
+    def _test_matrix(self) -> Tensor | None:
+        """`(d, m)`, the same for every part of a fit; None where the second moment is exact or not needed."""
+        if not self.k or self._d <= EXACT:
+            return None
+        width = min(max(256, 8 * self.k), self._d)
+        return torch.randn(self._d, width, generator=torch.Generator().manual_seed(SEED), dtype=torch.float64)
+
+
+def _largest(covariance: Callable[[Tensor], Tensor], d: int, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest eigenvalues, falling, and eigenvectors `(d, k)` of a symmetric operator `(d, m)` -> `(d, m)`.
+
+    Subspace iteration until the residuals are below 1e-7 of the eigenvalues; where d is small, one full decomposition.
+    """
+    width = min(max(4 * k, 64), d)
+    basis = torch.eye(d, dtype=torch.float64)
+    if d > 512:
+        start = torch.randn(d, width, generator=torch.Generator().manual_seed(SEED), dtype=torch.float64)
+        basis = torch.linalg.qr(start)[0]
+    for _ in range(300):
+        image = covariance(basis)
+        values, turn = torch.linalg.eigh(_symmetric(basis.T @ image))
+        vectors, image = basis @ turn[:, -k:], image @ turn
+        misfit = (image[:, -k:] - vectors * values[-k:]).norm(dim=0)
+        if bool((misfit <= 1e-7 * values[-k:] + 1e-12 * values[-1]).all()):
+            break
+        basis = torch.linalg.qr(image)[0]
+    return values[-k:].flip(0), vectors.flip(1)
+
+
+def _nystrom(sketch: Tensor, test: Tensor, total: float, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest eigenvalues and eigenvectors `(d, k)` of the matrix A of trace `total` whose A @ test is given.
+
+    Nystrom's approximation shows an eigenvalue l as l^2 / (l + c), c m being the trace that it misses (Derezinski et
+    al. 2020, arXiv 2006.10653); that is taken back. Where A has rank m or less nothing is missed.
+    """
+    shift = 1e-10 * float(sketch.norm() / test.norm())
+    shifted = sketch + shift * test
+    core = torch.linalg.cholesky(_symmetric(test.T @ shifted))
+    half = torch.linalg.solve_triangular(core, shifted.T, upper=False).T
+    values, vectors = torch.linalg.eigh(_symmetric(half.T @ half))
+    missed = max(total - float(values.sum() - shift * len(values)), 0.0) / len(values)
+    values, vectors = values[-k:].flip(0), vectors[:, -k:].flip(1)
+    seen = (values - shift).clamp(min=0)
+    return (seen + (seen * (seen + 4 * missed)).sqrt()) / 2, half @ vectors / values.sqrt()
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    return (matrix + matrix.T) / 2
+
+
+def _sign(rows: Tensor) -> Tensor:
+    """Each row turned so that its largest entry is positive: eigenvectors have no sign of their own."""
+    largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
+    return rows * largest.sign()

@@ -1,0 +1,232 @@
+"""Q: a Gaussian per class of picture, in one safetensors file that knows which VAE and resolution it belongs to."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from onbrand.core.conditional import Conditional
+from onbrand.core.gaussian import Gaussian
+
+FORMAT = 1
+"""Version of the file's layout."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a prior's x0 come from; a model of another VAE, scale or resolution has other x0."""
+
+    vae: str
+    """sha256 hex fingerprint of the VAE's weights."""
+    scaling_factor: float
+    """x0 = (latent - shift_factor) * scaling_factor."""
+    shift_factor: float
+    """0.0 where the VAE has none."""
+    resolution: tuple[int, int]
+    """(H, W) of the pictures, in pixels."""
+    model: str
+    """The model as it was named when fitting."""
+    flip: bool
+    """Whether mirrored pictures were fitted too."""
+    ground: tuple[int, int, int]
+    """RGB, 0..255, of the pictures' ground."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """Q(x_start | class), and Q(x_start | class, text) for the classes that have captions.
+
+    Raises ValueError where there is no class, the classes' shapes differ, or a text regression has no class.
+    """
+
+    gaussians: Mapping[str, Gaussian]
+    provenance: Provenance
+    text: Mapping[str, Conditional] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.gaussians:
+            raise ValueError("a prior holds at least one class: got none; fit it on at least one picture")
+        shapes = {gaussian.shape for gaussian in self.gaussians.values()}
+        if len(shapes) > 1:
+            raise ValueError(f"the classes of a prior share one shape: got {sorted(shapes)}; fit at one resolution")
+        for name, conditional in self.text.items():
+            if len(conditional.shrink) != self._of(name).k:
+                raise ValueError(
+                    f"the text regression of {name!r} is for {len(conditional.shrink)} components, "
+                    f"its class has {self._of(name).k}; fit the two together"
+                )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The kinds of picture, in the order they were given."""
+        return tuple(self.gaussians)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of x0."""
+        return next(iter(self.gaussians.values())).shape
+
+    @property
+    def k(self) -> int:
+        """Components that every class has."""
+        return min(gaussian.k for gaussian in self.gaussians.values())
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 hex of the tensors and all that is said of them."""
+        digest = hashlib.sha256(self._header().encode())
+        for name, tensor in sorted(self._tensors().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else b"")
+        return digest.hexdigest()
+
+    def mean(self, classes: str | Sequence[str]) -> Tensor:
+        """Each picture's class mean, `(B, C, H, W)`; one name is a batch of one. ValueError for an unknown class."""
+        return torch.stack([self._of(name).mean for name in _listed(classes)])
+
+    def sample(self, classes: str | Sequence[str], k: int, generator: torch.Generator | None = None) -> Tensor:
+        """A draw of x_start with k components for each name (Eq. 9), `(B, C, H, W)`; generator: on the CPU.
+
+        Raises ValueError for an unknown class, or where k exceeds what was fitted.
+        """
+        return torch.cat([self._of(name).draw(1, k, generator) for name in _listed(classes)])
+
+    def project(self, x0: Tensor, classes: str | Sequence[str], k: int) -> Tensor:
+        """Each x0 `(B, C, H, W)` in k components of its class (section 3.4); a single name serves the whole batch.
+
+        Raises ValueError for an unknown class, another number of names than x0, or where k exceeds what was fitted.
+        """
+        if isinstance(classes, str):
+            return self._of(classes).project(x0, k)
+        if len(classes) != len(x0):
+            raise ValueError(f"one class a picture: got {len(classes)} names for {len(x0)} pictures")
+        return torch.cat([self._of(name).project(x0[i : i + 1], k) for i, name in enumerate(classes)])
+
+    def classify(self, x0: Tensor) -> tuple[list[str], Tensor]:
+        """The most likely class of each x0 `(B, C, H, W)`, and log-likelihoods in nats `(B, n_classes)`."""
+        likelihoods = torch.stack([gaussian.log_likelihood(x0) for gaussian in self.gaussians.values()], dim=1)
+        return [self.classes[best] for best in likelihoods.argmax(1).tolist()], likelihoods
+
+    def class_of(self, prompt: str) -> str:
+        """The class whose name the prompt starts with (whole words, any case; the longest), or the only one there is.
+
+        Raises ValueError, listing the classes, where the prompt names none of several.
+        """
+        words = prompt.strip().casefold()
+        named = [
+            name
+            for name in self.classes
+            if words.startswith(name.casefold()) and words[len(name.casefold()) :][:1] in ("", " ", ",")
+        ]
+        if named:
+            return max(named, key=len)
+        if len(self.classes) == 1:
+            return self.classes[0]
+        raise ValueError(f"the prompt {prompt!r} starts with no class; {self._known()}; name one, or pass the class")
+
+    def check(
+        self,
+        vae: str | None = None,
+        resolution: tuple[int, int] | int | None = None,
+        scaling_factor: float | None = None,
+        shift_factor: float | None = None,
+    ) -> None:
+        """Raise ValueError unless this prior belongs to a model so described; what is None is not compared."""
+        if isinstance(resolution, int):
+            resolution = (resolution, resolution)
+        asked = {"vae": vae, "resolution": resolution, "scaling_factor": scaling_factor, "shift_factor": shift_factor}
+        for name, got in asked.items():
+            fitted = getattr(self.provenance, name)
+            if got is not None and fitted != (tuple(got) if name == "resolution" else got):  # type: ignore[arg-type]
+                raise ValueError(
+                    f"this prior was fitted with {name} {fitted} (model {self.provenance.model!r}): got {got}; "
+                    "its x_start means nothing there, fit a prior with this model"
+                )
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Prior":
+        """A copy moved to a device or dtype; its text regressions too."""
+        gaussians = {name: gaussian.to(device, dtype) for name, gaussian in self.gaussians.items()}
+        return Prior(gaussians, self.provenance, {name: part.to(device, dtype) for name, part in self.text.items()})
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, under another name first, then renamed into place."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        apart = {name: tensor.clone() for name, tensor in self._tensors().items()}  # the format knows no shared memory
+        save_file(apart, unfinished, {"onbrand": self._header(), "fingerprint": self.fingerprint})
+        os.replace(unfinished, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Prior":
+        """Read what `save` wrote; nothing in the file is executed.
+
+        Raises FileNotFoundError, and ValueError where it is no prior, of another format, or altered since it was saved.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no prior at {path}: write one with `onbrand fit`")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except SafetensorError as error:
+            raise ValueError(f"a prior is a safetensors file: {path} is not ({error}); fit it again") from error
+        if "onbrand" not in metadata:
+            raise ValueError(f"{path} is a safetensors file, but no prior: it says nothing of onbrand; fit one")
+        header = json.loads(metadata["onbrand"])
+        if header.get("format") != FORMAT:
+            raise ValueError(f"a prior of format {FORMAT} is read here: {path} is {header.get('format')}; fit it again")
+        about = header["provenance"]
+        provenance = Provenance(**{**about, "resolution": tuple(about["resolution"]), "ground": tuple(about["ground"])})
+        gaussians, text = {}, {}
+        for i, told in enumerate(header["classes"]):
+            fitted = {part: tensors[f"class.{i}.{part}"] for part in ("mean", "components", "variances")}
+            gaussians[told["name"]] = Gaussian(**fitted, total=told["total"], count=told["count"])
+            if told["alpha"] is not None:
+                named = {name: tensors[f"class.{i}.text.{name}"] for name in Conditional.TENSORS}
+                text[told["name"]] = Conditional(**named, alpha=told["alpha"])
+        prior = cls(gaussians, provenance, text)
+        if prior.fingerprint != metadata.get("fingerprint"):
+            raise ValueError(f"{path} does not match the fingerprint it was saved with; copy it anew, or fit it again")
+        return prior
+
+    def _header(self) -> str:
+        """All but the tensors, as JSON."""
+        classes = [
+            {
+                "name": name,
+                "total": gaussian.total,
+                "count": gaussian.count,
+                "alpha": self.text[name].alpha if name in self.text else None,
+            }
+            for name, gaussian in self.gaussians.items()
+        ]
+        return json.dumps({"format": FORMAT, "provenance": asdict(self.provenance), "classes": classes}, sort_keys=True)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All tensors by the names they have in the file, float32 on the CPU."""
+        tensors: dict[str, Tensor] = {}
+        for i, (name, gaussian) in enumerate(self.gaussians.items()):
+            tensors |= {f"class.{i}.{part}": getattr(gaussian, part) for part in ("mean", "components", "variances")}
+            if name in self.text:
+                tensors |= {f"class.{i}.text.{part}": getattr(self.text[name], part) for part in Conditional.TENSORS}
+        return {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+
+    def _of(self, name: str) -> Gaussian:
+        if name not in self.gaussians:
+            raise ValueError(f"{name!r} is no class of this prior; {self._known()}")
+        return self.gaussians[name]
+
+    def _known(self) -> str:
+        return f"it knows {', '.join(map(repr, self.classes))}"
+
+
+def _listed(classes: str | Sequence[str]) -> Sequence[str]:
+    return [classes] if isinstance(classes, str) else classes

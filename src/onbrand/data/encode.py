@@ -1,0 +1,171 @@
+"""Records -> latents in a store, once: what is there already is skipped, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import sha256
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .images import WHITE, Refused, open_picture, pad, to_range
+from .latents import Store, Summary
+from .records import Record
+
+Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""(B, 3, H, W) float32 in [-1, 1] on the CPU -> (mean, logvar), each (B, C, h, w), on any device."""
+Pixels = np.ndarray
+"""(H, W, 3) uint8."""
+Examined = tuple[str | None, str | None, Pixels | Refused | None]
+"""(mark, key, pixels): key None where there are no bytes, pixels None where the store knows the key."""
+
+
+def encode_all(records: Sequence[Record], encode: Encode, store: Store, batch: int = 16, progress: bool = True,
+               rank: int = 0, world: int = 1, shard: int = 256, threads: int | None = None) -> Summary:
+    """Encodes those of `records` that `store` does not hold yet. A kill loses at most one shard's work.
+
+    With `world` ranks, a rank takes every world-th run of `shard` records, and its Summary is of these; after all have
+    ended, `store.reload()` and `store.look_up(records)` give the whole. The shards of a run are fixed slices of what
+    it has to encode, each written as soon as it is full: a resumed run encodes the slices that are missing, in the same
+    batches, to the same bytes. With another `batch`, `shard` or `world` latents agree to float tolerance.
+
+    `progress`: a bar with the rate, on stderr. `threads` decode pictures (default: up to 8). ValueError if `encode`
+    gives what cannot be latents; refused pictures raise nothing.
+    """
+    if not 0 <= rank < world or min(batch, shard) < 1:
+        raise ValueError(f"needs 0 <= rank < world, batch >= 1 and shard >= 1; "
+                         f"got rank={rank}, world={world}, batch={batch}, shard={shard}")
+    runs = range(rank * shard, len(records), world * shard)
+    own = [record for start in runs for record in records[start:start + shard]]
+    began, encoded = time.perf_counter(), 0
+    summary = Summary([], [], [])
+    marks: dict[str, str] = {}
+    writing = _Slice(store, encode, batch, rank)
+    pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
+    bar = tqdm(total=len(own), desc="encode", unit=" pictures", disable=not progress)
+    try:
+        for record, (mark, key, pixels) in zip(own, _examine_ahead(pool, own, store, 2 * batch), strict=True):
+            bar.update()
+            if mark and key:
+                marks[mark] = key
+            if key is None:  # no bytes to know it by: looked at anew in every run
+                if isinstance(pixels, Refused):
+                    summary.refused.append(pixels)
+                continue
+            if pixels is not None and key not in store and store.reason(key) is None and key not in writing:
+                writing.add(record, key, pixels)
+                encoded += not isinstance(pixels, Refused)
+            reason = store.reason(key) or writing.refused.get(key)
+            if reason is None:
+                summary.used.append(record)
+                summary.keys.append(key)
+            else:
+                summary.refused.append(Refused(record.file, reason))
+                bar.set_postfix(refused=len(summary.refused), refresh=False)
+            if len(writing) == shard:
+                writing.write()
+                store.digests.remember(marks, rank)
+                marks = {}
+        writing.write()
+        store.digests.remember(marks, rank)
+    finally:
+        bar.close()
+        pool.shutdown(cancel_futures=True)
+    return Summary(summary.used, summary.keys, summary.refused, encoded, time.perf_counter() - began)
+
+class _Slice:
+    """The shard being made: its pictures are encoded as soon as a batch is full, so that no more than one is held."""
+
+    def __init__(self, store: Store, encode: Encode, batch: int, rank: int) -> None:
+        self.store, self.encode, self.batch, self.rank = store, encode, batch, rank
+        self._clear()
+
+    def _clear(self) -> None:
+        self.keys: dict[str, None] = {}
+        self.refused: dict[str, str] = {}
+        self._waiting: list[tuple[Record, Pixels]] = []
+        self._parts: dict[str, list[Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.keys) + len(self.refused)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.keys or key in self.refused
+
+    def add(self, record: Record, key: str, pixels: Pixels | Refused) -> None:
+        """Takes in one picture, or the reason why it is none."""
+        if isinstance(pixels, Refused):
+            self.refused[key] = pixels.reason
+            return
+        self.keys[key] = None
+        self._waiting.append((record, pixels))
+        if len(self._waiting) == self.batch:
+            self._encode()
+
+    def write(self) -> None:
+        """Encodes what waits, writes the shard, begins the next."""
+        if len(self):
+            self._encode()
+            parts = {name: torch.cat(values) for name, values in self._parts.items()}
+            self.store.add(list(self.keys), parts, self.refused, self.rank)
+        self._clear()
+
+    def _encode(self) -> None:
+        if not self._waiting:
+            return
+        names = [str(record.file) for record, _ in self._waiting]
+        pixels = torch.from_numpy(np.stack([pixels for _, pixels in self._waiting])).permute(0, 3, 1, 2)
+        pictures = to_range(pixels.contiguous())
+        self._waiting = []
+        sides = {"": pictures, "_flipped": pictures.flip(-1)} if self.store.key.flip else {"": pictures}
+        for end, side in sides.items():
+            with torch.no_grad():
+                mean, logvar = self.encode(side)
+            _check(mean, logvar, names)
+            self._parts.setdefault("mean" + end, []).append(mean.float().cpu())
+            self._parts.setdefault("logvar" + end, []).append(logvar.float().cpu())
+
+
+def _check(mean: Tensor, logvar: Tensor, names: list[str]) -> None:
+    if mean.ndim != 4 or mean.shape != logvar.shape or len(mean) != len(names):
+        raise ValueError(f"encode gives (mean, logvar), both (B, C, h, w), for B={len(names)} pictures; "
+                         f"got {tuple(mean.shape)} and {tuple(logvar.shape)}")
+    whole = (mean.isfinite() & logvar.isfinite()).flatten(1).all(1).tolist()
+    if not all(whole):
+        raise ValueError(f"latents are finite; those of {names[whole.index(False)]} are not. Encode in float32: "
+                         "some VAEs overflow in half precision")
+
+
+def _examine(record: Record, store: Store) -> Examined:
+    mark = store.digests.mark(record)  # before the bytes: a change in between then shows in the next mark
+    known = store.digests.recall(mark)
+    if known is not None and (known in store or store.reason(known) is not None):
+        return mark, known, None
+    content = record.read()
+    if isinstance(content, Refused):
+        return None, None, content
+    key = sha256(content).hexdigest()
+    if key in store or store.reason(key) is not None:
+        return mark, key, None
+    ground = store.key.ground
+    picture = open_picture(record.file, content, WHITE if ground is None else ground)
+    if isinstance(picture, Refused):
+        return mark, key, picture
+    return mark, key, np.asarray(pad(picture, store.key.resolution, ground))
+
+
+def _examine_ahead(pool: ThreadPoolExecutor, records: Sequence[Record], store: Store, depth: int) -> Iterator[Examined]:
+    # in the records' order, with at most `depth` pictures held in memory
+    begun: deque[Future[Examined]] = deque()
+    for record in records:
+        begun.append(pool.submit(_examine, record, store))
+        if len(begun) > depth:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()

@@ -1,0 +1,231 @@
+"""Pictures encoded once: posterior mean and log-variance in shards on disk, found again by what the picture holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .digests import Digests
+from .images import RGB, Refused
+from .records import Record
+
+PREPARATION = 1
+"""Raised whenever the way a file becomes pixels changes, so that latents of before are not taken for those of now."""
+OPEN_SHARDS = 256
+ABANDONED = 600
+"""Seconds after which a half-written shard has no writer any more."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """Everything, beside the file's bytes, that a latent depends on. Each key has a folder of its own in the store."""
+
+    vae: str
+    """Fingerprint of the encoder."""
+    resolution: tuple[int, int]
+    """(H, W) of the padded pictures, pixels; multiples of the encoder's factor."""
+    flip: bool = False
+    """Whether every picture is encoded mirrored as well."""
+    ground: RGB | None = None
+    """What is padded with and lies under transparency; None: each picture's own border, and white."""
+    dtype: str = "float32"
+    """On disk: float32, or float16 at half the size, which rounds each latent by up to 1/2048 of its value."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "float16"):
+            raise ValueError(f"latents are kept as float32 or float16; got dtype={self.dtype!r}")
+        if len(self.resolution) != 2 or min(self.resolution) < 1:
+            raise ValueError(f"a resolution is (H, W) in pixels, both >= 1; got {self.resolution}")
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of the key."""
+        return sha256(json.dumps(asdict(self) | {"preparation": PREPARATION}, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of the records asked about."""
+
+    used: list[Record]
+    """Those with latents, in the records' order."""
+    keys: list[str]
+    """For each of `used`, what `Store.get` finds its latents by: sha256 of the file's bytes."""
+    refused: list[Refused]
+    encoded: int = 0
+    """Pictures encoded in this run, not found in the store."""
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        rate = f", {self.encoded / self.seconds:.1f} a second" if self.encoded and self.seconds else ""
+        head = f"{len(self.used)} pictures used ({self.encoded} encoded now{rate}), {len(self.refused)} refused"
+        return "\n  ".join([head + (":" if self.refused else ""), *map(str, self.refused)])
+
+
+class Store:
+    """Latents in `folder`/<key>/: shards {mean, logvar[, mean_flipped, logvar_flipped]} (N, C, h, w), written once.
+
+    A shard is written under another name, synced and renamed, so that it is whole or absent; its header lists the
+    pictures it holds and those refused. Its name is its content's and its writer's rank, so that ranks never collide.
+    """
+
+    def __init__(self, folder: str | Path, key: Key) -> None:
+        self.key = key
+        self.folder = Path(folder) / key.digest[:16]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "key.json").exists():
+            _write(self.folder / "key.json", json.dumps(asdict(key) | {"preparation": PREPARATION}, indent=2).encode())
+        for file in self.folder.glob(".*.tmp"):
+            try:
+                if time.time() - file.stat().st_mtime > ABANDONED:
+                    file.unlink()
+            except FileNotFoundError:
+                continue  # its writer, or another rank, was faster
+        self.digests = Digests(Path(folder))
+        self._shards: list[Path] = []
+        self._places: dict[str, tuple[int, int]] = {}
+        self._reasons: dict[str, str] = {}
+        self._open: OrderedDict[Path, Any] = OrderedDict()
+        self.reload()
+
+    def reload(self) -> None:
+        """Takes in the shards that were written since, by any rank."""
+        known = set(self._shards)
+        for file in sorted(self.folder.glob("*.safetensors")):
+            if file in known:
+                continue
+            try:
+                with safe_open(file, framework="pt") as shard:
+                    header = json.loads(shard.metadata()["onbrand"])
+            except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{file} is no whole shard of latents ({error}). Delete it; encode again") from error
+            self._take(file, header)
+        self.digests.reload()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": OrderedDict()}
+
+    def reason(self, key: str) -> str | None:
+        """Why the picture of this key was refused, if it was."""
+        return self._reasons.get(key)
+
+    def add(self, keys: Sequence[str], parts: Mapping[str, Tensor], refused: Mapping[str, str], rank: int = 0) -> Path:
+        """Writes one shard: row i of each part belongs to keys[i]; `refused` maps the others' keys to reasons."""
+        header = {"keys": list(keys), "refused": dict(refused)}
+        name = sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:24]
+        file = self.folder / f"{rank:03d}-{name}.safetensors"
+        dtype = getattr(torch, self.key.dtype)
+        rows = {part: value.to(dtype).contiguous() for part, value in parts.items()}
+        # one entry only: safetensors does not keep the order of several, and equal shards are to be equal bytes
+        _write(file, save(rows, metadata={"onbrand": json.dumps(header, sort_keys=True)}))
+        if file not in self._shards:
+            self._take(file, header)
+        return file
+
+    def get(self, keys: Sequence[str], flipped: Sequence[bool] | None = None) -> tuple[Tensor, Tensor]:
+        """(mean, logvar), each (B, C, h, w) float32, unscaled, for any keys in any order; only these rows are read.
+
+        flipped: for each key whether the mirrored picture's; needs a store with flip=True.
+        """
+        sides = [False] * len(keys) if flipped is None else list(flipped)
+        if any(sides) and not self.key.flip:
+            raise ValueError("a store with flip=False holds no mirrored pictures. Encode with flip=True")
+        means, logvars = [], []
+        for key, side in zip(keys, sides, strict=True):
+            if key not in self._places:
+                raise ValueError(f"no latents of picture {key[:12]} in {self.folder}. Encode it first (encode_all)")
+            number, row = self._places[key]
+            shard = self._shard(self._shards[number])
+            end = "_flipped" if side else ""
+            means.append(shard.get_slice("mean" + end)[row:row + 1])
+            logvars.append(shard.get_slice("logvar" + end)[row:row + 1])
+        return torch.cat(means).float(), torch.cat(logvars).float()
+
+    def look_up(self, records: Sequence[Record]) -> Summary:
+        """Used and refused among `records`, whichever rank encoded them. ValueError if one is new or changed."""
+        used, keys, refused, missing, fresh = [], [], [], [], {}
+        for record in records:
+            mark = self.digests.mark(record)
+            key = self.digests.recall(mark)
+            if key is None:
+                content = record.read()
+                if isinstance(content, Refused):
+                    refused.append(content)
+                    continue
+                key = sha256(content).hexdigest()
+                if mark:
+                    fresh[mark] = key
+            if key in self._places:
+                used.append(record)
+                keys.append(key)
+            elif key in self._reasons:
+                refused.append(Refused(record.file, self._reasons[key]))
+            else:
+                missing.append(record.file)
+        self.digests.hold(fresh)
+        if missing:
+            raise ValueError(f"latents are read after encoding; {len(missing)} of {len(records)} pictures are new or "
+                             f"changed ({missing[0]} first). Run encode_all again")
+        return Summary(used, keys, refused)
+
+    def _take(self, file: Path, header: Mapping[str, Any]) -> None:
+        number = len(self._shards)
+        self._shards.append(file)
+        for row, key in enumerate(header["keys"]):
+            self._places.setdefault(key, (number, row))
+        self._reasons.update(header["refused"])
+
+    def _shard(self, file: Path) -> Any:
+        if file in self._open:
+            self._open.move_to_end(file)
+        else:
+            self._open[file] = safe_open(file, framework="pt")
+            if len(self._open) > OPEN_SHARDS:
+                self._open.popitem(last=False)
+        return self._open[file]
+
+
+def iterate(store: Store, records: Sequence[Record], batch: int = 64) -> Iterator[tuple[Tensor, Tensor, list[Record]]]:
+    """(mean, logvar (B, C, h, w) float32 unscaled, their records), `batch` at a time in the records' order.
+
+    Refused pictures are passed over. With store.key.flip each batch is followed by its mirrored pictures' latents.
+    """
+    found = store.look_up(records)
+    for start in range(0, len(found.used), batch):
+        keys, chunk = found.keys[start:start + batch], found.used[start:start + batch]
+        yield *store.get(keys), chunk
+        if store.key.flip:
+            yield *store.get(keys, [True] * len(keys)), chunk
+
+
+def _write(file: Path, content: bytes) -> None:
+    """The file whole or not at all, also after a kill or a power cut."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

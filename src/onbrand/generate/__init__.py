@@ -1,0 +1,1 @@
+"""From a prior to pictures: start (x_start -> `latents=`), sample (a seed per picture), manifest (make one again)."""

@@ -1,0 +1,54 @@
+"""How pictures are made: one small dataclass. Imports no torch: the flags are read off it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Start = Literal["noise", "mean", "pca", "text", "image"]
+Spacing = Literal["leading", "trailing", "linspace"]
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Where pictures start and how they are sampled.
+
+    Attributes:
+        start: x_start: none (noise), the class mean, a draw of its first components (pca), the class's mean given the
+            prompt (text), or each request's own picture (image)
+        k: components of a pca start; null: as many as the weights were trained with, else 3
+        residual: with start text, also draw what the text leaves open
+        literal: the paper's alpha_T, abar at T-1, instead of the abar of the first inference timestep
+        steps: inference steps
+        scheduler: diffusers scheduler class, as DPMSolverMultistepScheduler; null: the model's own
+        spacing: how its timesteps are spaced; null: as its config says
+        karras: Karras sigmas on or off; null: as its config says
+        guidance: classifier-free guidance scale; 1 or less: none
+        eta: DDIM's eta in [0, 1]: 0 deterministic, 1 as random as DDPM
+        batch: pictures made at a time; the last bits of a picture depend on it
+        trace: how many pictures, from the first on, also leave x_t and x0_hat of every step
+    """
+
+    start: Start = "mean"
+    k: int | None = None
+    residual: bool = False
+    literal: bool = False
+    steps: int = 20
+    scheduler: str | None = None
+    spacing: Spacing | None = None
+    karras: bool | None = None
+    guidance: float = 7.5
+    eta: float = 0.0
+    batch: int = 8
+    trace: int = 0
+
+    def __post_init__(self) -> None:
+        if self.start not in get_args(Start):
+            raise ValueError(f"start must be one of {', '.join(get_args(Start))}; got {self.start!r}")
+        if self.spacing is not None and self.spacing not in get_args(Spacing):
+            raise ValueError(f"spacing must be one of {', '.join(get_args(Spacing))}; got {self.spacing!r}")
+        for name, least in (("steps", 1), ("batch", 1), ("trace", 0), ("guidance", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must lie in [0, 1]; got {self.eta}")

@@ -1,0 +1,85 @@
+"""Is this start what the weights and the prior are for? Refused or warned of before any work is spent."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from onbrand.generate.config import Start
+from onbrand.models.bundle import fingerprint
+from onbrand.models.schedule import NEAR, VANISHING, Schedule, suggest
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+    from onbrand.core.prior import Prior
+
+
+def check_prior(pipe: StableDiffusionPipeline, prior: Prior | None, kind: Start, classes: Sequence[str] | None) -> None:
+    """ValueError unless the prior was fitted with the pipeline's VAE and has what a start of this kind needs."""
+    if prior is None:
+        if kind not in ("noise", "image"):
+            raise ValueError(f"the start {kind!r} needs a prior: fit one, or start from noise")
+        return
+    config = pipe.vae.config
+    # a bfloat16 copy of a VAE has lost the digits it could be known by
+    vae = None if pipe.vae.dtype == torch.bfloat16 else fingerprint(pipe.vae)
+    prior.check(vae=vae, scaling_factor=config.scaling_factor, shift_factor=config.shift_factor or 0.0)
+    missing = sorted(set(classes or ()) - set(prior.text)) if kind == "text" else []
+    if missing:
+        raise ValueError(f"no text regression for {', '.join(missing)}: fit with captions, or start from the mean")
+
+
+def check_effect(kind: Start, schedule: Schedule) -> None:
+    """OB005, a warning: x_start has no weight at the first timestep, so that every start is a start from noise."""
+    if kind != "noise" and schedule.abar < VANISHING:
+        warnings.warn(
+            f"OB005: no effect: x_start has weight 0 at the first timestep of {schedule.name} (zero terminal SNR)",
+            stacklevel=3,
+        )
+
+
+def check_trained(
+    scheduler: Any,
+    schedule: Schedule,
+    steps: int,
+    kind: Start,
+    k: int,
+    prior: Prior | None,
+    offset: Mapping[str, Any] | None,
+) -> None:
+    """Compare a start with the one that offset-trained weights know (`bundle.offset_config`; None: plain weights).
+
+    OB003, ValueError: the first timestep lies outside the trained window. OB006, a warning: a constant gain starts
+    from another timestep. Also warned of: another kind of start, another k, another prior.
+    """
+    if offset is None:
+        return
+    begins = f"{steps} steps of {schedule.name} start at {schedule.first:g}"
+    if kind != "noise" and offset["gain"] == "window" and schedule.first <= offset["first"] - NEAR:
+        raise ValueError(
+            f"OB003: these weights were trained to start at timestep {offset['first']} or later; {begins}. "
+            f"Take {suggest(scheduler, offset['first'], steps=steps)}"
+        )
+    if kind != "noise" and offset["gain"] == "constant" and abs(schedule.first - offset["start"]) >= NEAR:
+        effect = "overshoots" if schedule.first > offset["start"] else "falls short of"
+        warnings.warn(
+            f"OB006: these weights were trained to start at timestep {offset['start']}; {begins}, which {effect} the "
+            f"mean. Take {suggest(scheduler, offset['start'], offset['start'], steps)}",
+            stacklevel=3,
+        )
+    trained, trained_k = offset["kind"], offset.get("k") or 0
+    if kind != trained or (kind == "pca" and k != trained_k):
+        warnings.warn(
+            f"these weights were trained to start from {_say(trained, trained_k)}; this start is {_say(kind, k)}",
+            stacklevel=3,
+        )
+    if prior is not None and offset.get("prior") not in (None, prior.fingerprint):
+        warnings.warn("these weights were trained with another prior than this one", stacklevel=3)
+
+
+def _say(kind: str, k: int) -> str:
+    return f"{kind} (k={k})" if kind == "pca" else kind

@@ -1,0 +1,203 @@
+"""Requests -> pictures, batch by batch: one seed a picture, so that picture 17 is the same in any batch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from onbrand.data.images import Refused, open_picture, pad, to_picture, to_tensor
+from onbrand.generate.config import GenerateConfig
+from onbrand.generate.guard import check_effect, check_prior, check_trained
+from onbrand.generate.requests import Request
+from onbrand.generate.start import begin, classes_of, components, generator_for
+from onbrand.generate.trace import Recorder, Trace
+from onbrand.models.bundle import decode, offset_of, warn_long
+from onbrand.models.schedule import Schedule, describe, set_steps, with_options
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+    from onbrand.core.prior import Prior
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One finished picture."""
+
+    index: int
+    """Its place among the requests."""
+    request: Request
+    class_name: str | None
+    """The kind of picture that it started as; None without a prior."""
+    image: Image.Image
+    """RGB."""
+    latents: Tensor
+    """`(C, h, w)` float32 on the CPU: the final x0."""
+    batch: tuple[int, int]
+    """The batch it was made in: its first index, and how many."""
+    trace: Trace | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do: checked, with nothing spent yet."""
+
+    pipe: StableDiffusionPipeline
+    prior: Prior | None
+    requests: Sequence[Request]
+    config: GenerateConfig
+    scheduler: Any
+    """The scheduler to run, by the config's options, set to its steps."""
+    schedule: Schedule
+    classes: list[str] | None
+    """A class a request; None without a prior."""
+    k: int
+    """Components a pca start draws; 0 for others."""
+    offset: Mapping[str, Any] | None
+    """How the weights were offset-trained; None: plainly."""
+
+
+def plan(
+    pipe: StableDiffusionPipeline,
+    prior: Prior | None,
+    requests: Sequence[Request],
+    config: GenerateConfig = GenerateConfig(),  # noqa: B008  (frozen)
+    offset: Mapping[str, Any] | Literal["recorded"] | None = "recorded",
+) -> Plan:
+    """Check what is asked for against the model and the prior; ValueError and warnings as `start.start` has them.
+
+    offset: how the weights were offset-trained; "recorded": as the pipeline's folder says. Captions over the
+    tokenizer's length are warned of here, once.
+    """
+    if not requests:
+        raise ValueError("nothing to make: give at least one request")
+    recorded = offset_of(pipe) if offset == "recorded" else offset
+    trained = None if isinstance(recorded, str) else recorded
+    scheduler = with_options(pipe.scheduler, config.scheduler, config.spacing, config.karras)
+    if config.eta and type(scheduler).__name__ != "DDIMScheduler":
+        raise ValueError(f"eta is DDIM's; {type(scheduler).__name__} has none: leave it 0")
+    live = set_steps(scheduler, config.steps)
+    schedule = describe(live)
+    prompts = [request.prompt for request in requests]
+    classes = classes_of(prior, prompts, [request.class_name for request in requests], len(requests))
+    k = components(prior, config.start, config.k, trained)
+    check_prior(pipe, prior, config.start, classes)
+    if config.start == "image":
+        missing = [request.image for request in requests if request.image is None or not Path(request.image).is_file()]
+        if missing:
+            raise ValueError(f"an image start needs a picture a request; {len(missing)} lack one, as {missing[0]}")
+    check_effect(config.start, schedule)
+    check_trained(scheduler, schedule, config.steps, config.start, k, prior, trained)
+    warn_long(pipe, prompts)
+    return Plan(pipe, prior, requests, config, live, schedule, classes, k, trained)
+
+
+def sample(
+    pipe: StableDiffusionPipeline,
+    prior: Prior | None,
+    requests: Sequence[Request],
+    config: GenerateConfig = GenerateConfig(),  # noqa: B008  (frozen)
+    offset: Mapping[str, Any] | Literal["recorded"] | None = "recorded",
+) -> Iterator[Picture]:
+    """Make the pictures, in order, each as its batch is done. Checked (`plan`) at the call, not at the first one."""
+    return run(plan(pipe, prior, requests, config, offset))
+
+
+def run(plan: Plan, done: Container[int] = ()) -> Iterator[Picture]:
+    """The pictures of a plan but those whose index is in `done`; batches are what they would be without any done."""
+    size = plan.config.batch
+    for first in range(0, len(plan.requests), size):
+        batch = range(first, min(first + size, len(plan.requests)))
+        wanted = [index for index in batch if index not in done]
+        if wanted:
+            finished = _batch(plan, batch)
+            yield from (finished[index - first] for index in wanted)
+
+
+@torch.no_grad()
+def _batch(plan: Plan, batch: range) -> list[Picture]:
+    pipe, config = plan.pipe, plan.config
+    requests = [plan.requests[index] for index in batch]
+    prompts, seeds = [request.prompt for request in requests], [request.seed for request in requests]
+    classes = None if plan.classes is None else [plan.classes[index] for index in batch]
+    images = _images(plan, requests) if config.start == "image" else None
+    latents = begin(
+        pipe,
+        plan.prior,
+        plan.scheduler,
+        prompts,
+        classes,
+        seeds,
+        config.start,
+        plan.k,
+        images,
+        config.literal,
+        config.residual,
+    )
+    # the steps' randomness has generators of its own: the seed's first draw is the start's noise
+    generators = [generator_for(seed, "steps") for seed in seeds]
+    traced = batch[0] < config.trace
+    recorder = Recorder(latents * plan.schedule.init_noise_sigma, plan.schedule.prediction_type, config.guidance)
+    with scheduled(pipe, copy.deepcopy(plan.scheduler)):
+        if hasattr(pipe.scheduler, "noise_sampler_seed"):
+            pipe.scheduler.noise_sampler_seed = [generator.initial_seed() for generator in generators]
+        with recorder.attached(pipe):
+            x0 = pipe(
+                prompts,
+                negative_prompt=[request.negative_prompt for request in requests] if config.guidance > 1 else None,
+                latents=latents,
+                num_inference_steps=config.steps,
+                guidance_scale=config.guidance,
+                eta=config.eta,
+                generator=generators,
+                output_type="latent",
+                callback_on_step_end=recorder if traced else None,
+            ).images
+    if not bool(torch.isfinite(x0).all()):
+        raise ValueError(f"the network overflows in {pipe.unet.dtype}: load the model with dtype='float32'")
+    pictures = decode(pipe, x0)
+    traces = recorder.traces() if traced else [None] * len(batch)
+    return [
+        Picture(
+            index=index,
+            request=requests[place],
+            class_name=None if classes is None else classes[place],
+            image=to_picture(pictures[place]),
+            latents=x0[place].float().cpu(),
+            batch=(batch[0], len(batch)),
+            trace=traces[place] if index < config.trace else None,
+        )
+        for place, index in enumerate(batch)
+    ]
+
+
+def _images(plan: Plan, requests: Sequence[Request]) -> Tensor:
+    """(B, 3, H, W) in [-1, 1]: the requests' pictures, padded to the prior's size (else the first one's)."""
+    opened = []
+    ground = (255, 255, 255) if plan.prior is None else plan.prior.provenance.ground
+    for request in requests:
+        picture = open_picture(str(request.image), ground=ground)
+        if isinstance(picture, Refused):
+            raise ValueError(f"an image start needs pictures: {picture}")
+        opened.append(picture)
+    size = (opened[0].height, opened[0].width) if plan.prior is None else plan.prior.provenance.resolution
+    return torch.stack([to_tensor(pad(picture, size, ground)) for picture in opened])
+
+
+@contextmanager
+def scheduled(pipe: StableDiffusionPipeline, scheduler: Any) -> Iterator[None]:
+    """While this holds, the pipeline runs on `scheduler`."""
+    own = pipe.scheduler
+    pipe.scheduler = scheduler
+    try:
+        yield
+    finally:
+        pipe.scheduler = own

@@ -1,0 +1,194 @@
+"""Prior -> x_start -> the `latents=` that a pipeline starts from (Eq. 8-10), one seed a picture."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from onbrand.generate.config import Start
+from onbrand.generate.guard import check_effect, check_prior, check_trained
+from onbrand.models.bundle import embed, encode, offset_of, to_x0
+from onbrand.models.schedule import describe, latents_for, set_steps
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+    from onbrand.core.prior import Prior
+
+
+def start(
+    pipe: StableDiffusionPipeline,
+    prior: Prior | None,
+    prompts: str | Sequence[str] | None = None,
+    *,
+    seeds: int | Sequence[int],
+    classes: str | Sequence[str] | None = None,
+    kind: Start = "mean",
+    k: int | None = None,
+    num_inference_steps: int = 20,
+    images: Tensor | None = None,
+    literal: bool = False,
+    residual: bool = False,
+    offset: Mapping[str, Any] | Literal["recorded"] | None = "recorded",
+) -> Tensor:
+    """Latents (B, C, h, w), in the pipeline's dtype and on its device, for `pipe(prompts, latents=...)`.
+
+    B is the number of seeds; a seed has the same noise in any batch and under every kind of start. Give the pipeline
+    the same `num_inference_steps`: the first timestep, and with it Eq. 8's abar, follows from it.
+
+    kind: what x_start is. "noise": none, the pipeline's own start. "mean": the class mean. "pca": a draw from the
+    class's first `k` components (the number trained with, else 3). "text": the class's mean given the prompt; with
+    `residual` a draw of what the text leaves open too. "image": `images` (B or 1, 3, H, W) in [-1, 1], encoded.
+    classes: a name a picture, or one for all; None: each prompt's prefix says it.
+    literal: Eq. 8 with the paper's abar_{T-1} instead of the abar of the first inference timestep.
+    offset: how the weights were offset-trained; "recorded": as the pipeline's folder says; None: plainly.
+
+    ValueError for an unknown kind or class (it lists them), a prior of another VAE, a scheduler that a start cannot
+    enter, and offset-trained weights started outside their window (OB003). Warns of a start without effect (OB005),
+    another than the trained one, and a constant gain started from another timestep (OB006).
+    """
+    if kind not in get_args(Start):
+        raise ValueError(f"the start must be one of {', '.join(get_args(Start))}; got {kind!r}")
+    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+    prompts = _spread(prompts, len(seeds), "prompts")
+    recorded = offset_of(pipe) if offset == "recorded" else offset
+    trained = None if isinstance(recorded, str) else recorded
+    live = set_steps(pipe.scheduler, num_inference_steps)
+    schedule = describe(live)
+    named = classes_of(prior, prompts, _spread(classes, len(seeds), "classes"), len(seeds))
+    k = components(prior, kind, k, trained)
+    check_prior(pipe, prior, kind, named)
+    check_effect(kind, schedule)
+    check_trained(pipe.scheduler, schedule, num_inference_steps, kind, k, prior, trained)
+    return begin(pipe, prior, live, prompts, named, seeds, kind, k, images, literal, residual)
+
+
+def begin(
+    pipe: StableDiffusionPipeline,
+    prior: Prior | None,
+    live: Any,
+    prompts: Sequence[str] | None,
+    classes: Sequence[str] | None,
+    seeds: Sequence[int],
+    kind: Start = "mean",
+    k: int = 0,
+    images: Tensor | None = None,
+    literal: bool = False,
+    residual: bool = False,
+) -> Tensor:
+    """`start` without its checks, on a scheduler already set (`schedule.set_steps`)."""
+    if kind == "noise" or (kind != "image" and (prior is None or classes is None)):
+        latents = noise_for(seeds, _shape(pipe) if prior is None else prior.shape)
+    else:
+        if kind == "image":
+            x_start = _encoded(pipe, prior, images, len(seeds))
+        else:
+            assert prior is not None and classes is not None
+            x_start = _drawn(pipe, prior, prompts, classes, seeds, kind, k, residual)
+        abar = float(live.alphas_cumprod[-1]) if literal else None
+        latents = latents_for(live, x_start, noise_for(seeds, x_start.shape[1:]), abar)
+    return latents.to(pipe.device, pipe.unet.dtype)
+
+
+def noise_for(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Standard normal (B, *shape) float32 on the CPU, a generator a seed: what diffusers draws from such generators."""
+    draws = [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(draws)
+
+
+def generator_for(seed: int, purpose: str) -> torch.Generator:
+    """A CPU generator derived from a picture's seed, for randomness that must not repeat the start's noise."""
+    digest = hashlib.sha256(f"{purpose} {seed}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def classes_of(
+    prior: Prior | None, prompts: Sequence[str] | None, classes: Sequence[str | None] | None, count: int
+) -> list[str] | None:
+    """A class for each of `count` pictures: as given, or (None) by its prompt's prefix; None without a prior.
+
+    ValueError, listing the classes, for one that the prior does not know.
+    """
+    if prior is None:
+        return None
+    prompts = [""] * count if prompts is None else prompts
+    given = [None] * count if classes is None else classes
+    named = [prior.class_of(prompt) if name is None else name for name, prompt in zip(given, prompts, strict=True)]
+    for name in named:
+        if name not in prior.classes:
+            raise ValueError(f"unknown class {name!r}; this prior knows {', '.join(map(repr, prior.classes))}")
+    return named
+
+
+def components(prior: Prior | None, kind: Start, k: int | None, offset: Mapping[str, Any] | None) -> int:
+    """How many components a pca start draws: k, or the number trained with, or 3 (fewer if fitted); 0 for others."""
+    if kind != "pca" or prior is None:
+        return 0
+    if k is None:
+        trained = offset.get("k") if offset is not None and offset["kind"] == "pca" else None
+        k = trained or min(3, prior.k)
+    if not 1 <= k <= prior.k:
+        raise ValueError(f"a pca start takes k = 1..{prior.k}, as many as were fitted; got {k}: fit with a larger k")
+    return k
+
+
+def _drawn(
+    pipe: StableDiffusionPipeline,
+    prior: Prior,
+    prompts: Sequence[str] | None,
+    classes: Sequence[str],
+    seeds: Sequence[int],
+    kind: Start,
+    k: int,
+    residual: bool,
+) -> Tensor:
+    """x_start (B, C, h, w) from the prior, float32 on the CPU; a seed's draw is the same in any batch."""
+    if kind == "mean":
+        return prior.mean(classes).float().cpu()
+    if kind == "pca":
+        pairs = zip(classes, seeds, strict=True)
+        drawn = [prior.gaussians[name].draw(1, k, generator_for(seed, "x_start")) for name, seed in pairs]
+        return torch.cat(drawn).float().cpu()
+    if prompts is None:
+        raise ValueError("the start 'text' needs prompts")
+    drawn = []
+    for text, name, seed in zip(embed(pipe, prompts)[1].float().cpu(), classes, seeds, strict=True):
+        gaussian, conditional = prior.gaussians[name], prior.text[name]
+        if residual:
+            noise = torch.randn(1, gaussian.k, generator=generator_for(seed, "x_start"))
+            drawn.append(conditional.draw(gaussian, text[None], noise))
+        else:
+            drawn.append(conditional.mean(gaussian, text[None]))
+    return torch.cat(drawn).float().cpu()
+
+
+def _encoded(pipe: StableDiffusionPipeline, prior: Prior | None, images: Tensor | None, count: int) -> Tensor:
+    """x_start (B, C, h, w) from pictures (B or 1, 3, H, W): the posterior's mode, float32 on the CPU."""
+    if images is None or len(images) not in (1, count):
+        got = "none" if images is None else len(images)
+        raise ValueError(f"an image start takes one picture, or one a seed ({count}); got {got}")
+    x_start = to_x0(pipe, encode(pipe, images)[0]).cpu().expand(count, -1, -1, -1)
+    if prior is not None and x_start.shape[1:] != prior.shape:
+        wanted = prior.provenance.resolution
+        raise ValueError(f"pictures are {wanted} (H, W) for this prior; got {tuple(images.shape[2:])}: pad them")
+    return x_start
+
+
+def _spread(values: str | Sequence[str] | None, count: int, what: str) -> list[str] | None:
+    if values is None:
+        return None
+    listed = [values] * count if isinstance(values, str) else list(values)
+    if len(listed) != count:
+        raise ValueError(f"one of {what} for each of {count} seeds, or one for all; got {len(listed)}")
+    return listed
+
+
+def _shape(pipe: StableDiffusionPipeline) -> tuple[int, int, int]:
+    """Latent (C, h, w) that the UNet was made for."""
+    size = pipe.unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return pipe.unet.config.in_channels, height, width

@@ -1,0 +1,118 @@
+"""Numbers that describe a picture: its ground, and where the product stands in the frame; docs/properties.md."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from onbrand.measure.cut import Cut, border, cuts, grown, sides
+from onbrand.measure.lab import distance, lab_of
+from onbrand.measure.light import Light, brightness
+
+NEAR = 3.0
+"""Ground this close to the brand's colour, in dE, is the brand's: about what an eye sees side by side."""
+MARKET = 0.85
+"""The market rule many sell under: the product fills at least this share of the frame's longer side."""
+STATISTICS: dict[str, tuple[str, ...]] = {
+    "ground": ("ground_near", "ground_border", "ground_share"),
+    "centring": ("centre_x", "centre_y"),
+    "cropping": ("margin", "border_product"),
+    "fill": ("fill",),
+    "light": ("light_mean", "light_spread", "light_low", "light_relit"),
+    "kind": ("kind_lead", "kind_likelihood"),
+}
+"""The numbers that decide each property. Others that `measure` gives (ground_mean, ...) are told, not judged."""
+
+
+@torch.no_grad()
+def measure(
+    pictures: Tensor, ground: tuple[int, int, int] = (255, 255, 255), light: Light | None = None
+) -> dict[str, Tensor]:
+    """All numbers of pictures `(B, 3, H, W)` in [0, 1], each `(B,)`; nan where there is no product to measure.
+
+    ground: the brand's ground colour, RGB 0..255; light: what was learned of the brand's light, for light_relit.
+    ValueError where pictures are of another shape or range.
+    """
+    parts = [
+        {**ground_of(part, ground), **place_of(part), **brightness(part), **(light.score(part) if light else {})}
+        for part in cuts(pictures)
+    ]
+    if not parts:
+        raise ValueError("there must be pictures to measure: got none")
+    return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+
+
+def ground_of(cut: Cut, brand: tuple[int, int, int]) -> dict[str, Tensor]:
+    """Of the ground: how much is the brand's colour, its lightness, evenness, and how much is that colour exactly.
+
+    ground_near: share of ground, a rim round the product left out, within NEAR of the brand's colour · ground_border:
+    the same share of the border's pixels, the worst side left out, for a product may touch it · ground_share: near
+    ground as share of the picture · ground_mean, ground_spread: mean and standard deviation of L* · ground_pure:
+    share of ground that is the brand's colour exactly, in 8 bits.
+    """
+    near = distance(cut.lab, lab_of(brand, cut.lab.device)) <= NEAR
+    open_ground = cut.ground & ~grown(~cut.ground, rim(cut))
+    by_side = torch.stack([side.float().mean(1) for side in sides(near)], 1)
+    exact = torch.tensor(brand, device=cut.lab.device).view(1, 3, 1, 1)
+    pure = ((cut.pictures * 255).round() == exact).all(1)
+    mean = _share(cut.lab[:, 0], open_ground)
+    spread = (_share(cut.lab[:, 0].square(), open_ground) - mean.square()).clamp(min=0).sqrt()
+    return {
+        "ground_near": _share(near, open_ground).nan_to_num(0.0),
+        "ground_border": (by_side.sum(1) - by_side.amin(1)) / 3,
+        "ground_share": (near & cut.ground).float().mean((1, 2)),
+        "ground_mean": mean,
+        "ground_spread": spread,
+        "ground_pure": _share(pure, open_ground).nan_to_num(0.0),
+    }
+
+
+def place_of(cut: Cut) -> dict[str, Tensor]:
+    """Of the product's box, as shares of the frame's width and height; nan where there is no product.
+
+    centre_x, centre_y: its centre less the frame's, right and down positive · margin: its least distance from the
+    frame · border_product: share of the border's pixels that are product · fill: its longer side, as share of the
+    frame's (the larger of the two shares) · market: 1 where fill reaches MARKET, else 0.
+    """
+    left, right = _extent(cut.product.any(1))
+    top, bottom = _extent(cut.product.any(2))
+    fill = torch.maximum(right - left, bottom - top)
+    return {
+        "centre_x": (left + right) / 2 - 0.5,
+        "centre_y": (top + bottom) / 2 - 0.5,
+        "margin": torch.stack([left, 1 - right, top, 1 - bottom]).amin(0),
+        "border_product": border(cut.product[:, None]).float().mean((1, 2)),
+        "fill": fill,
+        "market": torch.where(fill.isnan(), torch.nan, (fill >= MARKET).float()),
+    }
+
+
+def kind_of(likelihoods: Tensor, classes: Tensor, dimensions: int) -> dict[str, Tensor]:
+    """Of the kind of picture, from log-likelihoods `(B, n)` of each class (Prior.classify) and the asked class `(B,)`.
+
+    kind_lead: how much likelier the asked class is than the best other one, in nats (inf where there is no other) ·
+    kind_likelihood: log-likelihood under the asked class, in nats a dimension of x0.
+    """
+    asked = likelihoods.gather(1, classes[:, None])[:, 0]
+    others = likelihoods.scatter(1, classes[:, None], -torch.inf).amax(1)
+    return {"kind_lead": asked - others, "kind_likelihood": asked / dimensions}
+
+
+def rim(cut: Cut) -> int:
+    """Pixels next to the product that are neither, 1/32 of the frame: anti-aliasing, and what a VAE leaves there."""
+    return max(1, round(min(cut.lab.shape[2:]) / 32))
+
+
+def _share(values: Tensor, where: Tensor) -> Tensor:
+    """Mean of values `(B, H, W)` over a mask; nan where it is empty."""
+    return (values * where).sum((1, 2)) / where.sum((1, 2))
+
+
+def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
+    """First and last edge of what is occupied in `(B, n)`, as shares of n; nan where nothing is."""
+    n = occupied.shape[1]
+    place = torch.arange(n, device=occupied.device)
+    low = torch.where(occupied, place, n).amin(1).float()
+    high = torch.where(occupied, place + 1, -1).amax(1).float()
+    some = occupied.any(1)
+    return torch.where(some, low / n, torch.nan), torch.where(some, high / n, torch.nan)

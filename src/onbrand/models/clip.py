@@ -1,0 +1,78 @@
+"""CLIP similarity: the cosine between a picture's and its caption's embedding, by any CLIPModel folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+IMAGES: Any = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
+"""CLIP's own preparation of pictures, the variant that needs no torchvision."""
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A CLIPModel with its tokenizer and preparation of pictures; `load` makes one."""
+
+    name: str
+    """What its scores are labelled with: the folder's name, and the checkpoint it says it comes from."""
+    model: Any
+    tokenizer: Any
+    images: Any
+
+    @torch.no_grad()
+    def __call__(self, pictures: Tensor, prompts: Sequence[str], batch: int = 32) -> Tensor:
+        """Cosine in [-1, 1], `(B,)`, of pictures `(B, 3, H, W)` in [0, 1] and one prompt each (Eq. in CLIPScore
+        without its factor and clipping). ValueError unless there are as many prompts as pictures."""
+        if len(pictures) != len(prompts):
+            raise ValueError(f"one prompt a picture: got {len(prompts)} prompts for {len(pictures)} pictures")
+        parts = [self._score(pictures[i : i + batch], prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
+        return torch.cat(parts) if parts else torch.zeros(0)
+
+    def _score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+        bytes_ = (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        pixels = self.images(list(bytes_), input_data_format="channels_last", return_tensors="pt")["pixel_values"]
+        words = self.tokenizer(
+            list(prompts), padding="max_length", truncation=True, return_tensors="pt",
+            max_length=self.model.config.text_config.max_position_embeddings,
+        )  # fmt: skip
+        device = self.model.device
+        out = self.model(
+            input_ids=words["input_ids"].to(device),
+            attention_mask=words["attention_mask"].to(device),
+            pixel_values=pixels.to(device, self.model.dtype),
+        )
+        return torch.nn.functional.cosine_similarity(out.image_embeds.float(), out.text_embeds.float()).cpu()
+
+
+def is_clip(folder: str | Path) -> bool:
+    """Whether `folder` holds a CLIPModel: a config.json of model_type "clip"."""
+    file = Path(folder) / "config.json"
+    return file.is_file() and json.loads(file.read_text()).get("model_type") == "clip"
+
+
+def load(folder: str | Path, device: str = "cpu") -> Clip:
+    """The CLIPModel, tokenizer and preparation of pictures of a folder as transformers saves them; nothing is fetched.
+
+    Without a preprocessor_config.json pictures are prepared as OpenAI's CLIP does, at the model's own size.
+    ValueError where the folder holds no CLIPModel.
+    """
+    folder = Path(folder).expanduser()
+    if not is_clip(folder):
+        raise ValueError(f"a CLIP folder holds a config.json of model_type clip, weights and tokenizer: none in {folder}")
+    model = transformers.CLIPModel.from_pretrained(folder, local_files_only=True).eval().to(device)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    side = model.config.vision_config.image_size
+    if (folder / "preprocessor_config.json").is_file():
+        images = IMAGES.from_pretrained(folder, local_files_only=True)
+    else:
+        images = IMAGES(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    origin = model.config._name_or_path
+    said = f" ({origin})" if origin and Path(origin).name != folder.name else ""
+    return Clip(folder.name + said, model, tokenizer, images)

@@ -1,0 +1,1 @@
+"""From folders of results to figures and one page anybody can read."""

@@ -1,0 +1,144 @@
+"""Figures: learning curves, what the first step shows of each mode, and the contact sheet of a check."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+INK, SOFT, LINE = "#1d1f21", "#55595f", "#d9d6cf"
+COLOURS = ("#0d5c8a", "#a3431b", "#4b5320", "#7a3b8f", "#8a6d00", "#1b7f79")
+"""Line colours in order, told apart in grey and by colour-blind eyes together with the dashes."""
+DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+BAD = (179, 38, 30)
+
+
+def curves(logs: Mapping[str, Sequence[Mapping[str, Any]]], key: str, label: str) -> str:
+    """One learning curve a run as SVG.
+
+    `logs` maps a run's caption to the lines of its log.jsonl; `key` is the field drawn (`loss_outside`, ...), averaged
+    over a running window of 1/20 of the run. Steps without that field are passed over; "" if no run has any.
+    """
+    series = {name: [(float(line["step"]), float(line[key])) for line in lines if line.get(key) is not None]
+              for name, lines in logs.items()}  # fmt: skip
+    series = {name: points for name, points in series.items() if len(points) > 1}
+    if not series:
+        return ""
+    figure, axis = _axes()
+    for (name, points), colour, dash in zip(series.items(), _cycle(COLOURS), _cycle(DASHES), strict=False):
+        steps, values = zip(*_smooth(points, max(1, len(points) // 20)), strict=True)
+        axis.plot(steps, values, color=colour, linestyle=dash, linewidth=1.8, label=name)
+    axis.set_xlabel("step")
+    axis.set_ylabel(label)
+    if len(series) > 1:
+        axis.legend(frameon=False, fontsize=9)
+    return _svg(figure)
+
+
+def modes(leaks: Mapping[str, Mapping[str, Any]], shown: int = 16) -> str:
+    """Signal over noise of the mean and the spread in each component at the first step, as SVG.
+
+    `leaks` maps a class to its part of leak.json: `mean_power` and `spread_power` `(K,)`, abar mu_i^2 and abar
+    lambda_i (Eq. 6 per mode), in units of the noise's variance. "" if no class has any component.
+    """
+    leaks = {name: leak for name, leak in leaks.items() if leak.get("spread_power")}
+    if not leaks:
+        return ""
+    figure, axis = _axes()
+    for (name, leak), colour in zip(leaks.items(), _cycle(COLOURS), strict=False):
+        spreads, means = leak["spread_power"][:shown], leak["mean_power"][:shown]
+        places = range(1, len(spreads) + 1)
+        prefix = f"{name}: " if len(leaks) > 1 else ""
+        axis.plot(places, spreads, "o-", color=colour, markersize=4, linewidth=1.2, label=f"{prefix}spread")
+        axis.plot(places, means, "s:", color=colour, markersize=4, linewidth=1, mfc="white", label=f"{prefix}mean")
+    axis.axhline(1, color=INK, linewidth=1)
+    axis.set_yscale("log")
+    axis.set_xlabel("component")
+    axis.set_ylabel("signal / noise, first step")
+    axis.legend(frameon=False, fontsize=9)
+    return _svg(figure)
+
+
+def contact_sheet(
+    pictures: Sequence[Image.Image], captions: Sequence[str], failed: Sequence[Sequence[str]], *,
+    columns: int = 10, side: int = 112,
+) -> Image.Image:  # fmt: skip
+    """Pictures in a grid, each over its caption; one that fails a property is framed and names what it fails.
+
+    Returns an RGB picture; `side` is a cell's picture in pixels. The three sequences are of one length.
+    """
+    if not pictures:
+        raise ValueError("a contact sheet needs at least one picture, got none")
+    columns = min(columns, len(pictures))
+    gap, text = 10, 44
+    rows = math.ceil(len(pictures) / columns)
+    sheet = Image.new("RGB", (columns * (side + gap) + gap, rows * (side + text + gap) + gap), (246, 245, 241))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10.5)
+    for i, (picture, caption, names) in enumerate(zip(pictures, captions, failed, strict=True)):
+        left, top = gap + i % columns * (side + gap), gap + i // columns * (side + text + gap)
+        shown = picture.convert("RGB")
+        shown.thumbnail((side, side), Image.Resampling.LANCZOS)
+        if shown.width < side > shown.height:  # small pictures are drawn larger, whole
+            scale = side / max(shown.size)
+            shown = shown.resize((round(shown.width * scale), round(shown.height * scale)), Image.Resampling.LANCZOS)
+        sheet.paste(shown, (left + (side - shown.width) // 2, top + (side - shown.height) // 2))
+        frame = (left - 1, top - 1, left + side, top + side)
+        draw.rectangle(frame, outline=BAD if names else (217, 214, 207), width=3 if names else 1)
+        draw.text((left, top + side + 2), _fit(caption, font, side), fill=(85, 89, 95), font=font)
+        first, rest = _broken(names, font, side)
+        draw.text((left, top + side + 15), first, fill=BAD, font=font)
+        draw.text((left, top + side + 28), _fit(rest, font, side), fill=BAD, font=font)
+    return sheet
+
+
+def _broken(names: Sequence[str], font: Any, width: int) -> tuple[str, str]:
+    """The names on two lines: as many on the first as fit in `width` pixels, the others on the second."""
+    count = max((n for n in range(1, len(names) + 1) if font.getlength(", ".join(names[:n])) <= width), default=1)
+    return ", ".join(names[:count]), ", ".join(names[count:])
+
+
+def _fit(text: str, font: Any, width: int) -> str:
+    """The text, cut with an ellipsis where it is wider than `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip(" ,") + "…"
+
+
+def _smooth(points: list[tuple[float, float]], width: int) -> list[tuple[float, float]]:
+    """Means of `width` neighbours, at their middle step."""
+    groups = [points[i : i + width] for i in range(0, len(points), width)]
+    return [(sum(p[0] for p in group) / len(group), sum(p[1] for p in group) / len(group)) for group in groups]
+
+
+def _cycle(items: Sequence[Any]) -> list[Any]:
+    """The items again and again, more than any figure has lines."""
+    return list(items) * 8
+
+
+def _axes() -> tuple[Any, Any]:
+    """A plain figure that stays legible at the width of a phone."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.4, 2.9), layout="constrained")
+    axis = figure.add_subplot()
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=9, colors=SOFT)
+    axis.xaxis.label.set_fontsize(10)
+    axis.yaxis.label.set_fontsize(10)
+    axis.grid(axis="y", color=LINE, linewidth=0.6)
+    return figure, axis
+
+
+def _svg(figure: Any) -> str:
+    """The figure as SVG text, the same bytes for the same figure."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "onbrand"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

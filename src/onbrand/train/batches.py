@@ -1,0 +1,91 @@
+"""Positions in the run -> a batch: latents drawn from their posteriors, captions, noise, timesteps, x_start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from onbrand.models.bundle import to_x0
+
+from . import draws
+from .captions import Captions
+from .config import TrainConfig
+from .objective import Batch
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+    from onbrand.core.prior import Prior
+    from onbrand.data.latents import Store, Summary
+
+
+class Batches:
+    """The batch at given positions of the run: a pure function of them and the seed, whoever asks and in what order."""
+
+    def __init__(
+        self,
+        pipe: StableDiffusionPipeline,
+        pictures: Summary,
+        store: Store,
+        prior: Prior | None,
+        config: TrainConfig,
+        timesteps: int,
+    ) -> None:
+        self.pipe, self.pictures, self.store, self.config, self.timesteps = pipe, pictures, store, config, timesteps
+        self.prior = prior
+        self.captions = Captions(pipe, (record.text for record in pictures.used))
+
+    def __call__(self, positions: Sequence[int]) -> Batch:
+        """The samples at `positions` (0 is the run's first), on the pipeline's device."""
+        seed, config, device = self.config.seed, self.config, self.pipe.device
+        order = draws.order(seed, len(self.pictures.used), positions)
+        chosen = [self.pictures.used[i] for i in order]
+        flipped = (draws.uniform(seed, "flip", positions) < 0.5).tolist() if self.store.key.flip else None
+        mean, logvar = self.store.get([self.pictures.keys[i] for i in order], flipped)
+        shape = mean.shape[1:]
+        posterior = mean + (logvar / 2).exp() * draws.normal(seed, "posterior", positions, shape)
+        x0 = to_x0(self.pipe, posterior).float().to(device)
+        noise = draws.normal(seed, "noise", positions, shape)
+        if config.loss.noise_offset:
+            noise = noise + config.loss.noise_offset * draws.normal(seed, "offset", positions, (shape[0], 1, 1))
+        hidden, pooled = self.captions([record.text for record in chosen])
+        # only the network's caption is dropped, the start's is not: both branches of guidance meet the same latent
+        hidden[draws.uniform(seed, "dropout", positions) < config.loss.dropout] = self.captions.empty
+        coordinates = draws.normal(seed, "start", positions, (config.k,))
+        x_start = starts(self.prior, config, x0, [record.class_name for record in chosen], pooled, coordinates)
+        return Batch(
+            x0=x0,
+            x_start=x_start,
+            noise=noise.to(device),
+            timesteps=draws.timesteps(seed, positions, self.timesteps).to(device),
+            hidden=hidden.to(device),
+        )
+
+
+def starts(
+    prior: Prior | None,
+    config: TrainConfig,
+    x0: Tensor,
+    classes: Sequence[str],
+    pooled: Tensor,
+    coordinates: Tensor,
+) -> Tensor:
+    """x_start (B, C, H, W) for clean latents x0 (B, C, H, W) (section 3.4; METHOD.md sections 3 and 5).
+
+    pooled: (B, E) text embeddings, for offset text; coordinates: (B, k) standard normal, for independent PCA draws.
+    Plain training has no start: x0 itself, at gain zero.
+    """
+    if prior is None or config.offset == "none":
+        return x0
+    if config.offset == "mean":
+        return prior.mean(classes).to(x0)
+    if config.offset == "text":
+        rows = zip(classes, pooled.to(x0).split(1), strict=True)
+        return torch.cat([prior.text[name].mean(prior.gaussians[name], text) for name, text in rows])
+    if config.draw == "projected":
+        return prior.project(x0, classes, config.k)
+    rows = zip(classes, coordinates.to(x0).split(1), strict=True)
+    return torch.cat([prior.gaussians[name].draw(1, config.k, noise=xi) for name, xi in rows])

@@ -1,0 +1,209 @@
+"""What a training run is: nested dataclasses, the paper's numbers as defaults. No torch here: flags are read off it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+Offset = Literal["mean", "pca", "text", "none"]
+Gain = Literal["window", "constant"]
+Draw = Literal["projected", "sampled"]
+Precision = Literal["auto", "no", "bf16", "fp16"]
+Decline = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+
+STEPLESS = ("constant", "constant_with_warmup")
+"""Learning-rate schedules that do not depend on the number of steps: a run with one of them may be made longer."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What the loss is beside the matched noise.
+
+    Attributes:
+        dropout: share of captions replaced by the empty one, for classifier-free guidance, in [0, 1]
+        min_snr: gamma of Min-SNR weighting (Hang et al. 2023; 5 is usual); null: plain mean squared error
+        noise_offset: strength of "offset noise", another method (0.1 is usual); only with offset none
+    """
+
+    dropout: float = 0.1
+    min_snr: float | None = None
+    noise_offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        _within("loss.dropout", self.dropout, 0, 1)
+        _within("loss.noise_offset", self.noise_offset, 0, 1)
+        if self.min_snr is not None and not self.min_snr > 0:
+            raise ValueError(f"loss.min_snr must be above 0, or null for no weighting; got {self.min_snr}")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, its learning rate over the steps, and the running mean of the weights.
+
+    Attributes:
+        lr: learning rate after the warm-up
+        schedule: how the learning rate goes on after the warm-up (diffusers' names)
+        warmup: optimiser steps over which the learning rate rises from 0 (schedule constant has none)
+        weight_decay: AdamW's decoupled decay
+        betas: AdamW's running means of the gradient and of its square
+        eps: AdamW's term in the denominator
+        clip: largest norm of the gradient; null: not clipped
+        ema: decay of the running mean of the weights (diffusers' EMAModel; 0.9999 is usual), which then is what is
+            saved; null: the last weights are saved
+    """
+
+    lr: float = 1e-5
+    schedule: Decline = "constant"
+    warmup: int = 0
+    weight_decay: float = 1e-2
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    clip: float | None = 1.0
+    ema: float | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("optim.schedule", self.schedule, Decline)
+        _at_least("optim.warmup", self.warmup, 0)
+        if not self.lr > 0:
+            raise ValueError(f"optim.lr must be above 0; got {self.lr}")
+        if self.warmup and self.schedule == "constant":
+            raise ValueError(
+                f"schedule constant has no warm-up; got optim.warmup {self.warmup}: take schedule constant_with_warmup"
+            )
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"optim.clip must be above 0, or null for no clipping; got {self.clip}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"optim.ema must lie between 0 and 1, or be null for none; got {self.ema}")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How the same numbers are computed on the machine at hand.
+
+    Attributes:
+        precision: of the network's arithmetic; auto: bf16 on a GPU that has it, otherwise full
+        accumulation: parts the batch is taken in, one after the other, to save memory
+        gradient_checkpointing: recompute activations instead of keeping them, to save memory
+    """
+
+    precision: Precision = "auto"
+    accumulation: int = 1
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("engine.precision", self.precision, Precision)
+        _at_least("engine.accumulation", self.accumulation, 1)
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What a run writes while it goes, and how often.
+
+    Attributes:
+        checkpoint_every: steps between states from which the run can be resumed
+        keep: how many of these states are kept
+        validate_every: steps between validation pictures; 0: none
+        tracker: experiment tracker that accelerate knows (tensorboard, wandb, ...); null: only log.jsonl
+    """
+
+    checkpoint_every: int = 500
+    keep: int = 2
+    validate_every: int = 0
+    tracker: str | None = None
+
+    def __post_init__(self) -> None:
+        _at_least("log.checkpoint_every", self.checkpoint_every, 1)
+        _at_least("log.keep", self.keep, 1)
+        _at_least("log.validate_every", self.validate_every, 0)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run. The defaults are the paper's (section 4.2): mean offset, T - S with S = 50, batch 16, lr 1e-5.
+
+    Attributes:
+        offset: what x_start is in training: the class's mean, its PCA components, the mean given the text, or none
+            (plain training, the baseline)
+        gain: where the noise is matched to it: window (the paper's, t >= T - S) or constant (at every t)
+        first: first timestep of the window (null: T - 50), or the timestep from which generation will start under
+            the constant gain (null: the model's own for 20 steps)
+        k: components of a pca start
+        draw: a pca start is the picture's own projection (the paper's) or an independent draw, as in generation
+        steps: optimiser steps
+        batch: pictures a step, over all processes and accumulated parts
+        seed: of every random number of the run
+        loss: caption dropout and weighting
+        optim: optimiser, learning rate, running mean of the weights
+        engine: precision and memory
+        log: checkpoints, validation pictures, trackers
+    """
+
+    offset: Offset = "mean"
+    gain: Gain = "window"
+    first: int | None = None
+    k: int = 3
+    draw: Draw = "projected"
+    steps: int = 50_000
+    batch: int = 16
+    seed: int = 0
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        _one_of("offset", self.offset, Offset)
+        _one_of("gain", self.gain, Gain)
+        _one_of("draw", self.draw, Draw)
+        _at_least("steps", self.steps, 1)
+        _at_least("batch", self.batch, 1)
+        if self.offset == "pca" and self.k < 1:
+            raise ValueError(f"a pca start has at least 1 component; got k {self.k}: with none it is offset mean")
+        if self.loss.noise_offset and self.offset != "none":
+            raise ValueError(
+                f"offset noise and offset {self.offset} cannot both be matched by one start at generation; got "
+                f"loss.noise_offset {self.loss.noise_offset}: set it to 0, or take offset none"
+            )
+        if self.batch % self.engine.accumulation:
+            raise ValueError(
+                f"batch must be a multiple of engine.accumulation; got {self.batch} and {self.engine.accumulation}"
+            )
+
+
+def flatten(config: TrainConfig) -> dict[str, Any]:
+    """Every setting by its flag's name, such as {"optim.lr": 1e-05}; tuples as lists, so that it equals its JSON."""
+    flat: dict[str, Any] = {}
+    for name, value in asdict(config).items():
+        inner = {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
+        flat |= {key: list(item) if isinstance(item, tuple) else item for key, item in inner.items()}
+    return flat
+
+
+def check_same(flat: dict[str, Any], config: TrainConfig) -> None:
+    """Raises ValueError naming the first setting in which `config` differs from the run that `flat` describes.
+
+    What changes no weight may differ: the log's settings, and more steps under a schedule that does not count them.
+    """
+    for name, value in flatten(config).items():
+        longer = name == "steps" and config.optim.schedule in STEPLESS and value >= flat[name]
+        if name.startswith("log.") or longer or flat[name] == value:
+            continue
+        raise ValueError(
+            f"a run is resumed with its own settings; {name} was {flat[name]} and now is {value}: set it back, "
+            "or give another output folder"
+        )
+
+
+def _one_of(name: str, value: str, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}; got {value}")
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}; got {value}")
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name} must lie between {low} and {high}; got {value}")

@@ -1,0 +1,46 @@
+"""Every random number of a run as a function of (seed, position): the same on 1 process or 8, killed or not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def order(seed: int, n: int, positions: Sequence[int]) -> list[int]:
+    """Which of `n` records stands at each position: epochs of n, each in an order of its own."""
+    return [int(_epoch(seed, n, position // n)[position % n]) for position in positions]
+
+
+def timesteps(seed: int, positions: Sequence[int], total: int) -> Tensor:
+    """(B,) int64, uniform in 0..total-1."""
+    draws = [torch.randint(total, (1,), generator=_generator(seed, "timestep", position)) for position in positions]
+    return torch.cat(draws)
+
+
+def uniform(seed: int, purpose: str, positions: Sequence[int]) -> Tensor:
+    """(B,) float32, uniform in [0, 1)."""
+    return torch.cat([torch.rand(1, generator=_generator(seed, purpose, position)) for position in positions])
+
+
+def normal(seed: int, purpose: str, positions: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """(B, *shape) float32, standard normal, on the CPU whatever the device, so that every device gets the same."""
+    return torch.stack([torch.randn(*shape, generator=_generator(seed, purpose, position)) for position in positions])
+
+
+@lru_cache(maxsize=2)
+def _epoch(seed: int, n: int, epoch: int) -> Tensor:
+    return torch.randperm(n, generator=_generator(seed, "order", epoch))
+
+
+def seed_of(seed: int, purpose: str, position: int) -> int:
+    """A seed in 0..2^63-1 for one purpose at one position."""
+    digest = hashlib.blake2b(f"{seed}/{purpose}/{position}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
+
+
+def _generator(seed: int, purpose: str, position: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_of(seed, purpose, position))

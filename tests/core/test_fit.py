@@ -1,0 +1,167 @@
+"""Fitted components against scikit-learn's; parts against the whole; sketch against the truth."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sklearn.decomposition import PCA
+
+from onbrand.core import Fitter, Gaussian
+from onbrand.core.fit import EXACT
+
+
+def pictures(n: int, shape: tuple[int, int, int], spectrum: torch.Tensor, noise: float, seed: int = 0) -> torch.Tensor:
+    """n draws `(n, C, H, W)`: a mean of 1, len(spectrum) directions of these variances, and white noise."""
+    generator = torch.Generator().manual_seed(seed)
+    d = shape[0] * shape[1] * shape[2]
+    directions = torch.linalg.qr(torch.randn(d, len(spectrum), generator=generator))[0]
+    drawn = (torch.randn(n, len(spectrum), generator=generator) * spectrum.sqrt()) @ directions.T
+    return (1 + drawn + noise * torch.randn(n, d, generator=generator)).reshape(n, *shape)
+
+
+def fitted(x0: torch.Tensor, k: int, batch: int = 500, name: str = "a") -> Gaussian:
+    fitter = Fitter(x0.shape[1:], k)
+    for part in x0.split(batch):
+        fitter.update(part, [name] * len(part))
+    return fitter.finish()[name]
+
+
+def assert_same(one: Gaussian, other: Gaussian, tolerance: float) -> None:
+    np.testing.assert_allclose(one.mean, other.mean, atol=tolerance)
+    np.testing.assert_allclose(one.variances, other.variances, rtol=tolerance)
+    np.testing.assert_allclose(one.components, other.components, atol=tolerance)
+    assert one.total == pytest.approx(other.total, rel=tolerance) and one.count == other.count
+
+
+def test_top_16_components_are_scikit_learns():
+    """The requirement: 5,000 latents of d = 4,096, gaps over 1 %, 1e-3 relative, up to sign."""
+    x0 = pictures(5000, (4, 32, 32), 300 * 0.85 ** torch.arange(64), noise=0.5)
+    ours = fitted(x0, 16)
+    theirs = PCA(16, svd_solver="arpack", random_state=0).fit(x0.flatten(1).numpy())
+    variances = torch.tensor(theirs.explained_variance_.copy())
+    assert ((variances[:-1] - variances[1:]) / variances[1:]).min() > 0.01  # the premise: gaps over 1 %
+    np.testing.assert_allclose(ours.variances, variances, rtol=1e-3)
+    components = torch.tensor(theirs.components_.copy())
+    signed = components * (components * ours.components).sum(1, keepdim=True).sign()
+    assert (ours.components - signed).norm(dim=1).max() < 1e-3
+    np.testing.assert_allclose(ours.mean.flatten(), theirs.mean_, rtol=1e-3, atol=1e-3)
+    assert ours.total == pytest.approx(float(x0.double().flatten(1).var(0).sum()), rel=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 6), (4, 14, 14)])  # a full decomposition, and subspace iteration
+def test_small_fits_are_scikit_learns_too(shape):
+    x0 = pictures(200, shape, 50 * 0.7 ** torch.arange(10), noise=0.05)
+    ours = fitted(x0, 6, batch=64)
+    theirs = PCA(6, svd_solver="full").fit(x0.double().flatten(1).numpy())
+    np.testing.assert_allclose(ours.variances, theirs.explained_variance_, rtol=1e-5)
+    overlap = np.abs(ours.components.numpy() @ theirs.components_.T)
+    np.testing.assert_allclose(overlap, np.eye(6), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape, k", [((4, 6, 6), 0), ((4, 6, 6), 8), ((5, 29, 29), 8)])  # mean, exact, sketch
+def test_seven_parts_merge_to_one_pass(shape, k):
+    assert (shape[0] * shape[1] * shape[2] > EXACT) == (shape[0] == 5)
+    x0 = pictures(330, shape, 50 * 0.8 ** torch.arange(12), noise=0.1)
+    names = ["b" if i % 3 else "a" for i in range(330)]
+    whole, parts = Fitter(shape, k), [Fitter(shape, k) for _ in range(7)]
+    whole.update(x0, names)
+    for i, part in enumerate(parts):
+        part.update(x0[i * 50 : (i + 1) * 50], names[i * 50 : (i + 1) * 50])
+    left = parts[0].merge(parts[1]).merge(parts[2])
+    right = parts[5].merge(parts[4].merge(parts[3]))
+    merged = left.merge(right).merge(parts[6]).finish()
+    assert set(merged) == {"a", "b"} and merged["a"].k == k
+    for name, gaussian in whole.finish().items():
+        assert_same(merged[name], gaussian, 1e-5)
+
+
+def test_the_state_goes_through_safetensors(tmp_path):
+    x0 = pictures(120, (5, 29, 29), 50 * 0.8 ** torch.arange(12), noise=0.1)
+    fitter, whole = Fitter((5, 29, 29), 3), Fitter((5, 29, 29), 3)
+    fitter.update(x0[:70], ["shoe / boot"] * 70)
+    save_file(fitter.state(), tmp_path / "part.safetensors")
+    resumed = Fitter.from_state(load_file(tmp_path / "part.safetensors"))
+    for part in (resumed, whole):
+        if part is whole:
+            part.update(x0[:70], ["shoe / boot"] * 70)
+        part.update(x0[70:], ["shoe / boot"] * 50)
+    assert_same(resumed.finish()["shoe / boot"], whole.finish()["shoe / boot"], 0)
+    fitter.update(x0[:1], ["shoe / boot"])
+    assert_same(resumed.finish()["shoe / boot"], whole.finish()["shoe / boot"], 0)  # the state was a copy
+
+
+def test_the_sketch_is_near_the_truth_on_a_slow_spectrum():
+    """Latents of d > EXACT with the variances of natural pictures, falling as 1 / i; truth from the Gram matrix."""
+    x0 = pictures(500, (4, 40, 40), 1000 / torch.arange(1.0, 501), noise=0.3)
+    ours = fitted(x0, 16)
+    centred = (x0 - x0.mean(0)).flatten(1).double()
+    truth = torch.linalg.eigvalsh(centred @ centred.T / 499).flip(0)[:16]
+    np.testing.assert_allclose(ours.variances, truth, rtol=0.06)
+    reached = (centred @ ours.components.double().T).square().sum() / 499
+    assert reached > 0.985 * truth.sum()
+    assert ours.total == pytest.approx(float(centred.square().sum()) / 499, rel=1e-9)
+
+
+def test_the_sketch_is_exact_on_few_directions():
+    x0 = pictures(150, (4, 40, 40), 100 * 0.8 ** torch.arange(40), noise=0.0)
+    ours = fitted(x0, 8)
+    theirs = PCA(8, svd_solver="full").fit(x0.double().flatten(1).numpy())
+    np.testing.assert_allclose(ours.variances, theirs.explained_variance_, rtol=1e-4)
+    np.testing.assert_allclose(np.abs(ours.components.numpy() @ theirs.components_.T), np.eye(8), atol=1e-3)
+
+
+def test_a_large_mean_does_not_drown_the_spread():
+    x0 = 1e4 + pictures(80, (2, 5, 6), torch.tensor([4.0, 1.0]), noise=0.0).double()
+    ours = fitted(x0, 2)
+    theirs = PCA(2).fit(x0.flatten(1).numpy())
+    np.testing.assert_allclose(ours.variances, theirs.explained_variance_, rtol=1e-4)
+
+
+def test_few_pictures_are_warned_of_and_have_few_components():
+    x0 = pictures(3, (2, 5, 6), torch.ones(5), noise=0.1)
+    fitter = Fitter((2, 5, 6), 16)
+    fitter.update(x0, ["rare"] * 3)
+    with pytest.warns(UserWarning, match="'rare' was fitted on 3 pictures: its mean shows those pictures"):
+        gaussian = fitter.finish()["rare"]
+    assert gaussian.k == 2 and gaussian.residual == pytest.approx(0, abs=1e-6)
+    one = Fitter((2, 5, 6), 0)
+    one.update(x0[:1], ["rare"])
+    with pytest.warns(UserWarning):
+        torch.testing.assert_close(one.finish()["rare"].mean, x0[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted(pictures(50, (2, 5, 6), torch.ones(5), noise=0.1), 2)
+
+
+def test_k_0_keeps_no_more_than_a_mean():
+    fitter = Fitter((4, 64, 64))
+    fitter.update(torch.zeros(1, 4, 64, 64), ["a"])
+    assert sum(tensor.numel() for tensor in fitter.state().values()) < 1.01 * 4 * 64 * 64
+
+
+def test_wrong_input_is_refused_before_it_is_added():
+    fitter = Fitter((2, 5, 6), 2)
+    x0 = torch.ones(4, 2, 5, 6)
+    broken = x0.clone()
+    broken[2, 0, 0, 0] = torch.inf
+    for bad, names, words in [
+        (x0[0], ["a"], r"got \(2, 5, 6\)"),
+        (x0.flatten(1), ["a"] * 4, r"got \(4, 60\)"),
+        (x0, ["a"] * 3, "one class name a picture, 4 here"),
+        (x0, "aaaa", "pass a list of names"),
+        (broken, ["a"] * 4, r"finite: rows \[2\]"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            fitter.update(bad, names)
+    with pytest.raises(ValueError, match="seen none"):
+        fitter.finish()
+    with pytest.raises(ValueError, match="k = 2 and .* k = 3"):
+        fitter.merge(Fitter((2, 5, 6), 3))
+    for shape, k in [((2, 5), 0), ((2, 5, 6), 61), ((2, 5, 6), -1)]:
+        with pytest.raises(ValueError, match="0 <= k"):
+            Fitter(shape, k)
+    fitter.update(x0, ["a"] * 4)
+    with pytest.raises(ValueError, match="second of 'a'"):
+        Fitter.from_state({**fitter.state(), "k": torch.tensor(0)})

@@ -1,0 +1,108 @@
+"""The leak's closed forms against torch's, scikit-learn's and the paper's own special case."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.metrics import roc_auc_score
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from onbrand.core import Gaussian, measure_leak
+
+SHAPE = (2, 2, 3)
+D = 12
+
+
+def made(k: int = 3, mean: float = 3.0, spread: float = 40.0) -> Gaussian:
+    generator = torch.Generator().manual_seed(k)
+    components = torch.linalg.qr(torch.randn(D, k, generator=generator))[0].T.contiguous()
+    variances = spread / torch.arange(1, k + 1) ** 2
+    total = float(variances.sum()) + 0.7 * (D - k)
+    return Gaussian(mean * torch.randn(SHAPE, generator=generator), components, variances, total, 500)
+
+
+def noised(gaussian: Gaussian, abar: float) -> MultivariateNormal:
+    """Training's x_T as torch has it."""
+    p = gaussian.components.double()
+    left = gaussian.residual * (torch.eye(D, dtype=torch.float64) - p.T @ p)
+    covariance = abar * (p.T @ torch.diag(gaussian.variances.double()) @ p + left) + (1 - abar) * torch.eye(D)
+    return MultivariateNormal(math.sqrt(abar) * gaussian.mean.double().flatten(), covariance)
+
+
+def noise() -> MultivariateNormal:
+    return MultivariateNormal(torch.zeros(D, dtype=torch.float64), torch.eye(D, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("k", [0, 1, 3, 12])
+@pytest.mark.parametrize("abar", [0.0047, 0.07, 0.9])
+def test_nats_are_torchs(k, abar):
+    gaussian = made(k)
+    leak = measure_leak(gaussian, abar)
+    assert leak.nats == pytest.approx(float(kl_divergence(noised(gaussian, abar), noise())), rel=1e-5, abs=1e-7)
+    assert float(leak.mode_nats.sum()) <= leak.nats + 1e-4
+
+
+@pytest.mark.parametrize("mean, abar", [(3.0, 0.005), (3.0, 0.02), (1.0, 0.07)])
+def test_auc_is_the_one_measured_by_the_best_linear_test(mean, abar):
+    gaussian = made(3, mean)
+    torch.manual_seed(0)
+    x = torch.cat([noised(gaussian, abar).sample((20_000,)), noise().sample((20_000,))]).numpy()
+    label = np.repeat([1, 0], 20_000)
+    learned = LinearDiscriminantAnalysis().fit(x[::2], label[::2])
+    measured = roc_auc_score(label[1::2], learned.decision_function(x[1::2]))
+    assert measure_leak(gaussian, abar).auc == pytest.approx(measured, abs=0.01)
+
+
+def test_no_other_direction_tells_more():
+    gaussian = made(3)
+    best, training = measure_leak(gaussian, 0.02).auc, noised(gaussian, 0.02)
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.cat([torch.randn(500, D, generator=generator).double(), training.mean[None]])
+    shift = (directions @ training.mean).abs()
+    spread = torch.einsum("nd,de,ne->n", directions, training.covariance_matrix + torch.eye(D), directions).sqrt()
+    aucs = (1 + torch.erf(shift / spread / 2**0.5)) / 2
+    assert 0.9 * best < aucs.max() <= best + 1e-9
+
+
+def test_an_all_ones_mean_is_eq_6_and_7():
+    """d = 16384, abar = .0047, the paper's practical numbers; the one mode is brightness itself."""
+    d, abar, mu, variance = 16384, 0.0047, 0.4, 0.05  # mean and variance of a . x0, a = 1 / d
+    ones = torch.full((1, d), d**-0.5)
+    mean = torch.full((4, 64, 64), mu)
+    gaussian = Gaussian(mean, ones, torch.tensor([d * variance]), d * variance, 500)
+    leak = measure_leak(gaussian, abar)
+    eq_6 = d * abar * mu**2
+    eq_7 = eq_6 / (abar * (variance * d - 1) + 1)
+    assert leak.sigma**2 == pytest.approx(eq_6, rel=1e-5)
+    assert leak.brightness == pytest.approx(leak.sigma, rel=1e-5)
+    assert float(leak.mean_power[0]) == pytest.approx(eq_6, rel=1e-5)
+    spread = float(leak.spread_power[0]) + 1 - abar
+    assert float(leak.mean_power[0]) / spread == pytest.approx(eq_7, rel=1e-5)
+    assert (leak.means_seen, leak.spreads_seen, leak.k_worth) == (1, 1, 1)
+    # Eq. 4: at abar far below 1 / d nothing is seen
+    little = measure_leak(gaussian, 0.01 / d)
+    assert little.sigma < 0.1 and (little.means_seen, little.spreads_seen) == (0, 0) and little.auc < 0.53
+
+
+def test_modes_are_counted_where_they_pass_one():
+    gaussian = made(3, mean=0.0, spread=100.0)  # variances 100, 25, 11.1
+    assert [measure_leak(gaussian, abar).spreads_seen for abar in (0.009, 0.011, 0.041, 0.1)] == [0, 1, 2, 3]
+    assert [measure_leak(gaussian, 0.041, tolerance).k_worth for tolerance in (0.4, 1.0, 4.0, 5.0)] == [3, 2, 1, 0]
+    axis = torch.eye(D)[:2]
+    gaussian = Gaussian(torch.tensor([3.0, 0.5] + [0.0] * 9 + [2.0]).reshape(SHAPE), axis, torch.ones(2), 3.0, 500)
+    # coordinates 3 and .5, and 2 outside the modes: seen from abar 1/9 and 1/4 on
+    assert [measure_leak(gaussian, abar).means_seen for abar in (0.1, 0.12, 0.24, 0.26)] == [0, 1, 1, 2]
+
+
+def test_no_signal_is_no_leak():
+    leak = measure_leak(made(3), 0.0)
+    assert (leak.sigma, leak.nats, leak.auc, leak.brightness) == (0.0, 0.0, 0.5, 0.0)
+    assert (leak.means_seen, leak.spreads_seen, leak.k_worth) == (0, 0, 0)
+
+
+def test_wrong_input_is_refused():
+    for abar in (-0.1, 1.1, 951, math.nan):
+        with pytest.raises(ValueError, match=r"\[0, 1\]"):
+            measure_leak(made(3), abar)

@@ -1,0 +1,33 @@
+"""core alone: torch, safetensors and the standard library, in a fresh interpreter; the front door loads no torch."""
+
+import json
+import subprocess
+import sys
+
+HEAVY = ("diffusers", "transformers", "peft", "PIL", "accelerate", "datasets", "scipy", "sklearn", "matplotlib")
+
+
+def loaded(code: str) -> set[str]:
+    """Top-level modules in sys.modules after `code` ran in a fresh interpreter."""
+    ask = f"{code}\nimport json, sys; print(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_core_loads_nothing_heavy():
+    modules = loaded("from onbrand.core import Prior, matched_noise, window, constant")
+    assert {"onbrand", "torch", "safetensors"} <= modules
+    assert not modules & set(HEAVY)
+
+
+def test_the_test_above_can_fail():
+    assert loaded("import onbrand.core, PIL.Image") & set(HEAVY) == {"PIL"}
+
+
+def test_the_front_door_loads_no_torch():
+    modules = loaded("import onbrand; onbrand.__version__; dir(onbrand)")
+    assert "onbrand" in modules and not modules & {"torch", "numpy", "safetensors", *HEAVY}
+
+
+def test_a_name_loads_what_it_needs():
+    assert "torch" in loaded("import onbrand; onbrand.matched_noise")

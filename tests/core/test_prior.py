@@ -1,0 +1,165 @@
+"""The prior as a file: the same after a round trip, refused where it does not belong, nothing executed."""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from onbrand.core import Conditional, Gaussian, Prior, Provenance
+
+ABOUT = Provenance("ab" * 32, 0.18215, 0.0, (64, 48), "owner/model", True, (255, 254, 253))
+
+
+def gaussian(seed: int, k: int = 3) -> Gaussian:
+    generator = torch.Generator().manual_seed(seed)
+    components = torch.linalg.qr(torch.randn(4 * 8 * 6, k, generator=generator))[0].T.contiguous()
+    return Gaussian(
+        torch.randn(4, 8, 6, generator=generator), components, 30.0 / torch.arange(1, k + 1), 99.5, 60 + seed
+    )
+
+
+def regression(k: int = 3) -> Conditional:
+    generator = torch.Generator().manual_seed(5)
+    numbers = [torch.rand(size, generator=generator) for size in ((7, k), (7,), (k,), (k,))]
+    weight, text_mean, intercept, shrink = numbers
+    return Conditional(weight, text_mean, intercept, shrink, torch.eye(k), shrink - 0.1, alpha=10.0)
+
+
+@pytest.fixture
+def prior() -> Prior:
+    kinds = {"garment": gaussian(1), "garment on a person": gaussian(2, 2), "Büste": gaussian(3)}
+    return Prior(kinds, ABOUT, {"Büste": regression()})
+
+
+def test_a_round_trip_changes_nothing(prior, tmp_path):
+    prior.save(tmp_path / "new" / "prior.safetensors")
+    loaded = Prior.load(tmp_path / "new" / "prior.safetensors")
+    assert loaded.classes == prior.classes and loaded.provenance == ABOUT
+    assert (loaded.k, loaded.shape) == (2, (4, 8, 6))
+    assert [g.count for g in loaded.gaussians.values()] == [61, 62, 63]
+    for name, fitted in prior.gaussians.items():
+        torch.testing.assert_close(loaded.mean(name)[0], fitted.mean, rtol=0, atol=0)
+        torch.testing.assert_close(loaded.gaussians[name].components, fitted.components, rtol=0, atol=0)
+        assert loaded.gaussians[name].residual == fitted.residual
+    words = torch.randn(2, 7)
+    drawn = [p.text["Büste"].mean(p.gaussians["Büste"], words) for p in (prior, loaded)]
+    torch.testing.assert_close(*drawn, rtol=0, atol=0)
+    assert loaded.fingerprint == prior.fingerprint
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["prior.safetensors"]
+
+
+def test_the_file_is_plain_safetensors(prior, tmp_path):
+    prior.save(tmp_path / "prior.safetensors")
+    assert torch.equal(load_file(tmp_path / "prior.safetensors")["class.0.mean"], prior.gaussians["garment"].mean)
+
+
+def test_the_fingerprint_tells_every_change(prior):
+    fitted = prior.gaussians["garment"]
+    other = Gaussian(fitted.mean + 1e-6, fitted.components, fitted.variances, fitted.total, fitted.count)
+    changed = [
+        Prior({**prior.gaussians, "garment": other}, ABOUT, prior.text),
+        Prior(prior.gaussians, replace(ABOUT, flip=False), prior.text),
+        Prior(prior.gaussians, ABOUT),
+        Prior({name.title(): g for name, g in prior.gaussians.items()}, ABOUT),
+    ]
+    assert len({p.fingerprint for p in [prior, *changed]}) == 5
+
+
+def test_a_file_that_is_no_prior_is_refused_and_not_executed(prior, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "executed",)
+
+    (tmp_path / "trap").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(ValueError, match="safetensors"):
+        Prior.load(tmp_path / "trap")
+    assert not (tmp_path / "executed").exists()
+    pickle.loads((tmp_path / "trap").read_bytes())
+    assert (tmp_path / "executed").exists()  # the trap was a live one
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(ValueError, match="no prior"):
+        Prior.load(tmp_path / "foreign.safetensors")
+    with pytest.raises(FileNotFoundError, match="onbrand fit"):
+        Prior.load(tmp_path / "missing.safetensors")
+
+
+def test_an_altered_file_is_refused(prior, tmp_path):
+    path = tmp_path / "prior.safetensors"
+    prior.save(path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # the last bit of a tensor
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="fingerprint"):
+        Prior.load(path)
+
+
+def test_it_refuses_a_model_that_it_does_not_belong_to(prior):
+    prior.check(vae="ab" * 32, resolution=(64, 48), scaling_factor=0.18215, shift_factor=0.0)
+    prior.check()
+    wrong = {"vae": "cd" * 32, "resolution": 64, "scaling_factor": 0.13025, "shift_factor": 0.1}
+    for name, value in wrong.items():
+        with pytest.raises(ValueError, match=f"fitted with {name} .*fit a prior with this model"):
+            prior.check(**{name: value})
+
+
+def test_each_picture_gets_its_class(prior):
+    names = ["garment on a person", "garment", "garment"]
+    means = prior.mean(names)
+    torch.testing.assert_close(means, torch.stack([prior.gaussians[name].mean for name in names]))
+    assert prior.mean("garment").shape == (1, 4, 8, 6)
+    x0 = torch.randn(3, 4, 8, 6)
+    torch.testing.assert_close(prior.project(x0, names, 2)[:1], prior.gaussians[names[0]].project(x0[:1], 2))
+    torch.testing.assert_close(prior.project(x0, "garment", 2)[:1], prior.gaussians["garment"].project(x0[:1], 2))
+    first, again = (prior.sample(names, 2, torch.Generator().manual_seed(4)) for _ in range(2))
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    assert (
+        prior.gaussians["garment"].coordinates(first[1:2]) - prior.gaussians["garment"].coordinates(first[2:])
+    ).any()
+    torch.testing.assert_close(prior.sample(names, 0), means)
+
+
+def test_draws_are_given_their_own_class(prior):
+    names = [name for name in prior.classes for _ in range(4)]
+    found, likelihoods = prior.classify(prior.sample(names, 2) + 0.1 * torch.randn(12, 4, 8, 6))
+    assert found == names and likelihoods.shape == (12, 3)
+
+
+def test_the_class_is_the_prompts_longest_prefix(prior):
+    assert prior.class_of("garment, a red boot") == "garment"
+    assert prior.class_of("Garment on a person wearing it") == "garment on a person"
+    assert prior.class_of("  büste") == "Büste"
+    for prompt in ("garments, two", "a garment", ""):
+        with pytest.raises(ValueError, match="'garment', 'garment on a person', 'Büste'"):
+            prior.class_of(prompt)
+    assert Prior({"only": gaussian(1)}, ABOUT).class_of("anything at all") == "only"
+
+
+def test_wrong_input_is_refused(prior):
+    for call in (lambda: prior.mean("shoe"), lambda: prior.sample(["garment", "shoe"], 1)):
+        with pytest.raises(ValueError, match="'shoe' is no class.*'garment', 'garment on a person', 'Büste'"):
+            call()
+    with pytest.raises(ValueError, match="2 components: got k = 3"):
+        prior.sample(prior.classes, 3)
+    with pytest.raises(ValueError, match="2 names for 3 pictures"):
+        prior.project(torch.zeros(3, 4, 8, 6), ["garment"] * 2, 1)
+    with pytest.raises(ValueError, match="at least one class"):
+        Prior({}, ABOUT)
+    with pytest.raises(ValueError, match="one shape"):
+        Prior(
+            {"a": gaussian(1), "b": Gaussian(torch.zeros(4, 8, 8), torch.zeros(0, 256), torch.zeros(0), 1.0, 9)}, ABOUT
+        )
+    with pytest.raises(ValueError, match="for 2 components, its class has 3"):
+        Prior({"a": gaussian(1)}, ABOUT, {"a": regression(2)})
+    with pytest.raises(ValueError, match="'b' is no class"):
+        Prior({"a": gaussian(1)}, ABOUT, {"b": regression()})
+
+
+def test_a_copy_in_half_precision_keeps_its_classes(prior):
+    half = prior.to(dtype=torch.float16)
+    assert half.mean("garment").dtype == torch.float16 and half.text["Büste"].weight.dtype == torch.float16
+    torch.testing.assert_close(half.mean("garment").float(), prior.mean("garment"), rtol=1e-3, atol=1e-3)
+    assert prior.mean("garment").dtype == torch.float32

@@ -1,0 +1,289 @@
+"""Latents: encoded once, found by content, the same after a kill, whatever the batch or the number of ranks."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from samples import BROKEN, KEY, Encoder, break_one, content, draw, opened_files, write_good, write_rows
+
+from onbrand.data.encode import encode_all
+from onbrand.data.images import pad, to_tensor
+from onbrand.data.latents import Key, Store, iterate
+from onbrand.data.records import read_folder
+
+TEN = ("truncated jpeg", "empty", "text", "animated gif", "animated webp", "1x1", "gigantic", "missing", "folder",
+       "corrupt zlib")
+
+
+def encode(photos, folder, key=KEY, encoder=None, **options):
+    """(store, encoder, summary, refused rows) of one run over `photos`."""
+    records, refused = read_folder(photos)
+    store, encoder = Store(folder, key), encoder or Encoder()
+    options = {"batch": 4, "shard": 8} | options
+    return store, encoder, encode_all(records, encoder, store, progress=False, **options), refused
+
+
+def latents(store, photos):
+    """{file name: (mean, logvar)} of all that is used, through `iterate`."""
+    found = {}
+    for mean, logvar, records in iterate(store, read_folder(photos)[0], 7):
+        found |= {record.file.name: (m, v) for record, m, v in zip(records, mean, logvar, strict=True)}
+    return found
+
+
+def same(one, other, tolerance=1e-5):
+    assert one.keys() == other.keys() and one
+    for name, pair in one.items():
+        torch.testing.assert_close(torch.stack(pair), torch.stack(other[name]), rtol=0, atol=tolerance)
+
+
+def truth(seed):
+    """(mean, logvar) of the picture that `write_good` made of this seed, without any store."""
+    mean, logvar = Encoder()(to_tensor(Image.fromarray(draw(seed)))[None])
+    return mean[0], logvar[0]
+
+
+def shards(store):
+    return sorted(store.folder.glob("*.safetensors"))
+
+
+def bytes_of(store):
+    return {file.name: file.read_bytes() for file in shards(store)}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    write_good(tmp_path / "photos", 20)
+    return tmp_path / "photos"
+
+
+def test_50_broken_of_1000_are_listed_and_the_rest_is_used(tmp_path):
+    photos = tmp_path / "photos"
+    good = write_good(photos, 950)
+    broken = {break_one(photos, kind, seed): kind for kind in TEN for seed in range(5)}
+    rows = [*good, *broken]
+    random.Random(0).shuffle(rows)
+    write_rows(photos, [{"file_name": name, "text": "x", "class": "a"} for name in rows])
+    store, encoder, summary, refused = encode(photos, tmp_path / "store", batch=16, shard=256)
+    listed = {entry.file.name: entry.reason for entry in refused + summary.refused}
+    assert len(listed) == len(refused) + len(summary.refused) == 50 == len(broken)
+    assert all(BROKEN[kind][2] in listed[name] for name, kind in broken.items()), listed
+    assert [record.file.name for record in summary.used] == [name for name in rows if name not in broken]
+    assert summary.encoded == encoder.seen == 950
+    assert f"950 pictures used (950 encoded now, {950 / summary.seconds:.1f} a second)" in str(summary)
+    assert f", {len(summary.refused)} refused:" in str(summary) and "animated_gif_0.gif: animated" in str(summary)
+    again = encode(photos, tmp_path / "store", batch=16, shard=256)
+    assert again[2].encoded == again[1].seen == 0 and again[2].refused == summary.refused
+
+
+def test_a_latent_is_the_padded_pictures(photos, tmp_path):
+    (photos / "wide.png").write_bytes(content(draw(99, (20, 60))))
+    store = encode(photos, tmp_path / "store", Key("v", (32, 48)))[0]
+    mean, logvar = latents(store, photos)["wide.png"]
+    expected = Encoder()(to_tensor(pad(Image.fromarray(draw(99, (20, 60))), (32, 48)))[None])
+    assert mean.shape == (4, 4, 6) and mean.dtype == torch.float32
+    torch.testing.assert_close(mean, expected[0][0])
+    torch.testing.assert_close(logvar, expected[1][0])
+
+
+def test_the_batch_does_not_show(photos, tmp_path):
+    one = encode(photos, tmp_path / "a", batch=1)[0]
+    other = encode(photos, tmp_path / "b", batch=16, shard=256, threads=3)[0]
+    same(latents(one, photos), latents(other, photos))
+
+
+def test_mirrored_pictures_are_encoded_mirrored(photos, tmp_path):
+    key = Key("v", (32, 32), flip=True)
+    store, _, summary, _ = encode(photos, tmp_path / "store", key)
+    plain, mirrored = list(iterate(store, summary.used, 20))
+    assert plain[2] == mirrored[2] == summary.used
+    flipped = torch.stack([to_tensor(Image.fromarray(draw(i)[:, ::-1])) for i in range(20)])
+    torch.testing.assert_close(mirrored[0], Encoder()(flipped)[0], rtol=0, atol=1e-5)
+    mean, _ = store.get(summary.keys[:2], [True, False])
+    torch.testing.assert_close(mean, torch.stack([mirrored[0][0], plain[0][1]]))
+    with pytest.raises(ValueError, match="flip=True"):
+        encode(photos, tmp_path / "store")[0].get(summary.keys[:1], [True])
+
+
+def test_any_rows_are_had_in_any_order(photos, tmp_path):
+    store, _, summary, _ = encode(photos, tmp_path / "store")
+    order = np.random.default_rng(0).permutation(20).tolist() + [3, 3]
+    for i, mean, logvar in zip(order, *store.get([summary.keys[i] for i in order]), strict=True):
+        torch.testing.assert_close(torch.stack([mean, logvar]), torch.stack(truth(i)))
+    with pytest.raises(ValueError, match="encode_all"):
+        store.get(["0" * 64])
+
+
+def test_a_changed_picture_is_encoded_anew_and_nothing_else(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("onbrand.data.digests.SETTLED", 0)  # or nothing so new would be remembered at all
+    times = (photos / "00007.png").stat()
+    store, _, _, _ = encode(photos, tmp_path / "store")
+    before = {file: file.stat().st_mtime_ns for file in shards(store)}
+    old = latents(store, photos)
+    (photos / "00007.png").write_bytes(content(draw(1234), compress_level=0))  # as long as before
+    os.utime(photos / "00007.png", ns=(times.st_atime_ns, times.st_mtime_ns))  # and as old
+    (photos / "00011.png").unlink()
+    with pytest.raises(ValueError, match="1 of 19 .*00007.png"):
+        latents(store, photos)
+    store, encoder, summary, _ = encode(photos, tmp_path / "store")
+    assert encoder.seen == summary.encoded == 1
+    assert {file: file.stat().st_mtime_ns for file in before} == before and len(shards(store)) == len(before) + 1
+    new = latents(store, photos)
+    assert "00011.png" not in new and len(new) == 19
+    assert [name for name in new if not torch.equal(new[name][0], old[name][0])] == ["00007.png"]
+
+
+def test_another_encoder_size_or_ground_shares_nothing(photos, tmp_path):
+    for key in (KEY, Key("other", (32, 32)), Key(KEY.vae, (32, 40)), Key(KEY.vae, (32, 32), ground=(9, 9, 9)),
+                Key(KEY.vae, (32, 32), flip=True), Key(KEY.vae, (32, 32), dtype="float16")):
+        assert encode(photos, tmp_path / "store", key)[2].encoded == 20
+    assert encode(photos, tmp_path / "store")[2].encoded == 0
+
+
+def test_unchanged_files_are_not_read_again(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("onbrand.data.digests.SETTLED", 0)
+    encode(photos, tmp_path / "store")
+    file = next((tmp_path / "store").glob("digests-*.jsonl"))
+    file.write_text(file.read_text()[:-30])  # a line torn by a kill
+    records, _ = read_folder(photos)
+    for expected in (["00019.png"], []):
+        store = Store(tmp_path / "store", KEY)
+        with opened_files() as opened:
+            assert len(encode_all(records, Encoder(), store, progress=False).used) == 20
+        assert [Path(name).name for name in opened if name.endswith(".png")] == expected
+
+
+def test_the_same_picture_twice_is_encoded_once_and_used_twice(photos, tmp_path):
+    for name in ("00003b.png", "copy.png"):  # in the same shard, and in a later one
+        (photos / name).write_bytes((photos / "00003.png").read_bytes())
+    store, encoder, summary, _ = encode(photos, tmp_path / "store")
+    assert encoder.seen == 20 and len(summary.used) == 22
+    found = latents(store, photos)
+    assert torch.equal(found["copy.png"][0], found["00003.png"][0])
+    for i in range(20):
+        torch.testing.assert_close(found[f"{i:05d}.png"][0], truth(i)[0])
+
+
+def test_two_ranks_make_what_one_makes(photos, tmp_path):
+    (photos / "00005.png").write_bytes(b"")
+    (photos / "00009.png").write_bytes(b"no picture")
+    one = encode(photos, tmp_path / "one", shard=4)
+    parts = [encode(photos, tmp_path / "two", shard=4, rank=rank, world=2)[2] for rank in (1, 0)]
+    store = Store(tmp_path / "two", KEY)
+    whole = store.look_up(read_folder(photos)[0])
+    assert whole.used == one[2].used and sorted(map(str, whole.refused)) == sorted(map(str, one[2].refused))
+    assert sorted(whole.keys) == sorted(parts[0].keys + parts[1].keys)
+    assert [len(part.keys) for part in parts] == [7, 11]
+    same(latents(one[0], photos), latents(store, photos))
+    assert {file.name[:4] for file in shards(store)} == {"000-", "001-"}
+
+
+def test_half_precision_on_disk_is_harmless(photos, tmp_path):
+    full = latents(encode(photos, tmp_path / "store")[0], photos)
+    half = latents(encode(photos, tmp_path / "store", Key(KEY.vae, (32, 32), dtype="float16"))[0], photos)
+    for name, (mean, logvar) in full.items():
+        assert ((half[name][0] - mean).abs() <= mean.abs() / 2048 + 1e-7).all()
+        assert ((half[name][1] - logvar).abs() <= logvar.abs() / 2048 + 1e-7).all()
+    a, b = (torch.stack([pair[0] for pair in found.values()]) for found in (full, half))
+    assert (a.mean(0) - b.mean(0)).norm() / a.mean(0).norm() < 2e-4
+    assert abs(a.var(0).sum() / b.var(0).sum() - 1) < 2e-4
+
+
+def test_what_cannot_be_latents_is_an_error_that_says_so(photos, tmp_path):
+    with pytest.raises(ValueError, match="float32"):
+        encode(photos, tmp_path / "a", encoder=lambda x: (x * float("nan"), x))
+    with pytest.raises(ValueError, match=r"\(B, C, h, w\)"):
+        encode(photos, tmp_path / "b", encoder=lambda x: (x[:1], x[:1]))
+    with pytest.raises(ValueError, match="rank < world"):
+        encode(photos, tmp_path / "c", rank=1)
+    with pytest.raises(ValueError, match="float16"):
+        Key("v", (32, 32), dtype="int8")
+
+
+def test_a_folder_of_only_broken_pictures_is_remembered_as_such(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for seed in range(3):
+        break_one(tmp_path / "photos", "text", seed)
+    store, _, summary, _ = encode(tmp_path / "photos", tmp_path / "store")
+    assert not summary.used and len(summary.refused) == 3
+    assert list(iterate(store, read_folder(tmp_path / "photos")[0])) == []
+
+
+def test_a_damaged_shard_is_named(photos, tmp_path):
+    store = encode(photos, tmp_path / "store")[0]
+    shards(store)[0].write_bytes(b"cut")
+    with pytest.raises(ValueError, match="Delete it"):
+        Store(tmp_path / "store", KEY)
+
+
+def test_half_written_shards_are_ignored_and_cleared_away(photos, tmp_path):
+    store = encode(photos, tmp_path / "store")[0]
+    fresh, old = store.folder / ".000-a.safetensors.1.tmp", store.folder / ".000-b.safetensors.2.tmp"
+    fresh.write_bytes(b"half")
+    old.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    assert len(Store(tmp_path / "store", KEY)) == 20 and fresh.exists() and not old.exists()
+
+
+def test_a_shard_says_what_it_holds_and_one_shape_serves_all(photos, tmp_path):
+    store, encoder, summary, _ = encode(photos, tmp_path / "store")
+    with safe_open(shards(store)[0], framework="pt") as shard:
+        header = json.loads(shard.metadata()["onbrand"])
+        assert set(header["keys"]) <= set(summary.keys)
+        assert shard.get_slice("mean").get_shape() == [len(header["keys"]), 4, 4, 4]
+    assert encoder.shapes == [(4, 3, 32, 32)] * 5
+    assert json.loads((store.folder / "key.json").read_text())["resolution"] == [32, 32]
+
+
+def kill_and_resume(photos, tmp_path, moments, seed):
+    """One run killed (SIGKILL) at each of `moments` and taken up again: the same bytes as a run never killed."""
+    torch.set_num_threads(1)
+    never = Store(tmp_path / "never", KEY)
+    encode_all(read_folder(photos)[0], Encoder(), never, batch=4, progress=False, shard=8)
+    rng, folder = random.Random(seed), tmp_path / "killed"
+    caught = []
+    for _ in range(moments):
+        command = [sys.executable, str(Path(__file__).with_name("samples.py")), str(photos), str(folder), "0.03"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        assert process.stdout and process.stdout.readline() == b"begun\n"
+        there = len(list(folder.rglob("*.safetensors")))
+        until = there + rng.randint(0, max(1, 12 // moments))
+        while process.poll() is None and len(list(folder.rglob("*.safetensors"))) < until:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.06))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        caught.append((process.returncode, len(list(folder.rglob("*.safetensors")))))
+    assert any(code == -signal.SIGKILL and 0 < count < len(shards(never)) for code, count in caught), caught
+    store, encoder, summary, _ = encode(photos, folder)
+    assert len(summary.used) == 117 and 0 < encoder.seen < 117
+    assert bytes_of(store) == bytes_of(never) and len(shards(never)) == 15
+
+
+@pytest.fixture
+def many(tmp_path):
+    write_good(tmp_path / "many", 120)
+    for i in (3, 40, 41):
+        (tmp_path / f"many/{i:05d}.png").write_bytes(b"no picture %d" % i)
+    return tmp_path / "many"
+
+
+def test_two_kills_change_nothing(many, tmp_path):
+    kill_and_resume(many, tmp_path, 2, seed=1)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("seed", range(2, 12))
+def test_ten_moments_of_a_kill_change_nothing(many, tmp_path, seed):
+    kill_and_resume(many, tmp_path, 1, seed)

@@ -1,0 +1,268 @@
+"""Folders of every kind to records: the same rows as `datasets` reads, in one order, with what is unusable listed."""
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+
+import pytest
+from samples import content, draw, opened_files, write_good, write_rows
+
+from onbrand.data.images import Refused, open_picture
+from onbrand.data.records import read_folder
+
+
+def names(records):
+    return [record.file.name for record in records]
+
+
+def reasons(refused):
+    return {entry.file.name: entry.reason for entry in refused}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    write_good(folder, 4)
+    return folder
+
+
+ROWS = [
+    {"file_name": "00002.png", "text": "a red, long dress", "class": "garment"},
+    {"file_name": "sub/c.png", "text": None, "class": "person"},
+    {"file_name": "00000.png", "text": 'a "é"\u2028', "class": "garment", "conditioning_file_name": "00001.png"},
+]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # `datasets` leaves the CSV open
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_metadata_gives_the_rows_that_datasets_gives(photos, kind):
+    import pandas as pd
+    from datasets import Image
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    (photos / "sub").mkdir()
+    (photos / "sub/c.png").write_bytes(content(draw(9)))
+    (photos / "00003.png").unlink()
+    if kind == "jsonl":
+        write_rows(photos, ROWS)
+    elif kind == "csv":
+        pd.DataFrame(ROWS).to_csv(photos / "metadata.csv", index=False)
+    else:
+        pd.DataFrame(ROWS).to_parquet(photos / "metadata.parquet")
+    files = {"train": [str(photos / f"metadata.{kind}")]}
+    truth = ImageFolder(cache_dir=str(photos.parent / "cache"), data_files=files).as_streaming_dataset("train")
+    for column in ("image", "conditioning"):
+        truth = truth.cast_column(column, Image(decode=False))
+    records, refused = read_folder(photos)
+    assert not refused and [record.index for record in records] == [0, 1, 2]
+    for record, row in zip(records, truth, strict=True):
+        assert str(record.file) == row["image"]["path"] and record.class_name == row["class"]
+        assert record.text == (row["text"] or "")
+        assert str(record.conditioning) == str(row["conditioning"] and row["conditioning"]["path"])
+
+
+def test_rows_that_name_nothing_usable_are_refused_and_the_rest_is_read(photos, tmp_path):
+    (photos / "folder.png").mkdir()
+    (tmp_path / "outside.png").write_bytes(content(draw(1)))
+    rows = [{"file_name": name, "text": "x", "class": "a"} for name in
+            ("00000.png", "gone.png", "folder.png", "../outside.png", str(tmp_path / "outside.png"), "file://00001.png",
+             "00001.png", "sub/../00000.png")]
+    rows += [{"text": "no name", "class": "a"}, {"file_name": "00002.png", "text": "x"},
+             {"file_name": "00003.png", "text": "x", "class": "a", "conditioning_file_name": "edges/3.png"}]
+    write_rows(photos, rows)
+    records, refused = read_folder(photos)
+    assert names(records) == ["00000.png", "00001.png"] and [record.index for record in records] == [0, 1]
+    assert len(refused) == 9
+    found = [entry.reason for entry in refused]
+    expected = ["missing", "a folder", "outside", "outside", "outside",
+                "named again in line 8 of metadata.jsonl, first in line 1", "line 9 has no file_name",
+                "conditioning picture edges/3.png is missing", "without a class"]
+    assert all(word in reason for word, reason in zip(expected, found, strict=True)), found
+
+
+def test_without_any_class_all_are_default_and_numbers_are_names(photos):
+    write_rows(photos, [{"file_name": f"0000{i}.png", "text": i} for i in range(4)])
+    assert [(r.class_name, r.text) for r in read_folder(photos)[0]] == [("default", str(i)) for i in range(4)]
+    (photos / "metadata.jsonl").unlink()
+    rows = [f"0000{i}.png,00{i},None\n" for i in range(4)]
+    (photos / "metadata.csv").write_text("".join(["file_name,class,text\n", *rows]))
+    assert [(r.class_name, r.text) for r in read_folder(photos)[0]] == [(f"00{i}", "None") for i in range(4)]
+
+
+@pytest.mark.parametrize("text, file, words", [
+    ('{"file_name": "00000.png"}\n{"file_name": "00001', "metadata.jsonl", "line 2"),
+    ('["00000.png"]\n', "metadata.jsonl", "line 1"),
+    ('{"file_name": "00000.png", "caption": "x"}\n', "metadata.jsonl", "`text`"),
+    ("file,text\n00000.png,x\n", "metadata.csv", "file_name"),
+    ("file_name,text\n00000.png,a red, long dress\n", "metadata.csv", "line 2"),
+])
+def test_metadata_that_is_none_is_an_error_that_names_the_line(photos, text, file, words):
+    (photos / file).write_text(text)
+    with pytest.raises(ValueError, match=words):
+        read_folder(photos)
+
+
+def test_other_encodings_and_two_metadata_files_are_errors(photos):
+    (photos / "metadata.jsonl").write_bytes('{"file_name": "é"}'.encode("latin-1"))
+    with pytest.raises(ValueError, match="UTF-8"):
+        read_folder(photos)
+    write_rows(photos, [{"file_name": "00000.png"}])
+    (photos / "metadata.csv").write_text("file_name\n00000.png\n")
+    with pytest.raises(ValueError, match="Keep one"):
+        read_folder(photos)
+
+
+def test_pictures_that_no_row_names_are_warned_of(photos):
+    write_rows(photos, [{"file_name": "00001.png"}])
+    with pytest.warns(UserWarning, match="3 pictures in .* 00000.png first"):
+        assert names(read_folder(photos)[0]) == ["00001.png"]
+
+
+def test_kohya_folders_give_captions_and_classes(tmp_path):
+    for folder in ("10_garment alone", "2_person", "person"):
+        write_good(tmp_path / folder, 2)
+    (tmp_path / "10_garment alone/00000.txt").write_text("\ufeff a red\n dress ", encoding="utf-8")
+    (tmp_path / "2_person/00001.caption").write_text("a man", encoding="utf-8")
+    (tmp_path / "person/00000.txt").write_bytes("né".encode("latin-1"))
+    records, refused = read_folder(tmp_path)
+    assert [(r.class_name, r.text) for r in records] == [
+        ("garment alone", "a red dress"), ("garment alone", ""), ("person", ""), ("person", "a man"), ("person", "")]
+    assert [entry.file for entry in refused] == [tmp_path / "person/00000.png"] and "UTF-8" in refused[0].reason
+
+
+def test_plain_pictures_come_in_the_order_of_their_paths(tmp_path):
+    write_good(tmp_path / "elsewhere", 1)
+    elsewhere, tmp_path = tmp_path / "elsewhere", tmp_path / "photos"
+    write_good(tmp_path / "b", 2)
+    write_good(tmp_path / "B", 1)
+    for name in ("z.JPG", "a10.png", "a9.png", "._a9.png", "notes.md", "phone.HEIC"):
+        (tmp_path / name).write_bytes(content(draw(0)))
+    (tmp_path / "x.png").mkdir()
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX/a9.png").write_bytes(b"")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "A").symlink_to(elsewhere)
+    records, refused = read_folder(tmp_path)
+    paths = [record.file.relative_to(tmp_path).as_posix() for record in records]
+    assert paths == ["A/00000.png", "B/00000.png", "a10.png", "a9.png", "b/00000.png", "b/00001.png", "phone.HEIC", "z.JPG"]
+    assert [record.class_name for record in records] == ["A", "B", "default", "default", "b", "b", "default", "default"]
+    assert reasons(refused) == {"x.png": "a folder, not a file"}
+
+
+def test_splits_are_not_mixed(tmp_path):
+    write_good(tmp_path / "train", 2)
+    write_good(tmp_path / "test", 1)
+    with pytest.raises(ValueError, match="splits"):
+        read_folder(tmp_path)
+    assert len(read_folder(tmp_path, split="train")[0]) == 2
+    with pytest.raises(ValueError, match="none of them"):
+        read_folder(tmp_path, split="validation")
+
+
+def test_what_is_not_there_is_an_error_with_a_remedy(tmp_path):
+    with pytest.raises(ValueError, match="hub=True"):
+        read_folder(tmp_path / "owner")
+    with pytest.raises(ValueError, match="no pictures"):
+        read_folder(tmp_path)
+    (tmp_path / "a.png").write_bytes(content(draw(0)))
+    with pytest.raises(ValueError, match="Give the folder"):
+        read_folder(tmp_path / "a.png")
+
+
+@pytest.fixture
+def table(tmp_path):
+    from datasets import ClassLabel, Dataset, Features, Image, Value
+
+    made = [content(draw(i)) for i in range(7)]
+    rows = {"image": [{"bytes": b, "path": None} for b in made], "text": [f"text {i}" for i in range(7)],
+            "class": [i % 2 for i in range(7)], "other": list(range(7))}
+    kinds = ClassLabel(names=["garment", "person"])
+    features = Features({"image": Image(), "text": Value("string"), "class": kinds, "other": Value("int64")})
+    return Dataset.from_dict(rows, features=features), made
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "saved", "split"])
+def test_pictures_within_a_table_are_read_row_by_row(tmp_path, table, kind):
+    from datasets import DatasetDict
+
+    dataset, made = table
+    where = tmp_path / "table"
+    if kind in ("folder", "file"):
+        where.mkdir()
+        dataset.select(range(4)).to_parquet(where / "train-00000-of-00002.parquet", batch_size=3)
+        dataset.select(range(4, 7)).to_parquet(where / "train-00001-of-00002.parquet", batch_size=2)
+        if kind == "file":
+            dataset.to_parquet(where / "all.parquet", batch_size=2)
+            where = where / "all.parquet"
+    elif kind == "saved":
+        dataset.select([*range(7)][::-1]).select([*range(7)][::-1]).save_to_disk(where)
+    else:
+        DatasetDict({"train": dataset, "test": dataset.select([0])}).save_to_disk(where)
+        with pytest.raises(ValueError, match="'train', 'test'"):
+            read_folder(where)
+    records, refused = read_folder(where, split="train" if kind == "split" else None)
+    assert not refused and [(r.text, r.class_name) for r in records] == [
+        (f"text {i}", ("garment", "person")[i % 2]) for i in range(7)]
+    assert len({record.file for record in records}) == 7 and all(record.stamp.is_file() for record in records)
+    for i in (6, 0, 3, 2, 5, 4, 1):
+        assert records[i].read() == made[i]
+    assert open_picture(records[3].file, records[3].read()).tobytes() == draw(3).tobytes()
+    assert pickle.loads(pickle.dumps(records[4])).read() == made[4]
+
+
+def test_a_table_without_pictures_says_what_it_has(tmp_path):
+    from datasets import Dataset
+
+    Dataset.from_dict({"picture": [1]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="column `image`.*picture"):
+        read_folder(tmp_path)
+    empty = [{"bytes": None, "path": None}, {"bytes": b"", "path": None}]
+    Dataset.from_dict({"image": empty}).to_parquet(tmp_path / "a.parquet")
+    records, _ = read_folder(tmp_path)
+    assert [record.class_name for record in records] == ["default"] * 2
+    assert all(isinstance(record.read(), Refused) for record in records)
+
+
+def test_reading_touches_no_network_and_leaves_no_cache(tmp_path, table):
+    photos = tmp_path / "photos"
+    write_good(photos, 2)
+    write_rows(photos, [{"file_name": "00000.png"}, {"file_name": "00001.png"}])
+    (tmp_path / "tables").mkdir()
+    table[0].to_parquet(tmp_path / "tables/a.parquet")
+    table[0].save_to_disk(tmp_path / "saved")
+    program = (
+        "import sys\n"
+        "def watch(event, args):\n"
+        "    if event in ('socket.connect', 'socket.getaddrinfo'): print('network', args, flush=True)\n"
+        "sys.addaudithook(watch)\n"
+        "from onbrand.data.records import read_folder\n"
+        "for path in sys.argv[1:]:\n"
+        "    records, _ = read_folder(path); [record.read() for record in records]; print(len(records))\n"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | {"HF_HOME": str(home)}
+    paths = [str(tmp_path / name) for name in ("photos", "tables", "saved")]
+    done = subprocess.run([sys.executable, "-c", program, *paths], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "7", "7"], done.stdout + done.stderr
+    assert not [file for file in home.rglob("*") if file.is_file()]
+
+
+def test_the_watch_on_the_network_can_see_it():
+    seen = []
+    sys.addaudithook(lambda event, args: seen.append(event) if event == "socket.connect" and not seen else None)
+    with socket.socket() as probe:
+        probe.connect_ex(("127.0.0.1", 9))
+    assert seen
+
+
+def test_rows_are_read_without_opening_a_picture(tmp_path):
+    for i in range(200):
+        (tmp_path / f"{i}.png").write_bytes(b"no picture")
+    write_rows(tmp_path, [{"file_name": f"{i}.png", "class": "a"} for i in range(10_000)])
+    with opened_files() as opened:
+        records, refused = read_folder(tmp_path)
+    assert len(records) == 200 and len(refused) == 9_800
+    assert [name for name in opened if str(tmp_path) in name] == [str(tmp_path / "metadata.jsonl")]

@@ -1,0 +1,15 @@
+"""One tiny pipeline and a prior of two classes for every test of the generate floor."""
+
+import pytest
+
+from tiny import tiny_pipeline, tiny_prior
+
+
+@pytest.fixture(scope="session")
+def pipe():
+    return tiny_pipeline()
+
+
+@pytest.fixture(scope="session")
+def prior(pipe):
+    return tiny_prior(pipe, ("garment", "garment on a person"))

@@ -1,0 +1,201 @@
+"""The whole job on a tiny pipeline of the real classes: fit, diagnose, train, generate, check, report."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from onbrand import api, cli
+from onbrand.core import Prior
+from onbrand.data.images import to_picture, to_tensor
+from onbrand.generate.config import GenerateConfig
+from onbrand.generate.start import start
+from onbrand.models import bundle
+from onbrand.train.config import LogConfig, TrainConfig
+from tiny import tiny_pipeline
+
+COLOURS = {"red": (200, 30, 40), "blue": (30, 60, 190), "green": (40, 150, 60)}
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 photos of coloured blocks on white in two kinds of picture, one broken file, and a tiny model in a folder."""
+    folder = tmp_path_factory.mktemp("world")
+    photos = folder / "photos"
+    photos.mkdir()
+    rows, rng = [], np.random.default_rng(0)
+    for i in range(COUNT):
+        colour, kind = list(COLOURS)[i % 3], ("block", "tall block")[i % 2]
+        picture = Image.new("RGB", (20, 20), (255, 255, 255))
+        left, top = rng.integers(3, 6, 2).tolist()
+        ImageDraw.Draw(picture).rectangle((left, top, left + 9, top + (9 if kind == "block" else 12)), COLOURS[colour])
+        picture.save(photos / f"{i:03d}.png")
+        rows.append({"file_name": f"{i:03d}.png", "text": f"{kind}, {colour}", "class": kind})
+    (photos / "broken.png").write_bytes((photos / "000.png").read_bytes()[:60])
+    rows.append({"file_name": "broken.png", "text": "block, red", "class": "block"})
+    (photos / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    tiny_pipeline().save_pretrained(folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def brand(world: Path) -> Path:
+    with pytest.warns(UserWarning, match="its mean shows those pictures"):
+        api.fit(world / "photos", world / "model", world / "brand", k=4)
+    return world / "brand"
+
+
+@pytest.fixture(scope="module")
+def run(world: Path, brand: Path) -> Path:
+    config = TrainConfig(steps=2, batch=4, log=LogConfig(validate_every=2))
+    api.train(world / "photos", world / "model", world / "run", prior=brand, config=config)
+    return world / "run"
+
+
+def test_fit_writes_what_was_fitted(world: Path, brand: Path) -> None:
+    said = json.loads((brand / "fit.json").read_text())
+    assert said["used"] == COUNT and said["classes"]["block"]["count"] == 30 and said["resolution"] == [16, 16]
+    assert [Path(entry["file"]).name for entry in said["refused"]] == ["broken.png"] and said["refused"][0]["reason"]
+    prior = Prior.load(brand / "prior.safetensors")
+    assert prior.classes == ("block", "tall block") and prior.provenance.ground == (255, 255, 255)
+    assert said["fingerprints"]["prior"] == prior.fingerprint
+    assert set(prior.text) == set(prior.classes)
+
+    # the mean over the photos themselves, encoded here one by one
+    pipe = bundle.load(world / "model")
+    from onbrand.data.images import open_picture, pad
+
+    x0 = []
+    for i in range(0, COUNT, 2):
+        picture = open_picture(world / "photos" / f"{i:03d}.png")
+        assert isinstance(picture, Image.Image)
+        x0.append(bundle.to_x0(pipe, bundle.encode(pipe, to_tensor(pad(picture, (16, 16)))[None])[0]))
+    mean = torch.cat(x0).mean(0)
+    assert torch.allclose(prior.mean("block")[0], mean, atol=1e-5)
+    drawn = np.asarray(Image.open(brand / "means" / "block.png")).astype(int)
+    assert np.abs(drawn - np.asarray(to_picture(bundle.decode(pipe, mean[None])[0])).astype(int)).max() <= 1
+
+
+def test_fit_again_encodes_nothing(world: Path, brand: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = Prior.load(brand / "prior.safetensors").fingerprint
+    with pytest.warns(UserWarning, match="its mean shows those pictures"):
+        api.fit(world / "photos", world / "model", brand, k=4)
+    shown = capsys.readouterr().out
+    assert "60 photos used (0 encoded now), 1 refused" in shown and "broken.png: " in shown
+    assert Prior.load(brand / "prior.safetensors").fingerprint == before
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"resolution": 15}, "a side is a multiple of 2"),
+        ({"k": -1}, "k"),
+        ({"device": "cuda:99"}, "the device must be one that torch has here"),
+        ({"dtype": "float8"}, "dtype must be one of"),
+    ],
+)
+def test_fit_refuses_before_it_works(world: Path, tmp_path: Path, more: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        api.fit(world / "photos", world / "model", tmp_path / "brand", **more)  # type: ignore[arg-type]
+    assert not (tmp_path / "brand").exists()
+
+
+def test_a_folder_of_broken_photos_is_an_error(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"\x89PNG")
+    with pytest.raises(ValueError, match="one usable photo is needed.*1 refused, as .*a.png"):
+        api.fit(tmp_path / "photos", world / "model", tmp_path / "brand")
+
+
+def test_diagnose_says_it_in_a_table_and_a_file(world: Path, brand: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = api.diagnose(brand, steps=20)
+    assert result["first"] == 951 and abs(result["abar"] - 0.008155) < 1e-6
+    prior = Prior.load(brand / "prior.safetensors")
+    for name in prior.classes:
+        sigma = np.sqrt(result["abar"]) * float(prior.mean(name).norm())
+        assert result["classes"][name]["sigma"] == pytest.approx(sigma, rel=1e-4)
+    assert json.loads((brand / "leak.json").read_text()) == result
+    shown = capsys.readouterr().out
+    assert "DDIMScheduler, 20 steps: starts at timestep 951" in shown
+    assert all(entry["code"] in shown and entry["sentence"] in shown for entry in result["findings"])
+    moved = api.diagnose(brand, scheduler="DPMSolverMultistepScheduler", spacing="trailing")
+    assert moved["first"] == 999 and "trailing" in moved["command"]
+    with pytest.raises(ValueError, match="flow matching"):
+        api.diagnose(brand, scheduler="FlowMatchEulerDiscreteScheduler")
+
+
+def test_train_leaves_a_model_a_log_and_the_way_back(world: Path, brand: Path, run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    said = json.loads((run / "run.json").read_text())
+    assert f"--prior {brand} --steps 2 --batch 4 --log.validate_every 2" in said["command"]
+    with Image.open(run / "validation" / "step-000002.png") as sheet:
+        assert sheet.width > 200
+    trained = {"gain": "window", "kind": "mean", "k": 0, "first": 950}
+    assert bundle.offset_config(run) == trained | {"prior": Prior.load(brand / "prior.safetensors").fingerprint}
+    # diagnose reads the trained window off the run
+    outside = api.diagnose(brand, model=run, steps=10)
+    assert "OB003" in {entry["code"] for entry in outside["findings"]}
+    api.diagnose(brand)
+
+
+def test_train_uses_the_latents_of_the_fit(
+    world: Path, brand: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.train(world / "photos", world / "model", run, prior=brand,
+              config=TrainConfig(steps=2, batch=4, log=LogConfig(validate_every=2)))  # fmt: skip
+    assert "0 encoded now" in capsys.readouterr().out and not (run / "latents").exists()
+    assert len((run / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_train_refuses_what_does_not_fit_the_prior(world: Path, brand: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="resolution"):
+        api.train(world / "photos", world / "model", tmp_path / "run", prior=brand, resolution=32)
+    with pytest.raises(ValueError, match="without mirrored pictures"):
+        api.train(world / "photos", world / "model", tmp_path / "run", prior=brand, flip=True)
+    with pytest.raises(ValueError, match="needs a prior"):
+        api.train(world / "photos", world / "model", tmp_path / "run")
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+@pytest.fixture(scope="module")
+def pictures(world: Path, run: Path) -> Path:
+    asked = [{"prompt": "block, red"}, {"prompt": "a tall block", "class": "tall block", "seed": 9}]
+    (world / "prompts.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    config = GenerateConfig(steps=20, guidance=1.0, trace=1)
+    files = api.generate(world / "prompts.jsonl", model=run, out=world / "pictures", config=config)
+    assert files == [world / "pictures" / "00000.png", world / "pictures" / "00001.png"]
+    return world / "pictures"
+
+
+def test_generate_starts_from_the_prior_beside_the_model(
+    world: Path, brand: Path, run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.loads(line) for line in (pictures / "manifest.jsonl").read_text().splitlines()]
+    assert [(line["class"], line["seed"]) for line in lines] == [("block", 0), ("tall block", 9)]
+    prior = Prior.load(brand / "prior.safetensors")
+    assert lines[0]["fingerprints"]["prior"] == prior.fingerprint and lines[0]["start"] == "mean"
+    # the same picture by diffusers' own hand, from the latents that start gives
+    pipe = bundle.load(run)
+    latents = start(pipe, prior, ["block, red"], seeds=[0], kind="mean", num_inference_steps=20)
+    image = pipe("block, red", latents=latents, num_inference_steps=20, guidance_scale=1.0).images[0]
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(Image.open(pictures / "00000.png")).astype(int)).max() <= 1
+    command = shlex.split(json.loads((pictures / "run.json").read_text())["command"])
+    assert cli.main(command[1:]) == 0  # what is written beside the pictures is what made them: nothing is left to do
+    assert "wrote 0 pictures" in capsys.readouterr().out
+
+
+def test_generate_one_prompt(world: Path, run: Path, tmp_path: Path) -> None:
+    config = GenerateConfig(steps=20, guidance=1.0, start="noise")
+    with pytest.warns(UserWarning, match="trained to start from mean"):
+        files = api.generate(model=run, out=tmp_path, prompt="block", count=2, seed=5, config=config)
+    assert [file.name for file in files] == ["00000.png", "00001.png"]
+    with pytest.raises(ValueError, match="either a file of requests or one prompt"):
+        api.generate(model=run, out=tmp_path / "other")

@@ -1,0 +1,167 @@
+"""The command line: light help, flags read off the api, settings to YAML and back, one line for a mistake."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from onbrand import api, cli
+from onbrand.api.again import command
+from onbrand.api.run import PAPER
+from onbrand.train.config import LossConfig, OptimConfig, TrainConfig
+
+HEAVY = {"torch", "diffusers", "transformers", "datasets", "numpy", "PIL", "matplotlib", "jsonargparse"}
+
+
+def loaded(code: str) -> set[str]:
+    """Top-level modules in sys.modules of a fresh process after `code`."""
+    code += "\nimport sys; print('\\n' + ' '.join({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_loads_nothing_heavy() -> None:
+    assert not loaded("from onbrand import cli; assert cli.main(['--help']) == 0") & HEAVY
+
+
+def test_a_verbs_help_loads_no_torch() -> None:
+    # and this is a test that can fail: the same question finds what is imported
+    asked = "from onbrand import cli; [cli.verb_parser(verb).format_help() for verb in cli.VERBS]"
+    assert not loaded(asked) & (HEAVY - {"jsonargparse"})
+    assert "PIL" in loaded("import PIL")
+
+
+@pytest.mark.parametrize("verb", cli.VERBS, ids=lambda verb: verb.__name__)
+def test_every_parameter_is_a_documented_flag(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([verb.__name__, "--help"]) == 0
+    shown = capsys.readouterr().out
+    first, *others = inspect.signature(verb).parameters.values()
+    assert f"\n  {first.name} " in shown
+    settings = cli._settings(verb)
+    for parameter in others:
+        assert parameter.name in settings or f"--{parameter.name}" in shown
+    for kind in settings.values():
+        assert all(f"--{field.name}" in shown for field in dataclasses.fields(kind))
+    for action in cli.verb_parser(verb)._actions:
+        assert action.help, f"{verb.__name__} {action.dest} says nothing in `Args:`"
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What `train` was called with, instead of training."""
+    calls: list[dict[str, Any]] = []
+
+    def train(photos: str | Path, model: str | Path, out: str | Path, *, prior: str | Path | None = None,
+              config: TrainConfig = PAPER, flip: bool = False) -> None:  # fmt: skip
+        """Train."""
+        calls.append({"photos": photos, "model": model, "out": out, "prior": prior, "config": config, "flip": flip})
+
+    monkeypatch.setattr(cli, "VERBS", (train,))
+    return calls
+
+
+def test_the_issues_spelling(called: list[dict[str, Any]]) -> None:
+    line = "train photos/ --model M --prior brand/ --out run/ --offset text --gain constant --optim.lr 3e-4 --flip"
+    assert cli.main(line.split()) == 0
+    settings = TrainConfig(offset="text", gain="constant", optim=OptimConfig(lr=3e-4))
+    assert called == [
+        {"photos": "photos/", "model": "M", "prior": "brand/", "out": "run/", "config": settings, "flip": True}
+    ]
+
+
+def test_print_config_round_trip(
+    called: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = "--model M --out run/ --steps 7 --loss.min_snr 5 --optim.betas [0.8,0.9] --log.tracker tensorboard".split()
+    assert cli.main(["train", "photos/", *flags]) == 0
+    assert cli.main(["train", "photos/", *flags, "--print_config"]) == 0
+    file = tmp_path / "run.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert cli.main(["train", "--config", str(file)]) == 0
+    assert called[1] == called[0] and called[0]["config"].loss == LossConfig(min_snr=5.0)
+    assert cli.main(["train", "--config", str(file), "--steps", "8"]) == 0  # flags after the file win
+    assert called[2]["config"] == dataclasses.replace(called[0]["config"], steps=8)
+
+
+def test_a_runs_own_config_is_a_config(called: list[dict[str, Any]], tmp_path: Path) -> None:
+    settings = TrainConfig(offset="pca", k=5, optim=OptimConfig(betas=(0.5, 0.9), ema=0.99))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(settings) | {"optim": {
+        **dataclasses.asdict(settings.optim), "betas": [0.5, 0.9]}}))  # fmt: skip
+    assert cli.main(["train", "p", "--model", "M", "--out", "o", "--config", str(tmp_path / "config.yaml")]) == 0
+    assert called[0]["config"] == settings
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("train photos", "--model, --out"),
+        ("train --model M --out run", "PHOTOS is missing"),
+        ("train photos --model M --out run --offset bad", "--offset: Expected one of 'mean', 'pca', 'text', 'none'"),
+        ("train photos --model M --out run --steps many", "--steps: Expected a int. Got value: many"),
+        ("train photos --model M --out run --bogus", "unrecognized arguments: --bogus"),
+        ("train photos --model M --out run --config none.yaml", "none.yaml"),
+        ("train photos --model M --out run --optim.lr -1", "optim.lr must be above 0; got -1.0"),
+        ("fly", "invalid choice: 'fly'"),
+        ("", "VERB"),
+        ("report no/such/folder", "a report is read from a folder that exists, got no/such/folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(line.split()) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and "Traceback" not in shown.err
+    (error,) = [line for line in shown.err.splitlines() if "error: " in line]
+    assert said in error and error.startswith("onbrand")
+
+
+def test_debug_shows_where_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONBRAND_DEBUG", "1")
+    with pytest.raises(ValueError, match="a folder that exists"):
+        cli.main(["report", "no/such/folder"])
+
+
+def test_exit_1_below_require(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(pictures: str, *, passed: bool = False) -> Any:
+        """Check."""
+        return type("Result", (), {"passed": passed})()
+
+    monkeypatch.setattr(cli, "VERBS", (check,))
+    assert cli.main(["check", "pictures/"]) == 1 and cli.main(["check", "pictures/", "--passed"]) == 0
+
+
+def test_an_unforeseen_error_keeps_its_traceback_and_a_stop_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def verb(kind: str) -> None:
+        """Fail."""
+        raise KeyboardInterrupt if kind == "stop" else KeyError(kind)
+
+    monkeypatch.setattr(cli, "VERBS", (verb,))
+    assert cli.main(["verb", "stop"]) == 130 and "goes on where this stopped" in capsys.readouterr().err
+    with pytest.raises(KeyError):
+        cli.main(["verb", "bug"])
+
+
+def test_python_dash_m(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "onbrand", "report", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("onbrand: error: ") and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_command_written_beside_a_result_is_the_one_that_made_it(called: list[dict[str, Any]]) -> None:
+    given = {"photos": "my photos/", "model": "M", "out": "run", "prior": None, "optim.lr": 3e-4, "flip": True}
+    line = command(api.train, given)
+    assert line == "onbrand train 'my photos/' --model M --out run --optim.lr 0.0003 --flip"
+    import shlex
+
+    assert cli.main(shlex.split(line)[1:]) == 0
+    assert called[0]["photos"] == "my photos/" and called[0]["config"].optim.lr == 3e-4 and called[0]["flip"]
+    json.dumps(given)

@@ -1,0 +1,115 @@
+"""The floors: a file imports from its own floor and from those below, and only models knows diffusers."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "onbrand"
+FLOORS = ["core", "data", "models", "generate", "measure", "train", "report", "api", "cli"]
+GUARDED = {"diffusers", "transformers", "peft"}
+CORE = {"torch", "safetensors", "onbrand"} | set(sys.stdlib_module_names)
+EXCEPTIONS: dict[str, str] = {}
+"""File beside models/ that imports a guarded library when run -> why. TYPE_CHECKING needs no exception."""
+
+
+def imports(tree: ast.AST, package: list[str], checking: bool = False) -> Iterator[tuple[str, int, bool]]:
+    """(module, line, only under TYPE_CHECKING) for every import at any depth of a file in `package`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno, checking) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            module = ".".join([*above, *filter(None, [node.module])])
+            # `from onbrand import api` takes a module or a name: the name says which
+            names = [f"{module}.{alias.name}" for alias in node.names] if module == "onbrand" else [module]
+            yield from ((name, node.lineno, checking) for name in names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from imports(ast.Module(node.body, []), package, checking=True)
+            yield from imports(ast.Module(node.orelse, []), package, checking)
+        else:
+            yield from imports(node, package, checking)
+
+
+def floor_of(path: Path, source: Path) -> int:
+    """A file's floor; the package's front door (`__init__`, `__main__`) stands above all."""
+    name = path.relative_to(source).parts[0].removesuffix(".py")
+    return FLOORS.index(name) if name in FLOORS else len(FLOORS)
+
+
+def breaches(source: Path, exceptions: dict[str, str] = EXCEPTIONS) -> list[str]:
+    """Every import that the rules forbid, as "file:line: why"."""
+    found = []
+    for path in sorted(source.rglob("*.py")):
+        where, floor = path.relative_to(source), floor_of(path, source)
+        if floor == len(FLOORS) and where.as_posix() not in ("__init__.py", "__main__.py"):
+            found.append(f"{where}:1: stands on no floor")
+        package = ["onbrand", *where.parts[:-1]]
+        for module, line, checking in imports(ast.parse(path.read_text(encoding="utf-8")), package):
+            top, _, rest = module.partition(".")
+            target = rest.partition(".")[0]
+            if top == "onbrand" and target in FLOORS and FLOORS.index(target) > floor:
+                found.append(f"{where}:{line}: {FLOORS[floor]} imports up from {target}")
+            elif top in GUARDED and not checking and where.parts[0] != "models" and where.as_posix() not in exceptions:
+                found.append(f"{where}:{line}: {top} outside models")
+            elif floor == 0 and top not in CORE:
+                found.append(f"{where}:{line}: core imports {top}")
+    return found
+
+
+def test_imports_only_go_down():
+    assert breaches(SOURCE) == []
+
+
+def test_every_floor_is_there_and_was_read():
+    assert {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in SOURCE.rglob("*.py")} >= set(FLOORS)
+    assert all((SOURCE / name).exists() and why for name, why in EXCEPTIONS.items())
+
+
+WRONG = {
+    "up": ("core/a.py", "from onbrand.data.records import Record"),
+    "up, inside a function": ("data/a.py", "def f():\n    import onbrand.train.loop"),
+    "up, for types only": (
+        "models/a.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import onbrand.api",
+    ),
+    "up, by name": ("report/a.py", "from onbrand import cli"),
+    "up, relatively": ("data/a.py", "from ..train.loop import train"),
+    "up, relatively, by name": ("data/a.py", "from .. import train"),
+    "diffusers outside models": (
+        "train/a.py",
+        "try:\n    from diffusers.training_utils import EMAModel\nfinally:\n    pass",
+    ),
+    "transformers in a method": ("generate/a.py", "class A:\n    def f(self):\n        import transformers"),
+    "more than torch in core": ("core/a.py", "import numpy as np"),
+    "types from diffusers in core": ("core/a.py", "import typing\nif typing.TYPE_CHECKING:\n    import diffusers"),
+    "else of a type check": ("train/a.py", "if TYPE_CHECKING:\n    pass\nelse:\n    import peft"),
+    "no floor": ("utils.py", ""),
+}
+RIGHT = {
+    "core/a.py": "import json\nfrom safetensors.torch import save_file\nfrom onbrand.core.b import c\nfrom . import d",
+    "models/a.py": "import diffusers\nfrom onbrand.data import records\nfrom ..core import Prior\nfrom . import bundle",
+    "train/a.py": "import accelerate\nif TYPE_CHECKING:\n    from diffusers import UNet2DConditionModel",
+    "cli.py": "from onbrand import __version__, api",
+    "__init__.py": "def f():\n    from onbrand.api import fit",
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_breach_is_seen(case, tmp_path):
+    name, code = WRONG[case]
+    for path, content in {**RIGHT, name: code}.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(content)
+    found = breaches(tmp_path)
+    assert len(found) == 1 and found[0].startswith(f"{name}:")
+
+
+def test_a_clean_tree_and_a_reasoned_exception_pass(tmp_path):
+    for path, content in {**RIGHT, "train/b.py": "import diffusers"}.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(content)
+    assert breaches(tmp_path) == ["train/b.py:1: diffusers outside models"]
+    assert breaches(tmp_path, {"train/b.py": "a reason"}) == []

@@ -1,0 +1,138 @@
+"""A tiny StableDiffusionPipeline of the real classes and a prior that belongs to it: what the tests share."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+if TYPE_CHECKING:
+    from onbrand.core.prior import Prior
+
+WIDTH = 16
+"""Text embedding width E, and the UNet's cross-attention width."""
+LENGTH = 32
+"""Longest caption in tokens, with its begin and end."""
+
+
+def tiny_pipeline(seed: int = 0, prediction_type: str = "epsilon", size: int = 16) -> StableDiffusionPipeline:
+    """Untrained weights drawn from `seed`; pictures `(B, 3, size, size)`, latents `(B, 4, size / 2, size / 2)`,
+    captions spelled letter by letter, SD's schedule (scaled_linear .00085-.012, leading, steps_offset 1)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae = AutoencoderKL(
+            block_out_channels=(8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=size,
+            scaling_factor=0.18215,
+        )
+        unet = UNet2DConditionModel(
+            sample_size=size // 2,
+            block_out_channels=(16, 32),
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            layers_per_block=1,
+            attention_head_dim=8,
+            norm_num_groups=8,
+            cross_attention_dim=WIDTH,
+        )
+        tokenizer = tiny_tokenizer()
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=WIDTH,
+                intermediate_size=2 * WIDTH,
+                projection_dim=WIDTH,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=LENGTH,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
+    pipe = StableDiffusionPipeline(
+        vae=vae.eval(),
+        text_encoder=text_encoder.eval(),
+        tokenizer=tokenizer,
+        unet=unet.eval(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def tiny_tokenizer() -> CLIPTokenizer:
+    """CLIP's tokenizer over the printable ASCII characters, with no merges: one token a character."""
+    characters = [chr(code) for code in range(33, 127)]
+    words = characters + [character + "</w>" for character in characters] + ["<|startoftext|>", "<|endoftext|>"]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+        Path(folder, "merges.txt").write_text("#version: 0.2\n")
+        config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH}
+        Path(folder, "tokenizer_config.json").write_text(json.dumps(config))
+        return CLIPTokenizer.from_pretrained(folder)
+
+
+def tiny_prior(
+    pipe: StableDiffusionPipeline, classes: tuple[str, ...] = ("product photo",), k: int = 3, text: bool = True
+) -> Prior:
+    """A prior of the pipeline's latent shape with made-up classes: means of 0.5, spreads of 3, 2 and 1 sigma,
+    and (with `text`) a made-up regression from the pooled text embedding."""
+    from onbrand.core.conditional import Conditional
+    from onbrand.core.gaussian import Gaussian
+    from onbrand.core.prior import Prior, Provenance
+    from onbrand.models.bundle import fingerprint
+
+    side = pipe.unet.config.sample_size
+    shape = (pipe.vae.config.latent_channels, side, side)
+    size = shape[0] * side * side
+    generator = torch.Generator().manual_seed(len(classes))
+    gaussians, conditionals = {}, {}
+    for name in classes:
+        components = torch.linalg.qr(torch.randn(size, k, generator=generator))[0].T.contiguous()
+        variances = torch.arange(k, 0, -1, dtype=torch.float32).square()
+        mean = 0.5 * torch.randn(shape, generator=generator)
+        total = float(variances.sum()) + 0.01 * (size - k)
+        gaussians[name] = Gaussian(mean=mean, components=components, variances=variances, total=total, count=100)
+        conditionals[name] = Conditional(
+            weight=torch.randn(WIDTH, k, generator=generator),
+            text_mean=torch.zeros(WIDTH),
+            intercept=torch.zeros(k),
+            shrink=torch.full((k,), 0.9),
+            residual=0.1 * torch.diag(variances),
+            alpha=1.0,
+            r2=torch.full((k,), 0.9),
+        )
+    picture = side * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    provenance = Provenance(
+        vae=fingerprint(pipe.vae),
+        scaling_factor=float(pipe.vae.config.scaling_factor),
+        shift_factor=float(pipe.vae.config.shift_factor or 0.0),
+        resolution=(picture, picture),
+        model="tiny",
+        flip=False,
+        ground=(255, 255, 255),
+    )
+    return Prior(gaussians, provenance, conditionals if text else {})

@@ -1,0 +1,70 @@
+"""The settings: the paper's defaults, errors before any work, what may differ on resuming."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from onbrand.train.config import EngineConfig, LogConfig, LossConfig, OptimConfig, TrainConfig, check_same, flatten
+
+
+def test_defaults_are_the_papers():
+    config = TrainConfig()
+    assert (config.batch, config.optim.lr, config.steps) == (16, 1e-5, 50_000)
+    assert (config.offset, config.gain) == ("mean", "window")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: TrainConfig(offset="median"), "offset must be one of mean, pca, text, none; got median"),
+        (lambda: TrainConfig(gain="linear"), "gain must be one of window, constant; got linear"),
+        (lambda: TrainConfig(offset="pca", k=0), "at least 1 component; got k 0"),
+        (lambda: TrainConfig(steps=0), "steps must be at least 1; got 0"),
+        (
+            lambda: TrainConfig(batch=6, engine=EngineConfig(accumulation=4)),
+            "multiple of engine.accumulation; got 6 and 4",
+        ),
+        (lambda: TrainConfig(loss=LossConfig(noise_offset=0.1)), "offset noise and offset mean cannot both"),
+        (lambda: LossConfig(dropout=1.5), "loss.dropout must lie between 0 and 1; got 1.5"),
+        (lambda: LossConfig(min_snr=0), "loss.min_snr must be above 0"),
+        (lambda: OptimConfig(lr=0), "optim.lr must be above 0; got 0"),
+        (lambda: OptimConfig(warmup=10), "take schedule constant_with_warmup"),
+        (lambda: OptimConfig(ema=1.0), "optim.ema must lie between 0 and 1"),
+        (lambda: EngineConfig(precision="fp8"), "engine.precision must be one of auto, no, bf16, fp16; got fp8"),
+        (lambda: LogConfig(checkpoint_every=0), "log.checkpoint_every must be at least 1; got 0"),
+    ],
+)
+def test_wrong_settings_say_the_rule_and_the_value(make, said):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert said in str(error.value)
+
+
+def test_offset_noise_goes_with_plain_training():
+    TrainConfig(offset="none", loss=LossConfig(noise_offset=0.1))
+
+
+def test_resuming_names_the_setting_that_differs():
+    config = TrainConfig(optim=OptimConfig(schedule="cosine"))
+    flat = yaml.safe_load(yaml.safe_dump(flatten(config)))
+    check_same(flat, config)
+    check_same(flat, replace(config, log=LogConfig(checkpoint_every=7, tracker="tensorboard")))
+    with pytest.raises(ValueError, match="optim.lr was 1e-05 and now is 0.1"):
+        check_same(flat, replace(config, optim=OptimConfig(schedule="cosine", lr=0.1)))
+    with pytest.raises(ValueError, match="steps was 50000 and now is 60000"):
+        check_same(flat, replace(config, steps=60_000))
+
+
+def test_a_run_may_be_made_longer_where_its_learning_rate_does_not_count_the_steps():
+    flat = flatten(TrainConfig(steps=100))
+    check_same(flat, TrainConfig(steps=200))
+    with pytest.raises(ValueError, match="steps was 100 and now is 50"):
+        check_same(flat, TrainConfig(steps=50))
+
+
+def test_the_settings_import_no_torch():
+    code = "import sys, onbrand.train.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
