@@ -16,7 +16,7 @@ from onbrand.generate.config import GenerateConfig
 from onbrand.train.config import EngineConfig, LogConfig, LossConfig, OptimConfig, TrainConfig
 
 STEPS, BATCH, LR = 160, 32, 3e-4
-PHOTOS, HELD_OUT, SEEDS = 1200, 200, 2
+PHOTOS, SEEDS = 1200, 2
 
 ROWS = {
     "before": ("plain", "noise", "Before: fine-tuned as usual, started from noise",

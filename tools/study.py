@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import warnings
 from pathlib import Path
 
 from onbrand import api
-from onbrand.data.catalogue import CLASS, DEBIAN, KINDS, caption, photos, tint_of, write_folder
+from onbrand.data.catalogue import CLASS, DEBIAN, caption, photos, tint_of, write_folder
 from onbrand.generate.config import GenerateConfig
 from onbrand.train.config import LogConfig, LossConfig, OptimConfig, TrainConfig
 

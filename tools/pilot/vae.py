@@ -41,7 +41,9 @@ def main() -> None:
         return error.abs().mean() + 2 * error.square().mean() + 2e-4 * posterior.kl().mean() / z[0].numel()
 
     run("vae", {"vae": vae}, loss, steps=args.steps, lr=1.5e-3, out=args.out, ema=0.995)
-    with torch.no_grad():  # scaled to unit RMS, so that the schedule's noise is as loud beside it as beside SD's latents
+    with (
+        torch.no_grad()
+    ):  # scaled to unit RMS, so that the schedule's noise is as loud beside it as beside SD's latents
         sample = pictures[:1000].permute(0, 3, 1, 2).float() / 127.5 - 1
         z = vae.encode(sample).latent_dist.mean
     vae.register_to_config(scaling_factor=round(1 / z.square().mean().sqrt().item(), 5))

@@ -61,8 +61,7 @@ def cut_out(grey: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
     Opacity is 1 inside the product and falls to 0 over its edge; shade is the photo's light and seams, around 0.8.
     """
-    ink = Image.fromarray(255 - grey).resize((size, size), Image.Resampling.BICUBIC)
-    ink = np.asarray(ink, np.float32) / 255
+    ink = np.asarray(Image.fromarray(255 - grey).resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255
     opacity = np.clip((ink - 0.04) / 0.16, 0, 1)
     body = ink[opacity > 0.9]
     middle, spread = (np.median(body), body.std() + 0.05) if body.size else (0.5, 0.2)
@@ -71,9 +70,13 @@ def cut_out(grey: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def place(
-    grey: np.ndarray, colour: str, ground: np.ndarray | tuple[int, int, int] = (255, 255, 255), *,
-    size: int = SIZE, box: tuple[float, float, float] | None = None,
-) -> np.ndarray:  # fmt: skip
+    grey: np.ndarray,
+    colour: str,
+    ground: np.ndarray | tuple[int, int, int] = (255, 255, 255),
+    *,
+    size: int = SIZE,
+    box: tuple[float, float, float] | None = None,
+) -> np.ndarray:
     """The photo tinted on a ground: `(size, size, 3)` uint8.
 
     `ground` is a colour or a picture `(size, size, 3)`; `box` the product's (left, top, side) in pixels, cut by the

@@ -79,6 +79,7 @@ def encode_all(records: Sequence[Record], encode: Encode, store: Store, batch: i
         pool.shutdown(cancel_futures=True)
     return Summary(summary.used, summary.keys, summary.refused, encoded, time.perf_counter() - began)
 
+
 class _Slice:
     """The shard being made: its pictures are encoded as soon as a batch is full, so that no more than one is held."""
 

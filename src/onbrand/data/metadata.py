@@ -33,18 +33,17 @@ def read_metadata(folder: Path, files: Sequence[str], pictures: Sequence[str]) -
 
     Read plainly and not by `datasets.load_dataset("imagefolder")`, which gives the same rows (a test says so) but asks
     a server to count the load, copies the rows into a cache that outlives them, lets one row that leaves the folder or
-    changes a type spoil all the others without saying its line, reads a CSV's class "001" as the number 1 and "None"
-    as nothing, and is several times slower.
+    changes a type spoil all the others without saying its line, and reads a CSV's class "001" as the number 1 and
+    "None" as nothing.
     """
     rows: list[Row] = []
     refused: list[Refused] = []
     first: dict[str, tuple[str, int]] = {}
     controls: set[str] = set()
     for relative in files:
-        metadata = folder / relative
-        beside = metadata.parent
-        if sum((beside / name).is_file() for name in METADATA) > 1:
-            raise ValueError(f"a folder has one metadata file; {beside} has several of {', '.join(METADATA)}. Keep one")
+        metadata, beside = folder / relative, os.path.dirname(relative)
+        if sum((metadata.parent / name).is_file() for name in METADATA) > 1:
+            raise ValueError(f"a folder has one metadata file; {metadata.parent} has {', '.join(METADATA)}. Keep one")
         columns: set[str] = set()
         for line, values in _lines(metadata):
             columns.update(values)
@@ -53,24 +52,24 @@ def read_metadata(folder: Path, files: Sequence[str], pictures: Sequence[str]) -
                 refused.append(Refused(metadata, f"line {line} has no file_name"))
                 continue
             place = os.path.join(beside, name)
-            reason = _unreachable(place, name)
+            file, steered = folder / place, metadata.parent / control if control else None
+            reason = _unreachable(file, name)
             if reason is None and place in first:
-                reason = "named again in line {1} of {0}, first in line {3} of {2}".format(relative, line, *first[place])
+                before, at = first[place]
+                reason = f"named again in line {line} of {relative}, first in line {at} of {before}"
             first.setdefault(place, (relative, line))
-            steered = os.path.join(beside, control) if control else None
             if steered:
-                controls.add(steered)
+                controls.add(os.path.join(beside, control))
                 broken = _unreachable(steered, control)
                 reason = reason or (f"its conditioning picture {control} is {broken}" if broken else None)
             if reason:
-                refused.append(Refused(Path(place), reason))
+                refused.append(Refused(file, reason))
             else:
-                rows.append(Row(Path(place), values.get("text"), values.get("class"), Path(steered) if steered else None))
+                rows.append(Row(file, values.get("text"), values.get("class"), steered))
         meant = columns & {"caption", "captions", "prompt"}
         if meant and "text" not in columns:
             raise ValueError(f"captions are read from `text`; {metadata} has `{meant.pop()}` instead. Rename it")
-    here = str(folder)
-    left = [name for name in pictures if (place := os.path.join(here, name)) not in first and place not in controls]
+    left = [name for name in pictures if name not in first and name not in controls]
     if left:
         warnings.warn(f"{len(left)} pictures in {folder} are named by no metadata and are left out, {left[0]} first",
                       stacklevel=4)
@@ -114,11 +113,11 @@ def _relative(name: Any) -> str:
     return name if not name or "://" in name else os.path.normpath(name)
 
 
-def _unreachable(place: str, name: str) -> str | None:
+def _unreachable(file: Path, name: str) -> str | None:
     if "://" in name or os.path.isabs(name) or name.split(os.sep)[0] == "..":
         return "outside the folder of its metadata"
     try:
-        mode = os.stat(place).st_mode
+        mode = os.stat(file).st_mode
     except FileNotFoundError:
         return "missing"
     except OSError as error:
