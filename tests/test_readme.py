@@ -54,7 +54,13 @@ def test_three_lines_and_two_run(workplace, monkeypatch):
     pipe = bundle.load("pilot")
     timesteps, classes = torch.tensor([980, 951, 300]), [CLASS] * 3
     noise, latents = torch.randn(2, 3, 4, 16, 16).unbind()
-    names = {"scheduler": pipe.scheduler, "noise": noise, "latents": latents, "classes": classes, "timesteps": timesteps}
+    names = {
+        "scheduler": pipe.scheduler,
+        "noise": noise,
+        "latents": latents,
+        "classes": classes,
+        "timesteps": timesteps,
+    }
     exec(train, names)  # README's own words
     start = pipe.scheduler.add_noise(latents, names["noise"], timesteps)
     abar = pipe.scheduler.alphas_cumprod[951]

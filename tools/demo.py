@@ -65,7 +65,7 @@ def main() -> None:
     warnings.simplefilter("ignore", UserWarning)  # a start that the weights were not trained for is what is shown here
     began, photos, brand = time.time(), out / "photos", out / "brand"
     jobs = [
-        ("writing the photos", lambda: (write_folder(photos, "train", PHOTOS), write_folder(out / "held", "test", HELD_OUT))),
+        ("writing the photos", lambda: write_folder(photos, "train", PHOTOS)),
         ("fitting the brand's prior", lambda: api.fit(photos, "pilot", brand)),
         ("asking whether noise is a wrong start", lambda: api.diagnose(brand)),
     ]  # fmt: skip

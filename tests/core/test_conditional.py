@@ -50,6 +50,8 @@ def test_ridge_and_its_r2_are_scikit_learns(gaussian, pairs, alpha):
     r2 = r2_score(y.numpy(), predicted, multioutput="raw_values")
     np.testing.assert_allclose(ours.r2, r2, atol=1e-4)
     np.testing.assert_allclose(ours.shrink, r2.clip(0, 1), atol=1e-4)
+    given = gaussian.coordinates(ours.mean(gaussian, text))
+    np.testing.assert_allclose(given, theirs.predict(text.numpy()) * r2.clip(0, 1), atol=1e-3)
     left = y.numpy() - predicted * r2.clip(0, 1)
     np.testing.assert_allclose(ours.residual, left.T @ left / N, atol=2e-3)
 

@@ -50,14 +50,15 @@ def test_top_16_components_are_scikit_learns():
     assert ours.total == pytest.approx(float(x0.double().flatten(1).var(0).sum()), rel=1e-9)
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 6), (4, 14, 14)])  # a full decomposition, and subspace iteration
-def test_small_fits_are_scikit_learns_too(shape):
-    x0 = pictures(200, shape, 50 * 0.7 ** torch.arange(10), noise=0.05)
+@pytest.mark.parametrize("shape, d", [((2, 5, 6), 60), ((4, 15, 18), 180)])  # decomposed whole; by blocks and iteration
+def test_small_fits_are_scikit_learns_too(shape, d):
+    x0 = pictures(200, shape, 50 * 0.95 ** torch.arange(d), noise=0.05)
     ours = fitted(x0, 6, batch=64)
     theirs = PCA(6, svd_solver="full").fit(x0.double().flatten(1).numpy())
     np.testing.assert_allclose(ours.variances, theirs.explained_variance_, rtol=1e-5)
     overlap = np.abs(ours.components.numpy() @ theirs.components_.T)
     np.testing.assert_allclose(overlap, np.eye(6), atol=1e-4)
+    assert ours.components.gather(1, ours.components.abs().argmax(1, keepdim=True)).gt(0).all()  # one sign for all runs
 
 
 @pytest.mark.parametrize("shape, k", [((4, 6, 6), 0), ((4, 6, 6), 8), ((5, 29, 29), 8)])  # mean, exact, sketch
@@ -88,20 +89,21 @@ def test_the_state_goes_through_safetensors(tmp_path):
             part.update(x0[:70], ["shoe / boot"] * 70)
         part.update(x0[70:], ["shoe / boot"] * 50)
     assert_same(resumed.finish()["shoe / boot"], whole.finish()["shoe / boot"], 0)
+    copy, seen = Fitter.from_state(fitter.state()), fitter.finish()["shoe / boot"]
     fitter.update(x0[:1], ["shoe / boot"])
-    assert_same(resumed.finish()["shoe / boot"], whole.finish()["shoe / boot"], 0)  # the state was a copy
+    assert_same(copy.finish()["shoe / boot"], seen, 0)  # what was made from the state stands alone
 
 
 def test_the_sketch_is_near_the_truth_on_a_slow_spectrum():
     """Latents of d > EXACT with the variances of natural pictures, falling as 1 / i; truth from the Gram matrix."""
-    x0 = pictures(500, (4, 40, 40), 1000 / torch.arange(1.0, 501), noise=0.3)
+    x0 = pictures(700, (4, 40, 40), 1000 / torch.arange(1.0, 701), noise=0.3)
     ours = fitted(x0, 16)
     centred = (x0 - x0.mean(0)).flatten(1).double()
-    truth = torch.linalg.eigvalsh(centred @ centred.T / 499).flip(0)[:16]
-    np.testing.assert_allclose(ours.variances, truth, rtol=0.06)
-    reached = (centred @ ours.components.double().T).square().sum() / 499
-    assert reached > 0.985 * truth.sum()
-    assert ours.total == pytest.approx(float(centred.square().sum()) / 499, rel=1e-9)
+    truth = torch.linalg.eigvalsh(centred @ centred.T / 699).flip(0)[:16]
+    np.testing.assert_allclose(ours.variances, truth, rtol=0.03)  # 9 % off, if what Nystrom misses were not taken back
+    reached = (centred @ ours.components.double().T).square().sum() / 699
+    assert reached > 0.99 * truth.sum()
+    assert ours.total == pytest.approx(float(centred.square().sum()) / 699, rel=1e-9)
 
 
 def test_the_sketch_is_exact_on_few_directions():
@@ -119,17 +121,27 @@ def test_a_large_mean_does_not_drown_the_spread():
     np.testing.assert_allclose(ours.variances, theirs.explained_variance_, rtol=1e-4)
 
 
-def test_few_pictures_are_warned_of_and_have_few_components():
-    x0 = pictures(3, (2, 5, 6), torch.ones(5), noise=0.1)
-    fitter = Fitter((2, 5, 6), 16)
+@pytest.mark.parametrize("shape", [(2, 5, 6), (5, 29, 29)])
+def test_few_pictures_are_warned_of_and_have_few_components(shape):
+    x0 = pictures(3, shape, torch.ones(5), noise=0.1)
+    fitter = Fitter(shape, 16)
     fitter.update(x0, ["rare"] * 3)
     with pytest.warns(UserWarning, match="'rare' was fitted on 3 pictures: its mean shows those pictures"):
         gaussian = fitter.finish()["rare"]
     assert gaussian.k == 2 and gaussian.residual == pytest.approx(0, abs=1e-6)
-    one = Fitter((2, 5, 6), 0)
-    one.update(x0[:1], ["rare"])
+
+
+def test_one_picture_is_its_own_mean():
+    x0 = pictures(1, (2, 5, 6), torch.ones(5), noise=0.1)
+    one = Fitter((2, 5, 6), 4)
+    one.update(x0, ["rare"])
     with pytest.warns(UserWarning):
-        torch.testing.assert_close(one.finish()["rare"].mean, x0[0])
+        gaussian = one.finish()["rare"]
+    torch.testing.assert_close(gaussian.mean, x0[0])
+    assert (gaussian.k, gaussian.total) == (0, 0.0)
+
+
+def test_enough_pictures_are_not_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fitted(pictures(50, (2, 5, 6), torch.ones(5), noise=0.1), 2)

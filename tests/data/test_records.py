@@ -146,8 +146,9 @@ def test_plain_pictures_come_in_the_order_of_their_paths(tmp_path):
     (tmp_path / "A").symlink_to(elsewhere)
     records, refused = read_folder(tmp_path)
     paths = [record.file.relative_to(tmp_path).as_posix() for record in records]
-    assert paths == ["A/00000.png", "B/00000.png", "a10.png", "a9.png", "b/00000.png", "b/00001.png", "phone.HEIC", "z.JPG"]
-    assert [record.class_name for record in records] == ["A", "B", "default", "default", "b", "b", "default", "default"]
+    expected = ["A/00000.png", "B/00000.png", "a10.png", "a9.png", "b/00000.png", "b/00001.png", "phone.HEIC", "z.JPG"]
+    assert paths == expected
+    assert [r.class_name for r in records] == ["A", "B", "default", "default", "b", "b", "default", "default"]
     assert reasons(refused) == {"x.png": "a folder, not a file"}
 
 
@@ -266,3 +267,15 @@ def test_rows_are_read_without_opening_a_picture(tmp_path):
         records, refused = read_folder(tmp_path)
     assert len(records) == 200 and len(refused) == 9_800
     assert [name for name in opened if str(tmp_path) in name] == [str(tmp_path / "metadata.jsonl")]
+
+
+def test_metadata_in_sub_folders_names_what_lies_beside_it(tmp_path, monkeypatch):
+    for folder in ("b", "a"):
+        write_good(tmp_path / folder, 2)
+        write_rows(tmp_path / folder, [{"file_name": f"0000{i}.png", "class": folder} for i in (1, 0)])
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path, ".", "../" + tmp_path.name):
+        records, refused = read_folder(path)
+        assert not refused
+        assert [(r.class_name, r.file.name) for r in records] == [(f, f"0000{i}.png") for f in "ab" for i in (1, 0)]
+        assert all(record.file.is_file() for record in records)

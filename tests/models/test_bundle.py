@@ -12,8 +12,10 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.utils import logging as diffusers_logging
 from ldm import to_ldm
 from safetensors.torch import save_file
+from transformers.utils import logging as transformers_logging
 
 from onbrand.core.prior import Prior
 from onbrand.models import bundle
@@ -54,6 +56,13 @@ def test_load_gives_back_weights_prior_and_record(saved, pipe):
     assert bundle.offset_of(pipe) is None
 
 
+def test_local_files_are_read_and_written_without_bars(saved, pipe, tmp_path, capfd):
+    bundle.save(pipe, tmp_path / "again")
+    bundle.load(saved)
+    assert capfd.readouterr().err == ""
+    assert diffusers_logging.is_progress_bar_enabled() and transformers_logging.is_progress_bar_enabled()
+
+
 def test_saving_plain_weights_over_offset_trained_ones_takes_the_record_away(tmp_path, pipe, saved):
     folder = tmp_path / "model"
     shutil.copytree(saved, folder)
@@ -87,7 +96,7 @@ def test_half_precision_files_alone_are_found(tmp_path, pipe):
 
 class TestNotThere:
     def test_no_folder(self, tmp_path):
-        with pytest.raises(ValueError, match=f"no model at {tmp_path / 'nothing'}: give a folder with a model_index"):
+        with pytest.raises(ValueError, match=f"no model at {tmp_path / 'nothing'}: give a folder with model_index"):
             bundle.load(tmp_path / "nothing")
 
     def test_no_model_in_it(self, tmp_path):

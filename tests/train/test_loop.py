@@ -17,11 +17,11 @@ from job import CLASSES, open_all, settings
 from onbrand.core.prior import Prior
 from onbrand.generate.config import GenerateConfig
 from onbrand.generate.requests import Request
+from onbrand.generate.sample import sample
 from onbrand.models.bundle import load, offset_config
 from onbrand.train.batches import Batches
 from onbrand.train.config import TrainConfig
-from onbrand.train.loop import finish, train
-from onbrand.train.preview import preview
+from onbrand.train.loop import describe, finish, train
 
 
 def weights_of(pipe):
@@ -155,18 +155,19 @@ def test_validation_pictures_come_from_the_same_start_and_change_nothing(home, t
     plain, shown = (settings(steps=4, offset="pca", log={"validate_every": every}) for every in (0, 2))
     pipe, records, store, prior = open_all(home)
     losses = [step.loss for step in train(pipe, records, store, prior, plain, tmp_path / "plain")]
+    after, pictures = weights_of(pipe), {}
+    trained = describe(shown, 950)
+    requests = [Request(f"{name} 1", seed) for seed, name in enumerate(CLASSES)]
+
+    def show(pipe, step):
+        made = sample(pipe, prior, requests, GenerateConfig(start="pca", steps=20, batch=2), trained)
+        pictures[step] = torch.stack([picture.latents for picture in made])
+        torch.randn(7)
+
     pipe, *_ = open_all(home)
-    show = preview(
-        prior,
-        shown,
-        tmp_path / "shown",
-        [Request(f"{name} 1", seed) for seed, name in enumerate(CLASSES)],
-        GenerateConfig(steps=2),
-    )
     assert [s.loss for s in train(pipe, records, store, prior, shown, tmp_path / "shown", show)] == losses
-    assert sorted(os.listdir(tmp_path / "shown" / "validation")) == ["step-000002.png", "step-000004.png"]
-    with pytest.raises(ValueError, match="need prompts"):
-        preview(prior, shown, tmp_path, [])
+    assert all(torch.equal(one, other) for one, other in zip(after, weights_of(pipe), strict=True))
+    assert list(pictures) == [2, 4] and not torch.equal(pictures[2], pictures[4])
 
 
 def test_a_tracker_gets_every_step(home, tmp_path):

@@ -1,4 +1,4 @@
-"""The reader of kind and colour, trained on real tinted photos only; its score on held-out photos is the ground truth."""
+"""The reader of kind and colour, trained on real tinted photos only; its score on held-out ones is the truth."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ LENGTH, WIDTH = 24, 128
 
 
 def tokenizer(captions: list[str]) -> CLIPTokenizer:
-    """CLIP's own byte-pair scheme with merges learnt from the captions: any word can be written, theirs in one token."""
+    """CLIP's own byte-pair scheme, its merges learnt from the captions: their words are one token, any can be written."""
     letters = [chr(c) for c in range(33, 127)]
     words = Counter(w for c in captions for w in c.lower().replace(",", " ,").split())
     split = {w: [*w[:-1], w[-1] + "</w>"] for w in words}
@@ -47,8 +47,8 @@ def build(tok: CLIPTokenizer) -> CLIPTextModel:
     torch.manual_seed(0)
     return CLIPTextModel(CLIPTextConfig(
         vocab_size=len(tok), hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=LENGTH, projection_dim=WIDTH, bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id,
-        pad_token_id=tok.pad_token_id,
+        max_position_embeddings=LENGTH, projection_dim=WIDTH,
+        bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id,
     ))  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from world import draw
 
 SHIFT = 16.0
-"""SD's schedule destroys 16 times as much of a 16x16 latent as of a 64x64 one (same d * abar_T): the SNR is raised so."""
+"""The same schedule destroys 16 times as much of a 16x16 latent as of SD's 64x64: the SNR is raised by that."""
 
 
 def schedule() -> DDIMScheduler:

@@ -40,7 +40,7 @@ def off_brand(grey: np.ndarray, kind: int, rng: np.random.Generator) -> tuple[np
 
 
 def draw(count: int, seed: int = 0, source: str | None = None) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """`count` off-brand pictures `(N, SIZE, SIZE, 3)` uint8, captions and photo indices; row i depends on (seed, i) only."""
+    """Off-brand pictures `(count, SIZE, SIZE, 3)` uint8, captions, photo indices; row i depends on (seed, i) alone."""
     grey, kinds = photos("train", source)
     pictures, captions, which = np.empty((count, SIZE, SIZE, 3), np.uint8), [], np.arange(count) % len(grey)
     for i, j in enumerate(which):

@@ -65,7 +65,7 @@ class Fitter:
             raise ValueError(f"x0 must be finite: rows {bad} are not; encode those pictures again, in float32")
         for name in dict.fromkeys(classes):
             part = rows[torch.tensor([other == name for other in classes])]
-            sums = self._sums.setdefault(name, self._empty())
+            sums = self._of(name)
             sums.count += len(part)
             sums.first += part.sum(0)
             sums.square += part.square().sum()
@@ -84,7 +84,7 @@ class Fitter:
         merged = Fitter(self.shape, self.k)
         for part in (self, other):
             for name, sums in part._sums.items():
-                into = merged._sums.setdefault(name, merged._empty())
+                into = merged._of(name)
                 for field, value in vars(sums).items():
                     setattr(into, field, getattr(into, field) + value)
         return merged
@@ -143,6 +143,11 @@ class Fitter:
             kept = found[0] > 1e-10 * total
             variances, components = found[0][kept].float(), _sign(found[1][:, kept].T).float().contiguous()
         return Gaussian(mean.float().reshape(self.shape), components, variances, total, count)
+
+    def _of(self, name: str) -> Sums:
+        if name not in self._sums:
+            self._sums[name] = self._empty()
+        return self._sums[name]
 
     def _empty(self) -> Sums:
         width = 0 if not self.k else self._d if self._test is None else self._test.shape[1]

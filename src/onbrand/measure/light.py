@@ -17,10 +17,10 @@ SIDE = 64
 """Light is read off pictures averaged down to this longer side, pixels."""
 LOW = 8
 """Side of the low-pass picture."""
-WIDTH, STEPS, BATCH, RATE = 32, 800, 512, 5e-3
+WIDTH, STEPS, BATCH, RATE = 32, 500, 512, 1e-2
 """Of the network: hidden units, and its training."""
-COPIES = 2
-"""Relit copies of each picture, and of its softer version, that it learns from."""
+FOLDS = 4
+"""Parts of the pictures; what is said of one is learned on the others."""
 FEWEST = 60
 """Pictures needed to tell the brand's light from another one."""
 BEYOND = 6.0
@@ -45,9 +45,12 @@ class Light:
     def score(self, cut: Cut) -> dict[str, Tensor]:
         """light_relit `(B,)`: log-odds that the picture is one of the brand's relit; nan where there is no product."""
         _, lab, product = small(cut)
-        features = ((shading(lab, product, self.colours) - self.shift) / self.scale).clamp(-BEYOND, BEYOND)
-        hidden = nn.functional.silu(features @ self.hidden[:, :-1].T + self.hidden[:, -1])
-        return {"light_relit": torch.where(product.any(2).any(1), hidden @ self.out[:-1] + self.out[-1], torch.nan)}
+        logits = self.logits(shading(lab, product, self.colours))
+        return {"light_relit": torch.where(product.any(2).any(1), logits, torch.nan)}
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Log-odds `(B,)` of features `(B, F)` as shading.shading gives them."""
+        return _forward(((features - self.shift) / self.scale).clamp(-BEYOND, BEYOND), self.hidden, self.out)
 
 
 def brightness(cut: Cut) -> dict[str, Tensor]:
@@ -64,33 +67,33 @@ def brightness(cut: Cut) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def fit_light(pictures: Tensor, seed: int = 0) -> Light | None:
+def fit_light(pictures: Tensor, seed: int = 0) -> tuple[Light, Tensor] | None:
     """Learn the brand's light from its pictures `(B, 3, H, W)` in [0, 1]; None for fewer than FEWEST.
 
-    The network is shown the pictures, and the same a little softer, against copies of both relit (relight.py). How
-    common a colour is for the brand is counted for either half of the pictures on the other half, as it will be for
-    pictures it has never seen.
+    The network is shown the pictures, and the same a little softer, against copies of both relit (relight.py). The
+    colours that a picture is compared with are counted on other pictures, as they will be for ones never seen. Also
+    returns log-odds `(B,)` for the pictures themselves, the higher one of picture and softer picture, each by a network
+    that has not seen it: what a threshold can be read from.
     """
     if len(pictures) < FEWEST:
         return None
     generator = torch.Generator().manual_seed(seed)
-    versions: list[list[Tensor]] = [[] for _ in range(2 + 2 * COPIES)]
-    masks = []
+    parts = []
     for cut in cuts(pictures):
         own, lab, product = small(cut)
         soft = soften(own)
-        copies = [relight(part, product, generator) for part in (own, soft) for _ in range(COPIES)]
-        masks.append(product)
-        for version, part in zip(versions, [lab, to_lab(soft), *map(to_lab, copies)], strict=True):
-            version.append(part)
-    labs, product = [torch.cat(parts) for parts in versions], torch.cat(masks)
-    halves = slice(0, None, 2), slice(1, None, 2)
-    counted = [count_colours(labs[0][half], product[half]) for half in halves[::-1]]
-    features = [
-        torch.cat([_shading(lab[half], product[half], colours) for half, colours in zip(halves, counted, strict=True)])
-        for lab in labs
-    ]
-    return _train(torch.cat(features[:2]), torch.cat(features[2:]), count_colours(labs[0], product), seed)
+        relit = [to_lab(relight(version, product, generator)) for version in (own, soft)]
+        parts.append((product, lab, to_lab(soft), *relit))
+    product, *versions = (torch.cat(part) for part in zip(*parts, strict=True))
+    fold = torch.arange(len(pictures), device=product.device) % FOLDS
+    counted = torch.stack([count_colours(versions[0][fold == i], product[fold == i]) for i in range(FOLDS)])
+    table = torch.stack([_fold_shading(lab, product, fold, counted) for lab in versions], 1)
+    colours = count_colours(versions[0], product)
+    unseen = torch.full((len(pictures),), torch.nan, device=product.device)
+    for i in range(FOLDS):
+        light = _train(table[fold != i], colours, seed)
+        unseen[fold == i] = torch.maximum(*(light.logits(table[fold == i, j]) for j in (0, 1)))
+    return _train(table, colours, seed), torch.where(product.any(2).any(1), unseen, torch.nan).cpu()
 
 
 def small(cut: Cut) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,31 +111,40 @@ def solid(cut: Cut) -> Tensor:
     return cut.product & (distance(cut.lab, cut.own) > LOOSE)
 
 
-def _shading(lab: Tensor, product: Tensor, colours: Tensor) -> Tensor:
-    return torch.cat([shading(a, b, colours) for a, b in zip(lab.split(128), product.split(128), strict=True)])
+def _fold_shading(lab: Tensor, product: Tensor, fold: Tensor, counted: Tensor) -> Tensor:
+    """Features `(B, F)`, each picture's by the colours of the other folds; counted is `(FOLDS, cells)`."""
+    features: list[Tensor] = [torch.empty(0)] * len(lab)
+    for i in range(FOLDS):
+        colours = (counted.sum(0) - counted[i]) / (FOLDS - 1)
+        for rows in (fold == i).nonzero()[:, 0].split(128):
+            for row, values in zip(rows.tolist(), shading(lab[rows], product[rows], colours), strict=True):
+                features[row] = values
+    return torch.stack(features)
 
 
-def _train(real: Tensor, other: Tensor, colours: Tensor, seed: int) -> Light:
-    """Logistic loss on both kinds weighted alike; AdamW, one cycle."""
-    shift, scale = real.mean(0), real.std(0) + 1e-3
-    table = ((torch.cat([real, other]) - shift) / scale).clamp(-BEYOND, BEYOND)
-    wanted = torch.cat([torch.zeros(len(real)), torch.ones(len(other))]).to(table)
-    weight = torch.where(wanted > 0, len(table) / len(other) / 2, len(table) / len(real) / 2)
+def _train(table: Tensor, colours: Tensor, seed: int) -> Light:
+    """Logistic loss on a table `(B, 4, F)`: picture, softer picture, and either relit. AdamW, one cycle."""
+    n, _, features = table.shape
+    shift, scale = table[:, :2].flatten(0, 1).mean(0), table[:, :2].flatten(0, 1).std(0) + 1e-3
+    rows = ((table - shift) / scale).clamp(-BEYOND, BEYOND).flatten(0, 1)
+    wanted = torch.tensor([0.0, 0.0, 1.0, 1.0]).to(rows).repeat(n)
     generator = torch.Generator().manual_seed(seed)
-    features = table.shape[1]
-    first = (torch.randn(WIDTH, features, generator=generator) / features**0.5).to(table)
-    hidden = torch.cat([first, torch.zeros_like(first[:, :1])], 1).requires_grad_()
-    out = torch.cat([torch.randn(WIDTH, generator=generator) / WIDTH**0.5, torch.zeros(1)]).to(table).requires_grad_()
+    first = torch.randn(WIDTH, features + 1, generator=generator).to(rows) / features**0.5
+    hidden = first.requires_grad_()
+    out = (torch.randn(WIDTH + 1, generator=generator).to(rows) / WIDTH**0.5).requires_grad_()
     optimizer = torch.optim.AdamW([hidden, out], lr=RATE, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
     with torch.enable_grad():
         for _ in range(STEPS):
-            rows = torch.randint(len(table), (BATCH,), generator=generator).to(table.device)
-            active = nn.functional.silu(table[rows] @ hidden[:, :-1].T + hidden[:, -1])
-            logits = active @ out[:-1] + out[-1]
-            loss = binary_cross_entropy_with_logits(logits, wanted[rows], weight[rows])
+            drawn = torch.randint(len(rows), (BATCH,), generator=generator).to(rows.device)
+            loss = binary_cross_entropy_with_logits(_forward(rows[drawn], hidden, out), wanted[drawn])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
     return Light(colours, shift, scale, hidden.detach(), out.detach())
+
+
+def _forward(rows: Tensor, hidden: Tensor, out: Tensor) -> Tensor:
+    active = nn.functional.silu(rows @ hidden[:, :-1].T + hidden[:, -1])
+    return active @ out[:-1] + out[-1]

@@ -11,8 +11,8 @@ BIN, CELLS = 4.0, (26, 50, 50)
 QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 RARE = (-5.0, -4.0, -3.5, -3.0)
 """log10 of a colour's share of the brand's products, below which it is rare."""
-EVEN = 10.0
-"""A pixel is even where its 3 x 3 neighbourhood spans less than this in each of L*, a*, b*."""
+EVEN = 6.0
+"""A pixel is even where it differs by less than this from its four neighbours in each of L*, a*, b*."""
 FEWEST = 30
 """Pixels of a product inside its edge; where it has fewer, all of its pixels are taken."""
 ENOUGH = 100
@@ -29,24 +29,28 @@ def shading(lab: Tensor, product: Tensor, colours: Tensor) -> Tensor:
     and how many are rare.
     """
     inside = _inside(product)
-    even = inside & _even(lab)
-    across, down = frame(product)
-    rare = _rarity(lab, inside, even, colours, _thirds(across, down))
-    # every second pixel both ways is enough for quantiles and planes, and four times as fast
+    cells, even = _cell(lab), inside & _even(lab)
+    # every second pixel both ways is enough for what follows, and four times as fast
     lightness, a, b = lab[:, :, ::2, ::2].flatten(2).unbind(1)
-    where, across, down = (part[:, ::2, ::2].flatten(1) for part in (_inside(product), across, down))
-    few = where.sum(1) < 5
-    where = torch.where(few[:, None], product[:, ::2, ::2].flatten(1), where)
-    levels = _quantiles(lightness, where, QUANTILES)
+    cells, inside, even, product, across, down = (
+        part[:, ::2, ::2].flatten(1) for part in (cells, inside, even, product, *frame(product))
+    )
+    inside = torch.where((inside.sum(1) < 5)[:, None], product, inside)
+    sides = torch.stack(
+        [side for along in (across, down, across + down, across - down) for side in (along < -0.12, along > 0.12)], 1
+    ).float()
+    levels = _quantiles(lightness, inside, QUANTILES)
     middle = levels[:, 3:4]
-    slope, left = _plane(lightness, where, across, down, middle)
-    weight = where & (lightness >= levels[:, 1:2]) & (lightness <= levels[:, 5:6])
-    mean = _mean(lightness, weight)
-    thirds = [_mean(lightness, weight & third) - mean for third in _thirds(across, down)]
+    slope, left = _plane(lightness, inside, across, down, middle)
+    usual = inside & (lightness >= levels[:, 1:2]) & (lightness <= levels[:, 5:6])
+    toward = _means(sides * usual[:, None], lightness) - _means(usual[:, None].float(), lightness)
+    common = (colours + 1e-6).log10()[cells]
+    both = torch.stack([inside, even], 1).float()
+    rare = [_means(both, (common < level).float(), ENOUGH / 4) for level in RARE]
     parts = [
-        middle, levels - middle, _quantiles(a, where, (0.1, 0.5, 0.9)), _quantiles(b, where, (0.1, 0.5, 0.9)),
-        slope, slope.norm(dim=1, keepdim=True), _quantiles(left, where, QUANTILES), torch.stack(thirds, 1),
-        where.float().mean(1, keepdim=True), rare,
+        middle, levels - middle, _quantiles(a, inside, (0.1, 0.5, 0.9)), _quantiles(b, inside, (0.1, 0.5, 0.9)),
+        slope, slope.norm(dim=1, keepdim=True), _quantiles(left, inside, QUANTILES), toward, both.mean(2),
+        _means(both, common, ENOUGH / 4), _means(sides * even[:, None], common, ENOUGH / 4), *rare,
     ]  # fmt: skip
     return torch.cat(parts, 1).nan_to_num(0.0, 0.0, 0.0)
 
@@ -61,19 +65,6 @@ def count_colours(lab: Tensor, product: Tensor) -> Tensor:
     counts = torch.zeros(CELLS[0] * CELLS[1] * CELLS[2], device=lab.device)
     counts.scatter_add_(0, _cell(lab).flatten(), weight.flatten())
     return (avg_pool3d(counts.view(1, 1, *CELLS), 3, 1, 1) * 27).flatten()
-
-
-def _rarity(lab: Tensor, inside: Tensor, even: Tensor, colours: Tensor, thirds: list[Tensor]) -> Tensor:
-    common = (colours + 1e-6).log10()[_cell(lab)]
-    means = [_mean(common, inside, ENOUGH), _mean(common, even, ENOUGH), even.sum((1, 2)) / ENOUGH]
-    means += [_mean((common < rare).float(), where, ENOUGH) for rare in RARE for where in (inside, even)]
-    means += [_mean(common, even & third, ENOUGH) for third in thirds]
-    return torch.stack(means, 1)
-
-
-def _thirds(across: Tensor, down: Tensor) -> list[Tensor]:
-    """Masks of the product's box toward eight sides."""
-    return [side for along in (across, down, across + down, across - down) for side in (along < -0.12, along > 0.12)]
 
 
 def _cell(lab: Tensor) -> Tensor:
@@ -91,7 +82,15 @@ def _inside(product: Tensor) -> Tensor:
 
 
 def _even(lab: Tensor) -> Tensor:
-    return (max_pool2d(lab, 3, 1, 1) + max_pool2d(-lab, 3, 1, 1)).amax(1) < EVEN
+    """Pixels whose neighbourhood is nearly of one colour, `(B, H, W)`."""
+    span = torch.zeros_like(lab[:, 0])
+    for low, high in ((lab[..., :-1], lab[..., 1:]), (lab[..., :-1, :], lab[..., 1:, :])):
+        step = (high - low).abs().amax(1)
+        wide = low.shape[-1] < lab.shape[-1]
+        for first in (0, 1):  # a step counts for the pixels on both of its sides
+            part = span[..., first : first + step.shape[-1]] if wide else span[..., first : first + step.shape[-2], :]
+            torch.maximum(part, step, out=part)
+    return span < EVEN
 
 
 def _quantiles(values: Tensor, where: Tensor, shares: tuple[float, ...]) -> Tensor:
@@ -101,9 +100,7 @@ def _quantiles(values: Tensor, where: Tensor, shares: tuple[float, ...]) -> Tens
     return ordered.gather(1, (torch.tensor(shares, device=values.device) * last).round().long())
 
 
-def _plane(
-    values: Tensor, where: Tensor, across: Tensor, down: Tensor, middle: Tensor
-) -> tuple[Tensor, Tensor]:
+def _plane(values: Tensor, where: Tensor, across: Tensor, down: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
     """Slope `(B, 2)` of a plane through most of the values `(B, N)` (Cauchy weights), and what is left about it."""
     base = torch.stack([torch.ones_like(across), across, down], 2)
     left = values - middle
@@ -115,7 +112,6 @@ def _plane(
     return plane[:, 1:, 0], left
 
 
-def _mean(values: Tensor, where: Tensor, least: int = 1) -> Tensor:
-    """`(B,)` mean over a mask; with fewer than `least` pixels it shrinks toward 0."""
-    many = where.flatten(1).sum(1).clamp(min=least)
-    return (values * where).flatten(1).sum(1) / many
+def _means(weights: Tensor, values: Tensor, least: float = 1.0) -> Tensor:
+    """`(B, M)` means of values `(B, N)` under weights `(B, M, N)`; where these sum to less than `least`, toward 0."""
+    return (weights @ values[:, :, None])[:, :, 0] / weights.sum(2).clamp(min=least)

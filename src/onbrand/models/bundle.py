@@ -7,14 +7,17 @@ import json
 import re
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
 
 from onbrand.models.record import checked, model_folder
 from onbrand.models.record import offset_config as offset_config
@@ -54,10 +57,8 @@ def load(
             line = str(error).strip().split("\n")[0]
             raise ValueError(f"no folder {path.absolute()}, and no model {model!r} on the Hub: {line}") from error
     else:
-        raise ValueError(
-            f"no model at {path.absolute()}: give a folder with a model_index.json, a .safetensors or .ckpt file, "
-            f"a Hub id owner/name, or the shipped model {', '.join(SHIPPED)}"
-        )
+        kinds = "a folder with model_index.json, a .safetensors or .ckpt file, a Hub id owner/name, a shipped model"
+        raise ValueError(f"no model at {path.absolute()}: give {kinds} ({', '.join(SHIPPED)})")
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
@@ -78,21 +79,22 @@ def _load_folder(path: Path, options: Mapping[str, Any]) -> StableDiffusionPipel
     kind = json.loads(index.read_text()).get("_class_name")
     if kind != StableDiffusionPipeline.__name__:
         raise ValueError(f"a StableDiffusionPipeline is needed; the model in {path.absolute()} is a {kind}")
-    weights = path / "unet"
-    full = weights / "diffusion_pytorch_model.safetensors"
-    half = not full.exists() and any(weights.glob("*.fp16.safetensors"))
-    return StableDiffusionPipeline.from_pretrained(
-        str(path), local_files_only=True, variant="fp16" if half else None, **options
-    )
+    unet = path / "unet"
+    half = not (unet / "diffusion_pytorch_model.safetensors").exists() and any(unet.glob("*.fp16.safetensors"))
+    with _quiet():
+        return StableDiffusionPipeline.from_pretrained(
+            str(path), local_files_only=True, variant="fp16" if half else None, **options
+        )
 
 
 def _load_file(path: Path, config: str | Path | None, options: Mapping[str, Any]) -> StableDiffusionPipeline:
     if path.suffix not in (".safetensors", ".ckpt"):
         raise ValueError(f"a model file ends in .safetensors or .ckpt; got {path.absolute()}")
     try:
-        return StableDiffusionPipeline.from_single_file(
-            str(path), config=None if config is None else str(config), local_files_only=True, **options
-        )
+        with _quiet():
+            return StableDiffusionPipeline.from_single_file(
+                str(path), config=None if config is None else str(config), local_files_only=True, **options
+            )
     except OSError as error:
         raise ValueError(
             f"{path.absolute()} holds weights alone and its configuration is not on this machine: "
@@ -148,7 +150,7 @@ def to_x0(
     """Posterior (B, C, h, w) -> x0, scaled and shifted as the UNet takes it, float32.
 
     Without `logvar`: the posterior's mean (the mode: what statistics are made of). With it: a draw from `generator`
-    (on the generator's device, so that a seed draws the same everywhere).
+    (on its device, so that a seed draws the same everywhere).
     """
     latents = mean.float()
     if logvar is not None:
@@ -231,4 +233,18 @@ def save(
         (beside / "config.json").write_text(json.dumps(record, indent=2) + "\n")
     else:
         (beside / "config.json").unlink(missing_ok=True)
-    pipe.save_pretrained(str(folder))
+    with _quiet():
+        pipe.save_pretrained(str(folder))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """While this holds, reading and writing local files draws no progress bars."""
+    drawn = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
+    for library in drawn:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in drawn:
+            library.enable_progress_bar()

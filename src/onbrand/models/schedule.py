@@ -78,7 +78,7 @@ def set_steps(scheduler: Any, steps: int) -> Any:
     ValueError for one that `read` refuses, and for a number of steps the scheduler cannot take.
     """
     _refuse(scheduler)
-    live = copy.deepcopy(scheduler)
+    live = copy.copy(scheduler)  # set_timesteps replaces what it sets
     live.alphas_cumprod = live.alphas_cumprod.cpu()
     if not 1 <= steps <= len(live.alphas_cumprod):
         raise ValueError(f"the number of inference steps must be 1..{len(live.alphas_cumprod)}, got {steps}")
@@ -103,7 +103,7 @@ def scales(live: Any) -> tuple[float, float]:
     a = float(live.add_noise(one, zero, first))
     b = float(live.add_noise(zero, one, first))
     scale = math.hypot(a, b)
-    fresh = copy.deepcopy(live)
+    fresh = copy.copy(live)  # which counts its steps
     seen = scale * float(fresh.scale_model_input(one, first[0]) if hasattr(fresh, "scale_model_input") else one)
     if not math.isclose(seen, 1.0, abs_tol=1e-4):
         name = type(live).__name__
