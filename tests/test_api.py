@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from onbrand.data.images import to_picture, to_tensor
 from onbrand.generate.config import GenerateConfig
 from onbrand.generate.start import start
 from onbrand.models import bundle
+from onbrand.report.folder import read
 from onbrand.train.config import LogConfig, TrainConfig
 from tiny import tiny_pipeline
 
@@ -199,3 +201,91 @@ def test_generate_one_prompt(world: Path, run: Path, tmp_path: Path) -> None:
     assert [file.name for file in files] == ["00000.png", "00001.png"]
     with pytest.raises(ValueError, match="either a file of requests or one prompt"):
         api.generate(model=run, out=tmp_path / "other")
+
+
+@pytest.fixture(scope="module")
+def checked(world: Path, brand: Path, pictures: Path) -> Path:
+    """Eight of the photos as pictures to check: four as they are, two on a grey ground, two pushed out of the frame."""
+    folder = world / "mixed"
+    folder.mkdir()
+    rows = [json.loads(line) for line in (world / "photos" / "metadata.jsonl").read_text().splitlines()][8:16]
+    for i, row in enumerate(rows):
+        photo = Image.open(world / "photos" / row["file_name"])
+        if i in (4, 5):
+            photo = Image.fromarray(np.minimum(np.asarray(photo), 190))
+        if i in (6, 7):
+            moved = Image.new("RGB", photo.size, (255, 255, 255))
+            moved.paste(photo, (9, 0))
+            photo = moved
+        photo.save(folder / row["file_name"])
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.warns(UserWarning):  # 60 photos are few
+        api.check(folder, world / "photos", prior=brand)
+    return folder
+
+
+def test_check_marks_what_was_broken(world: Path, checked: Path) -> None:
+    said = json.loads((checked / "check.json").read_text())
+    failed = [set(entry["failed"]) for entry in said["pictures"]]
+    assert all("ground" in failed[i] for i in (4, 5)) and not any("ground" in failed[i] for i in range(4))
+    assert all({"centring", "cropping"} & failed[i] for i in (6, 7))
+    shares = said["properties"]
+    assert shares["ground"]["share"] == sum("ground" not in names for names in failed) / 8
+    assert said["all"]["share"] == sum(not names for names in failed) / 8
+    assert all(entry["low"] <= entry["share"] <= entry["high"] for entry in shares.values())
+    assert said["measures"]["diversity"]["value"] > 0 and said["measures"]["frechet"]["value"] >= 0
+    with Image.open(checked / "check.png") as sheet:
+        assert sheet.width > 500
+
+
+def test_check_requires(world: Path, brand: Path, checked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["check", str(checked), "--against", str(world / "photos"), "--prior", str(brand)]
+    assert cli.main([*line, "--require", ".95"]) == 1
+    assert "fewer than the required 95.0%" in capsys.readouterr().out
+    assert cli.main([*line, "--require", "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((checked / "check.json").read_text())
+    assert cli.main([*line, "--require", "95"]) == 2
+
+
+def test_check_learns_once_and_anew_when_a_photo_changes(
+    world: Path, brand: Path, checked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onbrand.api import materials
+
+    learnt: list[int] = []
+
+    def learn(pixels: torch.Tensor, *given: object, **named: object) -> object:
+        learnt.append(len(pixels))
+        raise ValueError("learns")
+
+    monkeypatch.setattr(materials, "learn", learn)
+    api.check(checked, world / "photos", prior=brand)
+    assert not learnt
+    photo = world / "photos" / "059.png"
+    Image.open(photo).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(photo)
+    with pytest.raises(ValueError, match="learns"):
+        api.check(checked, world / "photos", prior=brand)
+    assert learnt == [COUNT]
+
+
+def test_report_on_the_whole(world: Path, brand: Path, run: Path, pictures: Path, checked: Path) -> None:
+    api.diagnose(brand)
+    demo = world / "demo"
+    (demo / "pictures").mkdir(parents=True)
+    (demo / "runs").mkdir()
+    shutil.copytree(pictures, demo / "pictures" / "ours")
+    shutil.copytree(checked, demo / "pictures" / "real")
+    shutil.copytree(run, demo / "runs" / "ours")
+    shutil.copytree(brand, demo / "brand", ignore=shutil.ignore_patterns("latents"))
+    (demo / "demo.json").write_text(json.dumps({"real": "real", "rows": [{"name": "ours"}, {"name": "real"}]}))
+    page = read(demo)
+    assert [kind.name for kind in page.kinds] == ["block", "tall block"] and page.findings and page.modes
+    assert len(page.strips) == 1 and len(page.strips[0].pictures) == 20
+    assert page.curves and len(page.validation) == 1 and page.refused[0][0] == "broken.png"
+    assert {"onbrand fit", "onbrand train", "onbrand generate", "onbrand check"} <= {
+        " ".join(command.split()[:2]) for command in page.commands
+    }
+    assert [len(row.pictures) for row in page.rows] == [2, 8] and page.rows[1].score("ground")
+    file = api.report(demo)
+    assert file == demo / "report.html" and file.stat().st_size < 2e6
+    assert api.report(run, out=world / "run.html").read_text().count("OB00") >= 1  # the run finds its brand

@@ -1,6 +1,7 @@
 """The experiment of docs/photos.md: pilot, plain training, the paper's window and the constant gain, from five starts.
 
-Resumable: every verb goes on where it stopped. `--part train|pictures|write` does one part, by default all.
+Resumable: every verb goes on where it stopped. `--part train|pictures|check` does one part, by default all;
+tools/study_page.py then writes the page.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from onbrand.generate.config import GenerateConfig
 from onbrand.train.config import LogConfig, LossConfig, OptimConfig, TrainConfig
 
 PHOTOS, ASKED, CURVE_ASKED = 12_000, 600, 200
-CURVE = (100, 300, 600)
+CURVE = (50, 100, 200, 400)
 """Fine-tuning steps at which the offset-trained models are sampled; the last is the length of every run."""
 LR, BATCH = 3e-4, 32
 MODELS = {"pilot": None, "plain": ("none", "window"), "window": ("mean", "window"), "constant": ("mean", "constant")}
@@ -65,19 +66,22 @@ def train(out: Path) -> None:
 
 
 def pictures(out: Path, row: str, model: Path | str, start: str, requests: str = "requests") -> None:
-    """Make and check the pictures of one row, 20 DDIM steps, no guidance."""
-    folder = out / "pictures" / row
-    if (folder / "check.json").exists():
-        return
+    """Make the pictures of one row, 20 DDIM steps, no guidance."""
     made = GenerateConfig(start=start, k=3 if start == "pca" else None, guidance=1.0, batch=50, trace=1)
-    api.generate(out / f"{requests}.jsonl", model=model, prior=out / "brand", out=folder, config=made)
-    api.check(folder, out / "photos", prior=out / "brand", reader="pilot")
+    api.generate(out / f"{requests}.jsonl", model=model, prior=out / "brand", out=out / "pictures" / row, config=made)
+
+
+def check(out: Path) -> None:
+    """Check every row, and the held-out photos as if they were one."""
+    for folder in (out / "held", *sorted((out / "pictures").iterdir())):
+        if not (folder / "check.json").exists():
+            api.check(folder, out / "photos", prior=out / "brand", reader="pilot")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
-    parser.add_argument("--part", choices=("train", "pictures", "write", "all"), default="all")
+    parser.add_argument("--part", choices=("train", "pictures", "check", "all"), default="all")
     args = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)  # starts that the weights were not trained for are the question here
     if args.part in ("train", "all"):
@@ -86,7 +90,8 @@ def main() -> None:
         for start in STARTS:
             for name in MODELS:
                 pictures(args.out, f"{name}-{start}", "pilot" if name == "pilot" else args.out / "runs" / name, start)
-        api.check(args.out / "held", args.out / "photos", prior=args.out / "brand", reader="pilot")
+    if args.part in ("check", "all"):
+        check(args.out)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def test_the_sentence_holds_the_numbers():
     leak = measure_leak(leaking(), 0.0082)
     mean, spread = findings(leak, 951, [951, 901])
     assert "timestep 951" in mean.sentence and f"{leak.sigma:.1f} sigma" in mean.sentence and "AUC" in mean.sentence
-    assert "1 modes" in spread.sentence and "K = 1" in spread.sentence
+    assert "1 mode is seen" in spread.sentence and "K = 1" in spread.sentence
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,11 @@ def spied(monkeypatch, name):
     return found
 
 
-@pytest.mark.parametrize("name", SAID + CONVERTED)
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, "epsilon") for name in SAID + CONVERTED]
+    + [(name, "v_prediction") for name in ("DDIM", "EulerDiscrete", "DPMSolverMultistep")],
+)
 def test_x0_hat_is_the_schedulers(monkeypatch, name, kind):
     pipe = tiny_pipeline(prediction_type=kind)
     prior = tiny_prior(pipe, ("garment",))

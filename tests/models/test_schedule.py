@@ -46,8 +46,8 @@ def test_all_compatible_classes_are_covered():
 
 
 @pytest.mark.parametrize(("name", "spacing", "karras"), CONFIGURATIONS)
-@pytest.mark.parametrize("steps", [10, 20])
-def test_start_is_img2img_at_strength_one(pipe, name, spacing, karras, steps):
+def test_start_is_img2img_at_strength_one(pipe, name, spacing, karras):
+    steps = 20
     scheduler = copy.deepcopy(made(name, spacing, karras))
     mean = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(9))
     noise = torch.cat([torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (3, 4)])
@@ -144,7 +144,7 @@ def same(one, other):
     if isinstance(one, list):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, torch.Tensor | np.ndarray):
-        return np.array_equal(one, other)
+        return np.array_equal(one, other, equal_nan=True)
     return one == other
 
 

@@ -17,7 +17,7 @@ LENGTH, WIDTH = 24, 128
 
 
 def tokenizer(captions: list[str]) -> CLIPTokenizer:
-    """CLIP's own byte-pair scheme, its merges learnt from the captions: their words are one token, any can be written."""
+    """CLIP's own byte-pair scheme, its merges learnt from the captions: their words are one token each."""
     letters = [chr(c) for c in range(33, 127)]
     words = Counter(w for c in captions for w in c.lower().replace(",", " ,").split())
     split = {w: [*w[:-1], w[-1] + "</w>"] for w in words}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import torch
 from onbrand.core import Prior
 from onbrand.data.encode import encode_all
 from onbrand.data.latents import Key, Store, Summary
-from onbrand.data.records import read_folder
+from onbrand.data.records import Record, read_folder
 from onbrand.models import bundle
 
 if TYPE_CHECKING:
@@ -72,6 +73,25 @@ def encode_photos(
     Under `accelerate launch` every process encodes its share. ValueError where no photo can be used.
     """
     records, refused = read_folder(photos)
+    store, summary = encode_records(pipe, records, folder, size, flip, batch)
+    summary = replace(summary, refused=[*refused, *summary.refused])
+    if not summary.used:
+        first = f", as {summary.refused[0]}" if summary.refused else ""
+        raise ValueError(
+            f"one usable photo is needed at least; {photos} has none, {len(summary.refused)} refused{first}"
+        )
+    return store, summary
+
+
+def encode_records(
+    pipe: StableDiffusionPipeline,
+    records: Sequence[Record],
+    folder: Path,
+    size: tuple[int, int],
+    flip: bool,
+    batch: int = 8,
+) -> tuple[Store, Summary]:
+    """`encode_photos` of records already read."""
     store = Store(folder, Key(bundle.fingerprint(pipe.vae), size, flip))
     state = processes(pipe)
     rank, world = (state.process_index, state.num_processes) if state else (0, 1)
@@ -81,12 +101,6 @@ def encode_photos(
         store.reload()
         everyone = store.look_up(records)
         summary = replace(everyone, encoded=summary.encoded, seconds=summary.seconds)
-    summary = replace(summary, refused=[*refused, *summary.refused])
-    if not summary.used:
-        first = f", as {summary.refused[0]}" if summary.refused else ""
-        raise ValueError(
-            f"one usable photo is needed at least; {photos} has none, {len(summary.refused)} refused{first}"
-        )
     return store, summary
 
 

@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from onbrand.api.again import command, versions, write_json
+
+SHOWN = 300
+"""Pictures on the contact sheet: the first ones."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `check` found."""
+
+    share: float
+    """Share of pictures that pass every check, in [0, 1]."""
+    passed: bool
+    """Whether `share` reaches what was required; True where nothing was."""
+    content: dict[str, Any]
+    """What check.json says: shares with intervals by property, measures, and every picture's failures."""
 
 
 def check(
@@ -14,25 +32,85 @@ def check(
     json: bool = False,
     prior: str | Path | None = None,
     model: str | Path | None = None,
-) -> Any:
+    reader: str | Path | None = None,
+    device: str | None = None,
+) -> Checked:
     """Check pictures against the brand's photos, property by property and picture by picture.
 
-    What the brand's properties are is learnt from the photos: ground, centring, cropping, fill, light. With a prior,
-    the kind of picture, variety and distance are judged too. Prints a table with 95 % intervals; writes check.json and
-    the contact sheet check.png beside the pictures.
+    What the brand's properties are is learnt from the photos: ground, centring, cropping, fill, light; with a prior
+    also the kind of picture, variety and distance; with a reader what the prompts ask for. Prints a table with 95 %
+    intervals; writes check.json and the contact sheet check.png beside the pictures.
 
     Args:
-        pictures: folder of pictures
+        pictures: folder of pictures that `generate` wrote, or any folder of pictures
         against: folder of the brand's real photos, as for `fit`
         require: share of pictures that must pass every check, in [0, 1]; below it the exit code is 1
         json: print what check.json says instead of the table
-        prior: the brand's folder, for kind, variety and distance
+        prior: the brand's folder (or its prior.safetensors), for kind, variety and distance
         model: model whose autoencoder encodes for the prior; left out: the one that the brand was fitted with
+        reader: folder with reader.json or of a CLIPModel, or "pilot", the reader shipped for the sample photos
+        device: cuda, cpu, ..., for the autoencoder; left out: a GPU where there is one
 
     Returns:
-        The result, with `passed`: whether `require` is met.
+        The share that passes, whether `require` is met, and what check.json says.
 
     Raises:
-        ValueError: no pictures, or too few photos to learn from.
+        ValueError: no pictures, damaged ones, too few photos to learn from, or a `require` beyond [0, 1].
     """
-    raise NotImplementedError
+    from json import dumps
+
+    from onbrand.api.inputs import open_model, open_prior
+    from onbrand.api.judging import judge_pictures
+    from onbrand.api.materials import SHEET, open_pictures, open_reference, size_of_first
+    from onbrand.measure.text import open_judge
+    from onbrand.report.figures import contact_sheet
+
+    if require is not None and not 0 <= require <= 1:
+        raise ValueError(f"require is a share in [0, 1]; got {require}")
+    fitted = None if prior is None else open_prior(prior)
+    judge = None if reader is None else open_judge(reader)
+    pipe = open_model(model or fitted.provenance.model, device) if fitted else None
+    size = fitted.provenance.resolution if fitted else size_of_first(pictures)
+    made = open_pictures(pictures, size, fitted)
+    brand = Path(prior) if prior is not None and Path(prior).is_dir() else None
+    reference = open_reference(against, size, fitted, pipe, brand)
+    content = judge_pictures(made, reference, fitted, pipe, judge)
+    given = {"pictures": pictures, "against": against, "require": require, "prior": prior, "model": model}
+    content |= {
+        "against": str(against),
+        "command": command(check, given | {"reader": reader}),
+        "versions": versions(),
+        "fingerprints": {"prior": fitted.fingerprint} if fitted else {},
+    }
+    folder = Path(pictures)
+    write_json(folder / "check.json", content)
+    failed = [entry["failed"] for entry in content["pictures"]]
+    contact_sheet(made.images[:SHOWN], made.prompts[:SHOWN], failed[:SHOWN]).save(folder / SHEET)
+
+    share = float(content["all"]["share"])
+    passed = require is None or share >= require
+    if json:
+        print(dumps(content, indent=2, ensure_ascii=False))
+        return Checked(share, passed, content)
+    say(content)
+    if require is not None:
+        print(f"{share:.1%} pass every check, {'as' if passed else 'fewer than the'} required {require:.1%}")
+    print(f"wrote {folder / 'check.json'} and check.png")
+    return Checked(share, passed, content)
+
+
+def say(content: dict[str, Any]) -> None:
+    """Print the table: a line a property, with its interval and what real photos kept back reach."""
+    rows = {"all": {"title": "pass every check", **content["all"]}, **content["properties"]}
+    width = max(len(entry["title"]) for entry in [*rows.values(), *content["measures"].values()])
+    print(f"{content['count']} pictures, {content['learnt']} photos learnt from\n")
+    print(f"{'':<{width}}   share  95 % interval   photos kept back")
+    for name, entry in rows.items():
+        kept = content["held_out"].get(name)
+        interval = f"{entry['low']:6.1%} to {entry['high']:6.1%}"
+        print(
+            f"{entry['title']:<{width}}  {entry['share']:6.1%}  {interval}"
+            + (f"  {kept:6.1%}" if kept is not None else "")
+        )
+    for entry in content["measures"].values():
+        print(f"{entry['title']:<{width}}  {entry['value']:6.3g}  {entry['low']:6.3g} to {entry['high']:6.3g}")

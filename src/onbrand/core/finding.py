@@ -77,11 +77,12 @@ def _of_leak(leak: Leak | None, first: float, abar: float | None, offset_trained
             told = "These weights were trained for a start from x_start: keep it (--start mean), never --start noise."
         found.append(_finding("OB001", sentence, told, level))
     if leak.spreads_seen:
-        sentence = f"{where} the spread of {leak.spreads_seen} modes is seen beside the noise; {leak.k_worth} are worth"
+        many = "1 mode" if leak.spreads_seen == 1 else f"{leak.spreads_seen} modes"
+        sentence = f"{where} the spread of {many} is seen beside the noise; worth modelling: K = {leak.k_worth}."
         told = "Start from the text (--start text), which keeps these modes and their tie to the prompt"
         if offset_trained:
             told = "Report the variance ratio beside the scores: a start from the mean lacks this spread"
-        found.append(_finding("OB002", f"{sentence} modelling (K = {leak.k_worth}).", f"{told}.", level))
+        found.append(_finding("OB002", sentence, f"{told}.", level))
     return found
 
 

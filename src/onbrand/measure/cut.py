@@ -57,6 +57,11 @@ def sides(fields: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return fields[..., 0, :], fields[..., -1, :], fields[..., :, 0], fields[..., :, -1]
 
 
+def bands(fields: Tensor, wide: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The outermost `wide` rows or columns at the top, bottom, left and right of `(..., H, W)`."""
+    return fields[..., :wide, :], fields[..., -wide:, :], fields[..., :wide], fields[..., -wide:]
+
+
 def connected(mask: Tensor) -> Tensor:
     """The part of a mask `(B, H, W)` that the border reaches over edges of pixels (4-neighbours); the same shape."""
     reached = torch.zeros_like(mask)

@@ -18,7 +18,7 @@ SIDE = 64
 LOW = 8
 """Side of the low-pass picture."""
 WIDTH, STEPS, BATCH, RATE = 32, 500, 512, 1e-2
-"""Of the network: hidden units, and its training."""
+"""Of each network: hidden units, and its training."""
 FOLDS = 4
 """Parts of the pictures; what is said of one is learned on the others."""
 FEWEST = 60
@@ -29,7 +29,7 @@ BEYOND = 6.0
 
 @dataclass(frozen=True, eq=False)
 class Light:
-    """The colours of the brand's products, and a network of one hidden layer that tells its light from another."""
+    """The colours of the brand's products, and small networks, taken together, that tell its light from another."""
 
     colours: Tensor
     """As shading.count_colours gives them."""
@@ -38,9 +38,9 @@ class Light:
     scale: Tensor
     """`(F,)` standard deviation of each feature."""
     hidden: Tensor
-    """`(WIDTH, F + 1)` weights and, last, biases."""
+    """`(FOLDS, WIDTH, F + 1)` weights and, last, biases of each network."""
     out: Tensor
-    """`(WIDTH + 1,)` weights and, last, the bias."""
+    """`(FOLDS, WIDTH + 1)` weights and, last, the bias of each."""
 
     def score(self, cut: Cut) -> dict[str, Tensor]:
         """light_relit `(B,)`: log-odds that the picture is one of the brand's relit; nan where there is no product."""
@@ -50,7 +50,8 @@ class Light:
 
     def logits(self, features: Tensor) -> Tensor:
         """Log-odds `(B,)` of features `(B, F)` as shading.shading gives them."""
-        return _forward(((features - self.shift) / self.scale).clamp(-BEYOND, BEYOND), self.hidden, self.out)
+        rows = ((features - self.shift) / self.scale).clamp(-BEYOND, BEYOND)
+        return torch.stack([_forward(rows, *net) for net in zip(self.hidden, self.out, strict=True)]).mean(0)
 
 
 def brightness(cut: Cut) -> dict[str, Tensor]:
@@ -67,33 +68,38 @@ def brightness(cut: Cut) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def fit_light(pictures: Tensor, seed: int = 0) -> tuple[Light, Tensor] | None:
+def fit_light(pictures: Tensor, seed: int = 0, decoded: Tensor | None = None) -> tuple[Light, Tensor] | None:
     """Learn the brand's light from its pictures `(B, 3, H, W)` in [0, 1]; None for fewer than FEWEST.
 
-    The network is shown the pictures, and the same a little softer, against copies of both relit (relight.py). The
-    colours that a picture is compared with are counted on other pictures, as they will be for ones never seen. Also
-    returns log-odds `(B,)` for the pictures themselves, the higher one of picture and softer picture, each by a network
-    that has not seen it: what a threshold can be read from.
+    Networks of one hidden layer are shown the pictures, and the same a little softer (or `decoded`: the same as a VAE
+    leaves them), against copies of both relit (relight.py), each all but one fold of them. The colours that a picture is compared with are counted on other folds
+    than its own, as they will be for pictures never seen. Also returns log-odds `(B,)` of the pictures themselves, the
+    higher one of both versions, by the network that has not seen it: what a threshold can be read from.
     """
     if len(pictures) < FEWEST:
         return None
     generator = torch.Generator().manual_seed(seed)
     parts = []
+    others = iter(cuts(decoded)) if decoded is not None else None
     for cut in cuts(pictures):
         own, lab, product = small(cut)
-        soft = soften(own)
+        soft = small(next(others))[0] if others else soften(own)
         relit = [to_lab(relight(version, product, generator)) for version in (own, soft)]
         parts.append((product, lab, to_lab(soft), *relit))
     product, *versions = (torch.cat(part) for part in zip(*parts, strict=True))
     fold = torch.arange(len(pictures), device=product.device) % FOLDS
     counted = torch.stack([count_colours(versions[0][fold == i], product[fold == i]) for i in range(FOLDS)])
     table = torch.stack([_fold_shading(lab, product, fold, counted) for lab in versions], 1)
-    colours = count_colours(versions[0], product)
+    real = table[:, :2].flatten(0, 1)
+    shift, scale = real.mean(0), real.std(0) + 1e-3
+    rows = ((table - shift) / scale).clamp(-BEYOND, BEYOND)
+    nets = [_train(rows[fold != i], seed + i) for i in range(FOLDS)]
     unseen = torch.full((len(pictures),), torch.nan, device=product.device)
-    for i in range(FOLDS):
-        light = _train(table[fold != i], colours, seed)
-        unseen[fold == i] = torch.maximum(*(light.logits(table[fold == i, j]) for j in (0, 1)))
-    return _train(table, colours, seed), torch.where(product.any(2).any(1), unseen, torch.nan).cpu()
+    for i, net in enumerate(nets):
+        unseen[fold == i] = _forward(rows[fold == i, :2], *net).amax(1)
+    hidden, out = (torch.stack(part) for part in zip(*nets, strict=True))
+    light = Light(count_colours(versions[0], product), shift, scale, hidden, out)
+    return light, torch.where(product.any(2).any(1), unseen, torch.nan).cpu()
 
 
 def small(cut: Cut) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,16 +128,14 @@ def _fold_shading(lab: Tensor, product: Tensor, fold: Tensor, counted: Tensor) -
     return torch.stack(features)
 
 
-def _train(table: Tensor, colours: Tensor, seed: int) -> Light:
-    """Logistic loss on a table `(B, 4, F)`: picture, softer picture, and either relit. AdamW, one cycle."""
-    n, _, features = table.shape
-    shift, scale = table[:, :2].flatten(0, 1).mean(0), table[:, :2].flatten(0, 1).std(0) + 1e-3
-    rows = ((table - shift) / scale).clamp(-BEYOND, BEYOND).flatten(0, 1)
-    wanted = torch.tensor([0.0, 0.0, 1.0, 1.0]).to(rows).repeat(n)
+def _train(table: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Weights of a network by logistic loss on `(B, 4, F)`: picture, softer picture, and either relit. AdamW, one
+    cycle."""
+    rows, features = table.flatten(0, 1), table.shape[2]
+    wanted = torch.tensor([0.0, 0.0, 1.0, 1.0]).to(rows).repeat(len(table))
     generator = torch.Generator().manual_seed(seed)
-    first = torch.randn(WIDTH, features + 1, generator=generator).to(rows) / features**0.5
-    hidden = first.requires_grad_()
-    out = (torch.randn(WIDTH + 1, generator=generator).to(rows) / WIDTH**0.5).requires_grad_()
+    hidden = (torch.randn(WIDTH, features + 1, generator=generator) / features**0.5).to(rows).requires_grad_()
+    out = (torch.randn(WIDTH + 1, generator=generator) / WIDTH**0.5).to(rows).requires_grad_()
     optimizer = torch.optim.AdamW([hidden, out], lr=RATE, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
     with torch.enable_grad():
@@ -142,9 +146,9 @@ def _train(table: Tensor, colours: Tensor, seed: int) -> Light:
             loss.backward()
             optimizer.step()
             schedule.step()
-    return Light(colours, shift, scale, hidden.detach(), out.detach())
+    return hidden.detach(), out.detach()
 
 
 def _forward(rows: Tensor, hidden: Tensor, out: Tensor) -> Tensor:
-    active = nn.functional.silu(rows @ hidden[:, :-1].T + hidden[:, -1])
-    return active @ out[:-1] + out[-1]
+    # tanh, not a rectifier: no picture is odder than all else, so that the tail of real ones stays short
+    return torch.tanh(rows @ hidden[:, :-1].T + hidden[:, -1]) @ out[:-1] + out[-1]

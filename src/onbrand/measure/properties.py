@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from onbrand.measure.cut import Cut, border, cuts, grown, sides
+from onbrand.measure.cut import Cut, bands, border, cuts, grown
 from onbrand.measure.lab import distance, lab_of
 from onbrand.measure.light import Light, brightness
 
@@ -46,13 +46,14 @@ def ground_of(cut: Cut, brand: tuple[int, int, int]) -> dict[str, Tensor]:
     """Of the ground: how much is the brand's colour, its lightness, evenness, and how much is that colour exactly.
 
     ground_near: share of ground, a rim round the product left out, within NEAR of the brand's colour · ground_border:
-    the same share of the border's pixels, the worst side left out, for a product may touch it · ground_share: near
+    the same share of four bands as wide as the rim along the frame, the worst one left out, for
+    a product may touch it · ground_share: near
     ground as share of the picture · ground_mean, ground_spread: mean and standard deviation of L* · ground_pure:
     share of ground that is the brand's colour exactly, in 8 bits.
     """
     near = distance(cut.lab, lab_of(brand, cut.lab.device)) <= NEAR
     open_ground = cut.ground & ~grown(~cut.ground, rim(cut))
-    by_side = torch.stack([side.float().mean(1) for side in sides(near)], 1)
+    by_side = torch.stack([band.float().mean((1, 2)) for band in bands(near, rim(cut))], 1)
     exact = torch.tensor(brand, device=cut.lab.device).view(1, 3, 1, 1)
     pure = ((cut.pictures * 255).round() == exact).all(1)
     mean = _share(cut.lab[:, 0], open_ground)

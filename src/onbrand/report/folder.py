@@ -130,7 +130,14 @@ def _brand(brand: Path) -> dict[str, Any]:
         said = f"{fit['used']:,} photos at {width} × {height}, encoded by the autoencoder of {fit['model']}; "
         said += f"a mean and {fit['k']} components for each kind of picture."
     found = (
-        Finding(e["code"], e["title"], e["sentence"], e.get("remedy", ""), e["level"], e.get("class", ""))
+        Finding(
+            e["code"],
+            e["title"][:1].upper() + e["title"][1:],
+            e["sentence"],
+            e.get("remedy", ""),
+            e["level"],
+            e.get("class", ""),
+        )
         for e in leak.get("findings", ())
     )
     return {

@@ -1,0 +1,124 @@
+"""The verdict on each picture, and on all of them together, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from onbrand.api.materials import Pictures, encode_x0
+from onbrand.core import Prior
+from onbrand.measure import intervals
+from onbrand.measure.diversity import diversity, redrawn
+from onbrand.measure.frechet import frechet, moments
+from onbrand.measure.reference import Reference, judge, kind_values
+from onbrand.measure.text import Reader, Scorer, all_right, read
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+REDRAWN = 300
+"""Bootstrap redraws of variety and distance."""
+RULES = {
+    "ground": ("on the brand's ground", "As much ground within dE 3 of the brand's colour as in the photos."),
+    "centring": ("centred", "The product's middle lies as near the frame's as in the photos."),
+    "cropping": ("nothing cropped", "The product keeps the photos' margin to the frame."),
+    "fill": ("fill the frame", "The product takes the share of the frame that it takes in the photos."),
+    "light": ("lit as the photos", "The product's brightness and contrast lie in the photos' range; it is not relit."),
+    "kind": ("right kind of picture", "The kind asked for is the likeliest under the prior, and likely."),
+    "text": ("show what was asked", "A reader finds in the picture what the prompt names: {attributes}."),
+    "diversity": ("variety kept", "Variance over the photos', in the prior's components; 1 is all of it."),
+    "frechet": ("distance from the photos", "Frechet distance in the prior's components (no FID); less is better."),
+    "clip": ("CLIP similarity", "Cosine of picture and prompt, by {name}; more is better."),
+}
+"""Title and rule, in a retailer's words, of what is judged; docs/properties.md has the formulas."""
+
+
+def judge_pictures(
+    made: Pictures,
+    reference: Reference,
+    prior: Prior | None,
+    pipe: StableDiffusionPipeline | None,
+    text: Reader | Scorer | None = None,
+) -> dict[str, Any]:
+    """Every property of every picture, shares and measures with their intervals: what check.json says."""
+    x0 = encode_x0(pipe, made.pixels) if prior and pipe else None
+    kinds = kind_values(prior, x0, made.classes) if prior and x0 is not None else None
+    verdict = judge(reference, made.pixels, kinds)
+    passed = {name: column.float() for name, column in verdict.passed.items()}
+    measures: dict[str, dict[str, Any]] = {}
+    words: dict[str, str] = {}
+    if hasattr(text, "attributes"):
+        reader = cast("Reader", text)
+        passed["text"] = all_right(read(reader, made.pixels, made.prompts))
+        words["attributes"] = ", ".join(reader.attributes)
+    elif text is not None:
+        scorer = cast("Scorer", text)
+        words["name"] = scorer.name
+        measures["clip"] = _measure("clip", intervals.mean(scorer(made.pixels, made.prompts)), words)
+    if prior and x0 is not None:
+        measures |= spread_of(prior, x0, made.classes, words)
+    table = torch.stack(list(passed.values()), 1).nan_to_num(1.0) > 0  # what a prompt does not ask for is no failure
+    failed = [[name for name, good in zip(passed, row, strict=True) if not good] for row in table.tolist()]
+    entries = []
+    for i, file in enumerate(made.files):
+        numbers = {name: round(float(column[i]), 4) for name, column in verdict.values.items() if column[i].isfinite()}
+        entries.append({"file": file, "failed": failed[i], "values": numbers})
+    properties = {name: _title(name, words) | _share(column) for name, column in passed.items()}
+    return {
+        "count": len(made.files),
+        "learnt": reference.count[0],
+        "all": _share(table.all(1).float()),
+        "properties": {name: entry for name, entry in properties.items() if entry["of"]},
+        "measures": measures,
+        "held_out": dict(reference.held_out),
+        "told": {name: float(column.nanmean()) for name, column in verdict.values.items() if name not in (kinds or {})},
+        "ground": list(reference.ground),
+        "pictures": entries,
+    }
+
+
+def spread_of(prior: Prior, x0: Tensor, classes: Sequence[str], words: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Variance ratio and Frechet distance of x0 `(B, C, h, w)` in their classes' components, weighted by counts."""
+    ratios, distances, weights, by_class = [], [], [], {}
+    for name in dict.fromkeys(classes):
+        rows = [i for i, other in enumerate(classes) if other == name]
+        gaussian = prior.gaussians[name]
+        if len(rows) < 2 or not gaussian.k:
+            continue
+        own, brand = gaussian.coordinates(x0[rows]).double().cpu(), gaussian.variances.double().cpu()
+        centre = torch.zeros_like(brand)
+        drawn = intervals.redraw(len(rows), REDRAWN, 0)
+        found = diversity(own, brand)
+        by_class[name] = found.components.tolist()
+        ratios.append(torch.cat([torch.tensor([found.total]), redrawn(own, brand, drawn)]))
+        every = [own, *(own[row] for row in drawn)]
+        distances.append(torch.tensor([frechet(*moments(one), centre, brand.diag()) for one in every]))
+        weights.append(len(rows))
+    if not weights:
+        return {}
+    share = torch.tensor(weights, dtype=torch.float64) / sum(weights)
+    measures = {}
+    for name, columns in (("diversity", ratios), ("frechet", distances)):
+        values = (torch.stack([column.double() for column in columns], 1) * share).sum(1)
+        # redrawn pictures repeat, which moves both numbers: the redraws tell the spread, the pictures the value
+        redraws = values[1:] - values[1:].mean() + values[0]
+        measures[name] = _measure(name, intervals.statistic(redraws, float(values[0]), sum(weights)), words)
+    measures["diversity"]["components"] = by_class
+    return measures
+
+
+def _share(column: Tensor) -> dict[str, Any]:
+    found = intervals.mean(column)
+    return {"share": found.value, "low": found.low, "high": found.high, "of": found.n}
+
+
+def _title(name: str, words: Mapping[str, str]) -> dict[str, str]:
+    title, rule = RULES[name]
+    return {"title": title, "rule": rule.format(**words) if "{" in rule else rule}
+
+
+def _measure(name: str, found: intervals.Interval, words: Mapping[str, str]) -> dict[str, Any]:
+    return _title(name, words) | {"value": found.value, "low": found.low, "high": found.high, "of": found.n}

@@ -1,0 +1,167 @@
+"""What a check looks at: pictures and photos opened, and what the brand is like, learnt once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from onbrand.api.again import write_json
+from onbrand.api.inputs import LATENTS, encode_records
+from onbrand.core import Prior
+from onbrand.data.images import Refused, open_picture, pad, to_tensor
+from onbrand.data.records import Record, read_folder
+from onbrand.generate import manifest
+from onbrand.measure.reference import Reference, learn
+from onbrand.models.bundle import encode, to_x0
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+LEARNT, NUMBERS = 2000, 4e8
+"""Photos learnt from, evenly spread over the folder: at most, and such that their pixels take 1.6 GB."""
+SHEET = "check.png"
+"""The contact sheet of a check, which is no picture to check."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Pictures to judge, opened."""
+
+    files: list[str]
+    images: list[Image.Image]
+    pixels: Tensor
+    """`(B, 3, H, W)` in [0, 1]."""
+    prompts: list[str]
+    classes: list[str]
+    """Kind of picture asked for; "" without a prior."""
+
+
+def size_of_first(folder: str | Path) -> tuple[int, int]:
+    """(H, W) of the folder's first picture."""
+    for record in _read(Path(folder))[0]:
+        content = record.read()
+        opened = content if isinstance(content, Refused) else open_picture(record.file, content)
+        if not isinstance(opened, Refused):
+            return opened.height, opened.width
+    raise ValueError(f"pictures to check are needed; {folder} has none that can be opened")
+
+
+def open_pictures(folder: str | Path, size: tuple[int, int], prior: Prior | None) -> Pictures:
+    """The pictures of a manifest, or else of any folder; ValueError that names those that cannot be opened."""
+    folder = Path(folder)
+    if (folder / manifest.LINES).is_file():
+        entries = [entry for _, entry in sorted(manifest.read(folder).items())]
+        asked = [(folder / entry["file"], entry["prompt"], entry["class"]) for entry in entries]
+    else:
+        records, refused = _read(folder)
+        if refused:
+            raise ValueError(f"every picture is to be checked; {len(refused)} of {folder} cannot be, as {refused[0]}")
+        asked = [(record.file, record.text, record.class_name) for record in records]
+    if not asked:
+        raise ValueError(f"pictures to check are needed; {folder} has none")
+    images = []
+    for file, _, _ in asked:
+        image = open_picture(file)
+        if isinstance(image, Refused):
+            raise ValueError(f"every picture is to be checked; {image}")
+        images.append(image)
+    classes = [_class(prior, name, prompt) for _, prompt, name in asked] if prior else [""] * len(asked)
+    pixels = torch.stack([_pixels(image, size) for image in images])
+    names = [str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file) for file, _, _ in asked]
+    return Pictures(names, images, pixels, [prompt for _, prompt, _ in asked], classes)
+
+
+def open_reference(
+    photos: str | Path,
+    size: tuple[int, int],
+    prior: Prior | None,
+    pipe: StableDiffusionPipeline | None,
+    brand: Path | None,
+) -> Reference:
+    """What the photos are like: learnt, or read from brand/reference.json where the same photos were learnt from."""
+    records, _ = read_folder(photos)
+    most = max(1, min(LEARNT, int(NUMBERS / (3 * size[0] * size[1]))))
+    records = records[:: max(1, math.ceil(len(records) / most))]
+    key = _key(records, size, prior)
+    file = brand / "reference.json" if brand else None
+    if file and file.is_file():
+        held = json.loads(file.read_text())
+        if held["key"] == key:
+            return Reference.from_json(json.dumps(held["reference"]))
+    opened: list[tuple[Record, Tensor]] = []
+    for record in tqdm(records, "photos", unit=" photos"):
+        content = record.read()
+        picture = content if isinstance(content, Refused) else open_picture(record.file, content)
+        if not isinstance(picture, Refused):
+            opened.append((record, _pixels(picture, size)))
+    if not opened:
+        raise ValueError(f"photos to learn from are needed; {photos} has none that can be opened")
+    pixels = torch.stack([picture for _, picture in opened])
+    used = [record for record, _ in opened]
+    x0, classes = None, None
+    if prior and pipe:
+        flip = prior.provenance.flip
+        x0 = encode_x0(pipe, pixels) if brand is None else _stored_x0(pipe, used, brand, size, flip)
+        classes = [_class(prior, record.class_name, record.text) for record in used]
+    reference = learn(pixels, prior, x0, classes=classes)
+    if file:
+        write_json(file, {"key": key, "reference": json.loads(reference.to_json())})
+    return reference
+
+
+@torch.no_grad()
+def encode_x0(pipe: StableDiffusionPipeline, pixels: Tensor, batch: int = 16) -> Tensor:
+    """x0 `(B, C, h, w)` on the CPU of pictures `(B, 3, H, W)` in [0, 1]: the posterior's mean, as in the fit."""
+    parts = [to_x0(pipe, encode(pipe, part * 2 - 1)[0]).cpu() for part in pixels.split(batch)]
+    return torch.cat(parts)
+
+
+def _stored_x0(
+    pipe: StableDiffusionPipeline, records: Sequence[Record], brand: Path, size: tuple[int, int], flip: bool
+) -> Tensor:
+    store, summary = encode_records(pipe, records, brand / LATENTS, size, flip)
+    return to_x0(pipe, store.get(summary.keys)[0]).cpu()
+
+
+def _read(folder: Path) -> tuple[list[Record], list[Refused]]:
+    """`read_folder` without the sheet of an earlier check, which no metadata names."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        records, refused = read_folder(folder)
+    for warning in caught:
+        if not re.match(rf"1 pictures .* {re.escape(SHEET)} first", str(warning.message)):
+            warnings.warn(warning.message, stacklevel=3)
+    kept = [record for record in records if record.file != folder / SHEET]
+    return kept, [one for one in refused if one.file != folder / SHEET]
+
+
+def _pixels(picture: Image.Image, size: tuple[int, int]) -> Tensor:
+    return (to_tensor(pad(picture, size)) + 1) / 2
+
+
+def _class(prior: Prior, name: str | None, prompt: str) -> str:
+    return name if name in prior.classes else prior.class_of(prompt)
+
+
+def _key(records: Sequence[Record], size: tuple[int, int], prior: Prior | None) -> str:
+    """Changes with any photo, their number, the size and the prior."""
+    stamps = [(str(record.file), record.class_name, record.text, *_stamp(record.stamp)) for record in records]
+    told = json.dumps([size, prior.fingerprint if prior else "", stamps])
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns

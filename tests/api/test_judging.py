@@ -1,0 +1,59 @@
+"""The verdict over all pictures: shares, what a prompt does not ask for, variety and distance where the truth is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from onbrand.api.judging import judge_pictures, spread_of
+from onbrand.api.materials import Pictures
+from onbrand.data.catalogue import COLOURS, KINDS, brand_picture, caption, photos
+from onbrand.measure.reader import Reader
+from onbrand.measure.reference import learn
+from tiny import tiny_pipeline, tiny_prior
+
+
+def test_text_is_judged_where_it_is_asked_for() -> None:
+    grey, kinds = photos("test")
+    colours = [list(COLOURS)[i % 12] for i in range(40)]
+    images = [Image.fromarray(brand_picture(grey[i], colours[i])) for i in range(40)]
+    pixels = (
+        torch.stack([torch.tensor(brand_picture(grey[i], colours[i])) for i in range(40)]).permute(0, 3, 1, 2) / 255
+    )
+    right = [caption(int(kinds[i]), colours[i]) for i in range(40)]
+    wrong = [caption((int(kinds[i]) + 5) % len(KINDS), colours[i]) for i in range(40)]
+    with pytest.warns(UserWarning, match="too few to tell the brand's light"):
+        reference = learn(pixels)
+    made = {
+        name: judge_pictures(Pictures([str(i) for i in range(40)], images, pixels, prompts, [""] * 40), reference, None,
+                             None, Reader.load())
+        for name, prompts in {"right": right, "wrong": wrong, "silent": ["a thing"] * 40, "half": right[:20] + [""] * 20}.items()
+    }  # fmt: skip
+    share = {name: said["properties"].get("text", {}).get("share") for name, said in made.items()}
+    assert share["right"] > 0.8 and share["wrong"] < 0.1 and share["silent"] is None
+    assert made["half"]["properties"]["text"]["of"] == 20
+    # what is not asked for cannot fail
+    assert not any("text" in entry["failed"] for entry in made["silent"]["pictures"])
+    assert made["silent"]["all"]["share"] >= made["right"]["all"]["share"] > made["wrong"]["all"]["share"]
+
+
+def test_draws_from_the_prior_have_all_its_variety_and_no_distance() -> None:
+    prior = tiny_prior(tiny_pipeline(), ("a", "b"))
+    draws = {
+        name: prior.gaussians[name].draw(n, 3, torch.Generator().manual_seed(n)) for name, n in (("a", 300), ("b", 900))
+    }
+    x0, classes = torch.cat(list(draws.values())), ["a"] * 300 + ["b"] * 900
+    brand = spread_of(prior, x0, classes, {})
+    assert brand["diversity"]["value"] == pytest.approx(1, abs=0.1) and brand["frechet"]["value"] < 0.1
+    # half as far from the mean in one of the two classes: a quarter of its variance
+    narrow = torch.cat([prior.mean("a") + (draws["a"] - prior.mean("a")) / 2, draws["b"]])
+    found = spread_of(prior, narrow, classes, {})["diversity"]
+    assert (
+        found["value"] == pytest.approx(0.25 * 0.25 + 0.75, abs=0.1) and found["low"] < found["value"] < found["high"]
+    )
+    assert found["components"]["a"] == pytest.approx([0.25] * 3, abs=0.06)
+    # moved by 2 in one component: the distance is the square
+    moved = torch.cat([draws["a"], draws["b"]]) + 2 * prior.gaussians["a"].components[0].view(prior.shape)
+    only = spread_of(prior, moved[:300], ["a"] * 300, {})["frechet"]["value"]
+    assert only == pytest.approx(4, abs=0.8)

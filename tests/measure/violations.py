@@ -1,0 +1,66 @@
+"""Pictures as a brand would not have them, made from its own; written apart from the code that is to see them."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+
+def on_ground(pictures: Tensor, colour: tuple[int, int, int]) -> Tensor:
+    """The same on another, darker ground: no pixel is lighter than it."""
+    return torch.minimum(pictures, torch.tensor(colour).view(1, 3, 1, 1) / 255)
+
+
+def on_gradient(pictures: Tensor, darkest: int) -> Tensor:
+    """The same on a ground that falls from white at the left to grey at the right."""
+    return torch.minimum(pictures, torch.linspace(1, darkest / 255, pictures.shape[3]))
+
+
+def on_noise(pictures: Tensor, darkest: int, seed: int = 0) -> Tensor:
+    """The same on a busy ground: blotches of 4 x 4 pixels."""
+    n, _, height, width = pictures.shape
+    draw = torch.rand(n, 3, height // 4, width // 4, generator=torch.Generator().manual_seed(seed))
+    return torch.minimum(pictures, darkest / 255 + (1 - darkest / 255) * interpolate(draw, (height, width)))
+
+
+def shift(pictures: Tensor, right: int, down: int) -> Tensor:
+    """Moved by whole pixels, filled up with white, cut where they leave the frame."""
+    moved = torch.ones_like(pictures)
+    height, width = pictures.shape[2:]
+    x, y = slice(max(right, 0), width + min(right, 0)), slice(max(down, 0), height + min(down, 0))
+    from_x, from_y = slice(max(-right, 0), width - max(right, 0)), slice(max(-down, 0), height - max(down, 0))
+    moved[:, :, y, x] = pictures[:, :, from_y, from_x]
+    return moved
+
+
+def zoom(pictures: Tensor, factor: float) -> Tensor:
+    """The middle of the picture, enlarged."""
+    height, width = pictures.shape[2:]
+    large = interpolate(pictures, scale_factor=factor, mode="bilinear", antialias=True)
+    top, left = (large.shape[2] - height) // 2, (large.shape[3] - width) // 2
+    return large[:, :, top : top + height, left : left + width].clamp(0, 1)
+
+
+def side_light(pictures: Tensor, fall: float, seed: int = 0) -> Tensor:
+    """Light on the product falls by `fall` from one end to the other, in linear light, in a direction of its own for
+    each picture; the ground stays."""
+    product = (pictures < 1).any(1)
+    n, height, width = product.shape
+    angle = 2 * math.pi * torch.rand(n, generator=torch.Generator().manual_seed(seed)).view(-1, 1, 1)
+    along = torch.arange(width) * angle.cos() + torch.arange(height)[:, None] * angle.sin()
+    low = along.masked_fill(~product, math.inf).flatten(1).min(1).values.view(-1, 1, 1)
+    high = along.masked_fill(~product, -math.inf).flatten(1).max(1).values.view(-1, 1, 1)
+    gain = 1 - fall * ((along - low) / (high - low)).clamp(0, 1)
+    return torch.where(product[:, None], pictures * gain[:, None] ** (1 / 2.2), pictures)
+
+
+def gamma(pictures: Tensor, exponent: float) -> Tensor:
+    """Another gamma: white stays white."""
+    return pictures**exponent
+
+
+def lamp(pictures: Tensor, red: float, green: float, blue: float) -> Tensor:
+    """The product under a coloured lamp, shares of linear light; the ground stays."""
+    tint = torch.tensor([red, green, blue]).view(1, 3, 1, 1) ** (1 / 2.2)
+    return torch.where((pictures < 1).any(1, keepdim=True), pictures * tint, pictures)
