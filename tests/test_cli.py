@@ -7,6 +7,7 @@ import inspect
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,18 @@ def test_an_unforeseen_error_keeps_its_traceback_and_a_stop_is_told(
     assert cli.main(["verb", "stop"]) == 130 and "goes on where this stopped" in capsys.readouterr().err
     with pytest.raises(KeyError):
         cli.main(["verb", "bug"])
+
+
+def test_a_warning_is_a_line_for_the_user(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def verb(text: str) -> None:
+        """Warn."""
+        warnings.warn(f"look at {text}", stacklevel=2)
+        warnings.warn("for programmers", DeprecationWarning, stacklevel=2)
+
+    monkeypatch.setattr(cli, "VERBS", (verb,))
+    before = warnings.showwarning
+    assert cli.main(["verb", "this"]) == 0
+    assert capsys.readouterr().err == "onbrand: warning: look at this\n" and warnings.showwarning is before
 
 
 def test_python_dash_m(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def results(study: Path) -> dict[str, dict[str, dict[str, float]]]:
         scores = {"all": checked["all"], **checked["properties"], **checked.get("measures", {})}
         table["real photos" if folder.name == "held" else folder.name] = {
             name: {"value": e.get("share", e.get("value")), "low": e.get("low"), "high": e.get("high"),
-                   "n": e.get("n", checked["count"])}
+                   "n": e.get("of", checked["count"])}
             for name, e in scores.items()
         }  # fmt: skip
     return table

@@ -41,10 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not _debugging():  # the libraries' own chatter; whatever the environment says comes first
         for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
             os.environ.setdefault(name, "error")
-    # a warning is a line for the user, not a place in the code
-    warnings.showwarning = lambda message, *_, **__: print(f"onbrand: warning: {message}", file=sys.stderr)
     try:
-        result = verb(**values)
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            for kind in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):  # for programmers
+                warnings.simplefilter("ignore", kind)
+            warnings.showwarning = _show
+            result = verb(**values)
     except KeyboardInterrupt:
         print("onbrand: interrupted; the same command again goes on where this stopped", file=sys.stderr)
         return 130
@@ -163,6 +166,11 @@ def _fail(error: Exception) -> int:
         raise error
     print(f"onbrand: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
     return 2
+
+
+def _show(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as a line for the user, not as a place in the code."""
+    print(f"onbrand: warning: {message}", file=sys.stderr)
 
 
 def _debugging() -> bool:

@@ -1,4 +1,4 @@
-"""The verdict over all pictures: shares, what a prompt does not ask for, variety and distance where the truth is known."""
+"""The verdict over all pictures: what a prompt does not ask for; variety and distance where the truth is known."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def test_text_is_judged_where_it_is_asked_for() -> None:
     wrong = [caption((int(kinds[i]) + 5) % len(KINDS), colours[i]) for i in range(40)]
     with pytest.warns(UserWarning, match="too few to tell the brand's light"):
         reference = learn(pixels)
-    made = {
-        name: judge_pictures(Pictures([str(i) for i in range(40)], images, pixels, prompts, [""] * 40), reference, None,
-                             None, Reader.load())
-        for name, prompts in {"right": right, "wrong": wrong, "silent": ["a thing"] * 40, "half": right[:20] + [""] * 20}.items()
-    }  # fmt: skip
+    asked = {"right": right, "wrong": wrong, "silent": ["a thing"] * 40, "half": right[:20] + [""] * 20}
+    made = {}
+    for name, prompts in asked.items():
+        pictures = Pictures([str(i) for i in range(40)], images, pixels, prompts, [""] * 40)
+        made[name] = judge_pictures(pictures, reference, None, None, Reader.load())
     share = {name: said["properties"].get("text", {}).get("share") for name, said in made.items()}
     assert share["right"] > 0.8 and share["wrong"] < 0.1 and share["silent"] is None
     assert made["half"]["properties"]["text"]["of"] == 20

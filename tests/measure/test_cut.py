@@ -22,7 +22,7 @@ def test_connected_is_scipys(density):
 
 
 def test_a_spiral_is_followed_to_its_end():
-    rows = ["#########", "        #", "####### #", "#     # #", "# ### # #", "# #   # #", "# ##### #", "#       #", "#########"]
+    rows = "#########,        #,####### #,#     # #,# ### # #,# #   # #,# ##### #,#       #,#########".split(",")
     mask = torch.tensor([[pixel == " " for pixel in row] for row in rows])[None]
     assert torch.equal(connected(mask), mask)
     mask[0, 1, 0] = False  # its only way out

@@ -37,7 +37,8 @@ def test_root_is_scipys():
 def test_moments_are_numpys_and_distance_grows_with_a_shift():
     points = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
     mean, covariance = moments(points)
-    assert np.allclose(covariance.numpy(), np.cov(points.double().numpy().T)) and torch.allclose(mean.float(), points.mean(0))
+    assert np.allclose(covariance.numpy(), np.cov(points.double().numpy().T))
+    assert torch.allclose(mean.float(), points.mean(0))
     assert distance(points, points) == pytest.approx(0, abs=1e-9)
     assert distance(points + 2, points) == pytest.approx(16, rel=1e-6)
 

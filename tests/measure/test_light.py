@@ -5,6 +5,7 @@ import pytest
 import torch
 from violations import side_light
 
+from onbrand.measure import light as light_module
 from onbrand.measure.cut import cut
 from onbrand.measure.lab import lab_of, to_lab, to_linear
 from onbrand.measure.light import FEWEST, brightness, fit_light, small
@@ -50,7 +51,7 @@ def test_relit_copies_differ_in_the_product_only_and_by_no_more_than_they_should
     changed = (relit != pictures).any(1)
     assert not (changed & ~parts.product).any() and changed.any(2).any(1).float().mean() > 0.98
     ratio = (to_linear(relit) / to_linear(pictures).clamp(min=1e-3)).permute(0, 2, 3, 1)[parts.product]
-    assert ratio.min() > 0.2 and relit.min() >= 0 and relit.max() <= 1
+    assert ratio.min() > 0.1 and relit.min() >= 0 and relit.max() <= 1
     again = relight(pictures, parts.product, torch.Generator().manual_seed(0))
     assert torch.equal(relit, again)
 
@@ -108,11 +109,12 @@ def test_light_is_read_at_one_size(held_out):
     assert (product == small(cut(held_out[:4]))[2]).float().mean() > 0.99
 
 
-def test_light_is_learned_the_same_from_the_same_and_tells_a_side_light(held_out):
-    light, unseen = fit_light(held_out[:240], seed=1)
-    again, _ = fit_light(held_out[:240], seed=1)
-    assert torch.equal(light.hidden, again.hidden) and len(unseen) == 240
-    real = light.score(cut(held_out[240:340]))["light_relit"]
-    relit = light.score(cut(side_light(held_out[240:340], 0.6)))["light_relit"]
+def test_light_is_learned_the_same_from_the_same_and_tells_a_side_light(held_out, monkeypatch):
+    monkeypatch.setattr(light_module, "STEPS", 120)
+    light, unseen = fit_light(held_out[:200], seed=1)
+    again, _ = fit_light(held_out[:200], seed=1)
+    assert torch.equal(light.hidden, again.hidden) and len(unseen) == 200
+    real = light.score(cut(held_out[200:300]))["light_relit"]
+    relit = light.score(cut(side_light(held_out[200:300], 0.6)))["light_relit"]
     assert (relit > unseen.median()).float().mean() > 0.9 and (relit - real).median() > 2
     assert light.score(cut(torch.ones(1, 3, 64, 64)))["light_relit"].isnan()

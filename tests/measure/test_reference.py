@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from torch.nn.functional import avg_pool2d, pad
 from violations import gamma, lamp, on_gradient, on_ground, on_noise, shift, side_light, zoom
 
 from onbrand.core import Gaussian, Prior, Provenance
@@ -21,14 +22,15 @@ VIOLATIONS = {
     "half out, cropped": ("cropping", lambda p: shift(p, -32, 0)),
     "crop": ("cropping", lambda p: zoom(p, 1.3)),
     "crop, fill": ("fill", lambda p: zoom(p, 1.3)),
-    "half the size": ("fill", lambda p: torch.nn.functional.pad(torch.nn.functional.avg_pool2d(p, 2), (16,) * 4, value=1)),
-    "relight": ("light", lambda p: side_light(p, 0.6)),
+    "half the size": ("fill", lambda p: pad(avg_pool2d(p, 2), (16,) * 4, value=1)),
+    "relight": ("light", lambda p: side_light(p, 0.7)),
     "relight, gamma": ("light", lambda p: gamma(p, 1.4)),
 }
 """Each with the property that it breaks; docs/properties.md has the figures."""
 WEAK = {
+    "side light 60 %": (lambda p: side_light(p, 0.6), 0.9),
     "side light 40 %": (lambda p: side_light(p, 0.4), 0.8),
-    "gamma 1 / 1.4": (lambda p: gamma(p, 1 / 1.4), 0.88),
+    "gamma 1 / 1.4": (lambda p: gamma(p, 1 / 1.4), 0.85),
     "warm lamp": (lambda p: lamp(p, 1, 0.85, 0.6), 0.75),
     "cool lamp": (lambda p: lamp(p, 0.6, 0.85, 1), 0.75),
 }
@@ -53,7 +55,7 @@ def test_violations_fail_their_property(reference, held_out, violation):
 def test_weaker_lights_are_seen_as_often_as_the_documentation_says(reference, held_out, violation):
     broken, seen = WEAK[violation]
     share = 1 - judge(reference, broken(held_out[:300])).passed["light"].float().mean().item()
-    assert seen <= share < 0.97  # where it is seen more often, let docs/properties.md say so
+    assert seen <= share < 0.98  # where it is seen more often, let docs/properties.md say so
 
 
 def test_what_is_learned_is_told_with_what_it_was_tested_on(reference):
@@ -90,11 +92,14 @@ def test_few_photos_are_learned_from_with_a_word_of_warning(held_out):
 
 
 def test_photos_that_do_not_pass_are_a_warning(held_out):
-    mixed = held_out[:200].clone()
-    order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
-    mixed[order[:8]] = shift(mixed[order[:8]], 20, 0)  # all of them among those kept back
-    with pytest.warns(UserWarning, match="centring"):
-        learn(mixed)
+    mixed = held_out[:70].clone()
+    kept_back = torch.randperm(70, generator=torch.Generator().manual_seed(0))[:14]
+    mixed[kept_back[:5]] = shift(mixed[kept_back[:5]], 20, 0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = learn(mixed)
+    assert found.held_out["centring"] <= 9 / 14
+    assert any("kept back pass less often" in str(one.message) and "centring" in str(one.message) for one in caught)
 
 
 def test_the_ground_is_the_photos_own(held_out):
@@ -105,10 +110,11 @@ def test_the_ground_is_the_photos_own(held_out):
 
 
 def test_pictures_as_a_vae_leaves_them_can_be_made_to_pass(held_out):
-    soft = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(held_out, (2,) * 4, value=1), 5, 1)
+    soft = avg_pool2d(pad(held_out[:140], (4,) * 4, value=1), 9, 1)
     narrow, wide = few(held_out), few(held_out, decoded=soft[:40])
-    assert not judge(narrow, soft[40:140]).passed["fill"].float().mean() > judge(wide, soft[40:140]).passed["fill"].float().mean()
-    assert wide.bounds["fill"][1] > narrow.bounds["fill"][1] and wide.bounds["ground_near"] == narrow.bounds["ground_near"]
+    shares = [judge(one, soft[40:]).passed["fill"].float().mean().item() for one in (narrow, wide)]
+    assert shares[0] < 0.5 < 0.85 < shares[1]
+    assert wide.bounds["ground_near"] == narrow.bounds["ground_near"]
     with pytest.raises(ValueError, match="the same pictures"):
         learn(held_out[:40], decoded=soft[:39])
 

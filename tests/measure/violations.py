@@ -52,7 +52,7 @@ def side_light(pictures: Tensor, fall: float, seed: int = 0) -> Tensor:
     low = along.masked_fill(~product, math.inf).flatten(1).min(1).values.view(-1, 1, 1)
     high = along.masked_fill(~product, -math.inf).flatten(1).max(1).values.view(-1, 1, 1)
     gain = 1 - fall * ((along - low) / (high - low)).clamp(0, 1)
-    return torch.where(product[:, None], pictures * gain[:, None] ** (1 / 2.2), pictures)
+    return torch.where(product[:, None], under(pictures, gain[:, None]), pictures)
 
 
 def gamma(pictures: Tensor, exponent: float) -> Tensor:
@@ -62,5 +62,11 @@ def gamma(pictures: Tensor, exponent: float) -> Tensor:
 
 def lamp(pictures: Tensor, red: float, green: float, blue: float) -> Tensor:
     """The product under a coloured lamp, shares of linear light; the ground stays."""
-    tint = torch.tensor([red, green, blue]).view(1, 3, 1, 1) ** (1 / 2.2)
-    return torch.where((pictures < 1).any(1, keepdim=True), pictures * tint, pictures)
+    light = torch.tensor([red, green, blue]).view(1, 3, 1, 1)
+    return torch.where((pictures < 1).any(1, keepdim=True), under(pictures, light), pictures)
+
+
+def under(pictures: Tensor, light: Tensor) -> Tensor:
+    """sRGB values with the linear light multiplied (IEC 61966-2-1)."""
+    linear = light * torch.where(pictures <= 0.04045, pictures / 12.92, ((pictures + 0.055) / 1.055) ** 2.4)
+    return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

@@ -36,13 +36,12 @@ def diagnose(
     """
     from dataclasses import asdict
 
-    from onbrand.api.inputs import open_model, open_prior
-    from onbrand.core import findings, measure_leak
+    from onbrand.api.inputs import open_model, prior_file
+    from onbrand.core import Prior, findings, measure_leak
     from onbrand.models import bundle
     from onbrand.models.schedule import read, with_options
 
-    prior = open_prior(brand)
-    assert prior is not None
+    prior = Prior.load(prior_file(brand))
     pipe = open_model(prior.provenance.model if model is None else model, "cpu")
     schedule = read(with_options(pipe.scheduler, scheduler, spacing), steps)
     trained = bundle.offset_of(pipe) or {}

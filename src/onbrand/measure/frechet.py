@@ -30,7 +30,8 @@ def root(matrix: Tensor) -> Tensor:
 def moments(coordinates: Tensor) -> tuple[Tensor, Tensor]:
     """Mean `(k,)` and covariance `(k, k)`, float64, of coordinates `(B, k)`; ValueError for fewer than two."""
     if coordinates.ndim != 2 or len(coordinates) < 2:
-        raise ValueError(f"a covariance needs at least two pictures' coordinates (B, k): got {tuple(coordinates.shape)}")
+        shape = tuple(coordinates.shape)
+        raise ValueError(f"a covariance needs coordinates (B, k) of at least two pictures: got {shape}")
     coordinates = coordinates.double()
     centred = coordinates - coordinates.mean(0)
     return coordinates.mean(0), centred.T @ centred / (len(coordinates) - 1)

@@ -74,5 +74,5 @@ def _bounds(redraws: Tensor, level: float) -> tuple[float, float]:
 
 def _column(values: Tensor) -> Tensor:
     if values.ndim != 1:
-        raise ValueError(f"one value a picture, (B,): got shape {tuple(values.shape)}; bootstrap one property at a time")
+        raise ValueError(f"one value a picture, (B,): got {tuple(values.shape)}; bootstrap one property at a time")
     return values.detach().double().cpu()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, binary_cross_entropy_with_logits
 
 from onbrand.measure.cut import LOOSE, Cut, cuts
@@ -71,10 +71,11 @@ def brightness(cut: Cut) -> dict[str, Tensor]:
 def fit_light(pictures: Tensor, seed: int = 0, decoded: Tensor | None = None) -> tuple[Light, Tensor] | None:
     """Learn the brand's light from its pictures `(B, 3, H, W)` in [0, 1]; None for fewer than FEWEST.
 
-    Networks of one hidden layer are shown the pictures, and the same a little softer (or `decoded`: the same as a VAE
-    leaves them), against copies of both relit (relight.py), each all but one fold of them. The colours that a picture is compared with are counted on other folds
-    than its own, as they will be for pictures never seen. Also returns log-odds `(B,)` of the pictures themselves, the
-    higher one of both versions, by the network that has not seen it: what a threshold can be read from.
+    Networks of one hidden layer, each on all but one fold of the pictures, are shown them, and the same a little softer
+    (or `decoded`: the same as a VAE leaves them), against copies of both relit (relight.py). The colours that a picture
+    is compared with are counted on other folds than its own, as they will be for pictures never seen. Also returns
+    log-odds `(B,)` of the pictures themselves, the higher one of both versions, by the network that has not seen them:
+    what a threshold can be read from.
     """
     if len(pictures) < FEWEST:
         return None
@@ -107,7 +108,7 @@ def small(cut: Cut) -> tuple[Tensor, Tensor, Tensor]:
     product, (height, width) = solid(cut), cut.pictures.shape[2:]
     if max(height, width) <= SIDE:
         return cut.pictures, cut.lab, product
-    size = tuple(max(1, round(side * SIDE / max(height, width))) for side in (height, width))
+    size = (max(1, round(height * SIDE / max(height, width))), max(1, round(width * SIDE / max(height, width))))
     pictures = adaptive_avg_pool2d(cut.pictures, size).clamp(0, 1)
     return pictures, to_lab(pictures), adaptive_avg_pool2d(product.float()[:, None], size)[:, 0] > 0.5
 

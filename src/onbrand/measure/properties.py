@@ -33,12 +33,12 @@ def measure(
     ground: the brand's ground colour, RGB 0..255; light: what was learned of the brand's light, for light_relit.
     ValueError where pictures are of another shape or range.
     """
+    if not len(pictures):
+        raise ValueError("there must be pictures to measure: got none")
     parts = [
         {**ground_of(part, ground), **place_of(part), **brightness(part), **(light.score(part) if light else {})}
         for part in cuts(pictures)
     ]
-    if not parts:
-        raise ValueError("there must be pictures to measure: got none")
     return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from onbrand.measure.cut import border
 from onbrand.measure.light import Light, fit_light
 from onbrand.measure.properties import STATISTICS, kind_of, measure
 
@@ -114,10 +115,12 @@ def learn(
     """Learn a brand's ranges from its pictures `(B, 3, H, W)` in [0, 1]; 1,000 or more make the ranges sharp.
 
     With prior and x0 `(B, C, h, w)`, the pictures' latents, the kind of picture is learned too; classes: of each
-    picture, the likeliest where left out. decoded: the same pictures as the model's VAE leaves them, which are to pass
-    too (ranges of the ground are of `pictures` alone: no VAE excuses a ground that is off). ground: RGB 0..255, the median of all borders where left out. HELD_OUT of the
-    pictures, drawn by the seed, are not learned from: the ranges are tested on them, and a warning names properties
-    that fewer than MEANT of them pass. ValueError for fewer than FEWEST pictures, or x0 of another number.
+    picture, the likeliest where left out. ground: RGB 0..255, the median of all borders where left out. decoded: the
+    same pictures as the model's VAE leaves them, which are to pass too (ranges of the ground are of `pictures` alone:
+    no VAE excuses a ground that is off).
+
+    HELD_OUT of the pictures, drawn by the seed, are kept back: the ranges are tested on them, and a warning names the
+    properties that fewer than MEANT of them pass. ValueError for fewer than FEWEST pictures, or x0 of another number.
     """
     if len(pictures) < FEWEST:
         raise ValueError(f"ranges are learned from at least {FEWEST} pictures: got {len(pictures)}; give more photos")
@@ -186,8 +189,6 @@ def kind_values(prior: Prior, x0: Tensor, classes: Sequence[str] | None = None) 
 
 def ground_colour(pictures: Tensor) -> tuple[int, int, int]:
     """RGB 0..255: the median over pictures `(B, 3, H, W)` of the median of each one's border."""
-    from onbrand.measure.cut import border
-
     r, g, b = (border(pictures.float()).median(2).values.median(0).values * 255).round().int().tolist()
     return r, g, b
 

@@ -54,4 +54,5 @@ def frame(product: Tensor) -> tuple[Tensor, Tensor]:
         last = torch.where(occupied, place, -1).amax(1, keepdim=True)
         return (place - (first + last) / 2) / (last - first + 1).clamp(min=1)
 
-    return axis(product.any(1))[:, None, :].expand(product.shape), axis(product.any(2))[:, :, None].expand(product.shape)
+    across, down = axis(product.any(1))[:, None, :], axis(product.any(2))[:, :, None]
+    return across.expand(product.shape), down.expand(product.shape)

@@ -19,8 +19,9 @@ SHIPPED = "pilot"
 class Reader(Protocol):
     """Reads attributes (kind, colour, ...) off pictures; onbrand.measure.reader.Reader is one."""
 
-    attributes: Mapping[str, Sequence[str]]
-    """Labels of each attribute."""
+    @property
+    def attributes(self) -> Mapping[str, Sequence[str]]:
+        """Labels of each attribute."""
 
     def __call__(self, pictures: Tensor, /) -> Any:
         """Logits or probabilities `(B, labels)` of each attribute, a dict; pictures `(B, 3, H, W)` in [0, 1]."""
@@ -29,8 +30,9 @@ class Reader(Protocol):
 class Scorer(Protocol):
     """Scores pictures against prompts; onbrand.models.clip.Clip is one."""
 
-    name: str
-    """What its scores are labelled with."""
+    @property
+    def name(self) -> str:
+        """What its scores are labelled with."""
 
     def __call__(self, pictures: Tensor, prompts: Sequence[str], /) -> Tensor:
         """Similarity `(B,)`; pictures `(B, 3, H, W)` in [0, 1], one prompt each."""

@@ -65,7 +65,7 @@ def load(folder: str | Path, device: str = "cpu") -> Clip:
     """
     folder = Path(folder).expanduser()
     if not is_clip(folder):
-        raise ValueError(f"a CLIP folder holds a config.json of model_type clip, weights and tokenizer: none in {folder}")
+        raise ValueError(f"a CLIP folder has a config.json of model_type clip, weights, tokenizer: not {folder}")
     model = transformers.CLIPModel.from_pretrained(folder, local_files_only=True).eval().to(device)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     side = model.config.vision_config.image_size
