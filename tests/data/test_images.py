@@ -121,10 +121,10 @@ def test_cmyk_is_seen_in_its_own_colours():
 @pytest.mark.parametrize("alpha", [False, True])
 def test_an_embedded_profile_is_applied_and_white_stays_white(alpha):
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    tags = {srgb[at:at + 4]: at for at in range(132, 132 + 12 * int.from_bytes(srgb[128:132], "big"), 12)}
+    tags = {srgb[at : at + 4]: at for at in range(132, 132 + 12 * int.from_bytes(srgb[128:132], "big"), 12)}
     swapped = bytearray(srgb.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be")).replace(b"sRGB", b"swap"))
     red, green = tags[b"rXYZ"] + 4, tags[b"gXYZ"] + 4  # this profile's red is green, and its green red
-    swapped[red:red + 8], swapped[green:green + 8] = srgb[green:green + 8], srgb[red:red + 8]
+    swapped[red : red + 8], swapped[green : green + 8] = srgb[green : green + 8], srgb[red : red + 8]
     pixels = draw(6)
     picture = Image.fromarray(pixels).convert("RGBA" if alpha else "RGB")
     got = opened(content(picture, icc_profile=bytes(swapped))).astype(int)
@@ -142,8 +142,16 @@ def test_exif_turns_the_picture_upright(kind, orientation):
     pixels[:8, :16], pixels[16:, :8] = (255, 0, 0), (0, 0, 255)
     exact = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}
     made = content(pixels, kind, exif=exif, **exact.get(kind, {}))
-    truth = {1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1], 5: pixels.swapaxes(0, 1),
-             6: np.rot90(pixels, -1), 7: np.rot90(pixels, 2).swapaxes(0, 1), 8: np.rot90(pixels)}[orientation]
+    truth = {
+        1: pixels,
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.swapaxes(0, 1),
+        6: np.rot90(pixels, -1),
+        7: np.rot90(pixels, 2).swapaxes(0, 1),
+        8: np.rot90(pixels),
+    }[orientation]
     got = opened(made)
     assert got.shape == truth.shape
     assert np.abs(got.astype(int) - truth).max() <= (3 if kind == "JPEG" else 0)

@@ -21,8 +21,18 @@ from onbrand.data.images import pad, to_tensor
 from onbrand.data.latents import Key, Store, iterate
 from onbrand.data.records import read_folder
 
-TEN = ("truncated jpeg", "empty", "text", "animated gif", "animated webp", "1x1", "gigantic", "missing", "folder",
-       "corrupt zlib")
+TEN = (
+    "truncated jpeg",
+    "empty",
+    "text",
+    "animated gif",
+    "animated webp",
+    "1x1",
+    "gigantic",
+    "missing",
+    "folder",
+    "corrupt zlib",
+)
 
 
 def encode(photos, folder, key=KEY, encoder=None, **options):
@@ -144,8 +154,14 @@ def test_a_changed_picture_is_encoded_anew_and_nothing_else(photos, tmp_path, mo
 
 
 def test_another_encoder_size_or_ground_shares_nothing(photos, tmp_path):
-    for key in (KEY, Key("other", (32, 32)), Key(KEY.vae, (32, 40)), Key(KEY.vae, (32, 32), ground=(9, 9, 9)),
-                Key(KEY.vae, (32, 32), flip=True), Key(KEY.vae, (32, 32), dtype="float16")):
+    for key in (
+        KEY,
+        Key("other", (32, 32)),
+        Key(KEY.vae, (32, 40)),
+        Key(KEY.vae, (32, 32), ground=(9, 9, 9)),
+        Key(KEY.vae, (32, 32), flip=True),
+        Key(KEY.vae, (32, 32), dtype="float16"),
+    ):
         assert encode(photos, tmp_path / "store", key)[2].encoded == 20
     assert encode(photos, tmp_path / "store")[2].encoded == 0
 

@@ -66,19 +66,40 @@ def test_metadata_gives_the_rows_that_datasets_gives(photos, kind):
 def test_rows_that_name_nothing_usable_are_refused_and_the_rest_is_read(photos, tmp_path):
     (photos / "folder.png").mkdir()
     (tmp_path / "outside.png").write_bytes(content(draw(1)))
-    rows = [{"file_name": name, "text": "x", "class": "a"} for name in
-            ("00000.png", "gone.png", "folder.png", "../outside.png", str(tmp_path / "outside.png"), "file://00001.png",
-             "00001.png", "sub/../00000.png")]
-    rows += [{"text": "no name", "class": "a"}, {"file_name": "00002.png", "text": "x"},
-             {"file_name": "00003.png", "text": "x", "class": "a", "conditioning_file_name": "edges/3.png"}]
+    rows = [
+        {"file_name": name, "text": "x", "class": "a"}
+        for name in (
+            "00000.png",
+            "gone.png",
+            "folder.png",
+            "../outside.png",
+            str(tmp_path / "outside.png"),
+            "file://00001.png",
+            "00001.png",
+            "sub/../00000.png",
+        )
+    ]
+    rows += [
+        {"text": "no name", "class": "a"},
+        {"file_name": "00002.png", "text": "x"},
+        {"file_name": "00003.png", "text": "x", "class": "a", "conditioning_file_name": "edges/3.png"},
+    ]
     write_rows(photos, rows)
     records, refused = read_folder(photos)
     assert names(records) == ["00000.png", "00001.png"] and [record.index for record in records] == [0, 1]
     assert len(refused) == 9
     found = [entry.reason for entry in refused]
-    expected = ["missing", "a folder", "outside", "outside", "outside",
-                "named again in line 8 of metadata.jsonl, first in line 1", "line 9 has no file_name",
-                "conditioning picture edges/3.png is missing", "without a class"]
+    expected = [
+        "missing",
+        "a folder",
+        "outside",
+        "outside",
+        "outside",
+        "named again in line 8 of metadata.jsonl, first in line 1",
+        "line 9 has no file_name",
+        "conditioning picture edges/3.png is missing",
+        "without a class",
+    ]
     assert all(word in reason for word, reason in zip(expected, found, strict=True)), found
 
 
@@ -91,13 +112,16 @@ def test_without_any_class_all_are_default_and_numbers_are_names(photos):
     assert [(r.class_name, r.text) for r in read_folder(photos)[0]] == [(f"00{i}", "None") for i in range(4)]
 
 
-@pytest.mark.parametrize("text, file, words", [
-    ('{"file_name": "00000.png"}\n{"file_name": "00001', "metadata.jsonl", "line 2"),
-    ('["00000.png"]\n', "metadata.jsonl", "line 1"),
-    ('{"file_name": "00000.png", "caption": "x"}\n', "metadata.jsonl", "`text`"),
-    ("file,text\n00000.png,x\n", "metadata.csv", "file_name"),
-    ("file_name,text\n00000.png,a red, long dress\n", "metadata.csv", "line 2"),
-])
+@pytest.mark.parametrize(
+    "text, file, words",
+    [
+        ('{"file_name": "00000.png"}\n{"file_name": "00001', "metadata.jsonl", "line 2"),
+        ('["00000.png"]\n', "metadata.jsonl", "line 1"),
+        ('{"file_name": "00000.png", "caption": "x"}\n', "metadata.jsonl", "`text`"),
+        ("file,text\n00000.png,x\n", "metadata.csv", "file_name"),
+        ("file_name,text\n00000.png,a red, long dress\n", "metadata.csv", "line 2"),
+    ],
+)
 def test_metadata_that_is_none_is_an_error_that_names_the_line(photos, text, file, words):
     (photos / file).write_text(text)
     with pytest.raises(ValueError, match=words):
@@ -128,7 +152,12 @@ def test_kohya_folders_give_captions_and_classes(tmp_path):
     (tmp_path / "person/00000.txt").write_bytes("né".encode("latin-1"))
     records, refused = read_folder(tmp_path)
     assert [(r.class_name, r.text) for r in records] == [
-        ("garment alone", "a red dress"), ("garment alone", ""), ("person", ""), ("person", "a man"), ("person", "")]
+        ("garment alone", "a red dress"),
+        ("garment alone", ""),
+        ("person", ""),
+        ("person", "a man"),
+        ("person", ""),
+    ]
     assert [entry.file for entry in refused] == [tmp_path / "person/00000.png"] and "UTF-8" in refused[0].reason
 
 
@@ -177,8 +206,12 @@ def table(tmp_path):
     from datasets import ClassLabel, Dataset, Features, Image, Value
 
     made = [content(draw(i)) for i in range(7)]
-    rows = {"image": [{"bytes": b, "path": None} for b in made], "text": [f"text {i}" for i in range(7)],
-            "class": [i % 2 for i in range(7)], "other": list(range(7))}
+    rows = {
+        "image": [{"bytes": b, "path": None} for b in made],
+        "text": [f"text {i}" for i in range(7)],
+        "class": [i % 2 for i in range(7)],
+        "other": list(range(7)),
+    }
     kinds = ClassLabel(names=["garment", "person"])
     features = Features({"image": Image(), "text": Value("string"), "class": kinds, "other": Value("int64")})
     return Dataset.from_dict(rows, features=features), made
@@ -205,7 +238,8 @@ def test_pictures_within_a_table_are_read_row_by_row(tmp_path, table, kind):
             read_folder(where)
     records, refused = read_folder(where, split="train" if kind == "split" else None)
     assert not refused and [(r.text, r.class_name) for r in records] == [
-        (f"text {i}", ("garment", "person")[i % 2]) for i in range(7)]
+        (f"text {i}", ("garment", "person")[i % 2]) for i in range(7)
+    ]
     assert len({record.file for record in records}) == 7 and all(record.stamp.is_file() for record in records)
     for i in (6, 0, 3, 2, 5, 4, 1):
         assert records[i].read() == made[i]

@@ -57,8 +57,12 @@ def test_what_a_line_says(made, pipe, prior):
     assert entry["abar"] == pytest.approx(float(pipe.scheduler.alphas_cumprod[751]))
     assert entry["batch"] == {"first": 3, "size": 2, "position": 1}
     assert entry["threads"] == torch.get_num_threads() and entry["versions"]["torch"] == torch.__version__
-    assert entry["fingerprints"] == {"unet": fingerprint(pipe.unet), "vae": fingerprint(pipe.vae),
-                                     "text_encoder": fingerprint(pipe.text_encoder), "prior": prior.fingerprint}
+    assert entry["fingerprints"] == {
+        "unet": fingerprint(pipe.unet),
+        "vae": fingerprint(pipe.vae),
+        "text_encoder": fingerprint(pipe.text_encoder),
+        "prior": prior.fingerprint,
+    }
     assert pixels(made / "00004.png").shape == (16, 16, 3)
     files = [f"{i:05d}.png" for i in range(5)] + ["config.json", "manifest.jsonl"]
     assert sorted(path.name for path in made.iterdir()) == files

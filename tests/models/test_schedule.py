@@ -135,9 +135,12 @@ def test_reading_leaves_the_scheduler_alone(name, spacing, karras):
         state = scheduler.step(seen, timestep, state, return_dict=False)[0]
     before = copy.deepcopy(vars(scheduler))
     live = set_steps(scheduler, 20)
+    fresh = copy.deepcopy(vars(live))
+    scales(live)
     latents_for(live, state, state)
     read(scheduler, 20)
     assert [name for name, value in vars(scheduler).items() if not same(value, before[name])] == []
+    assert [name for name, value in vars(live).items() if not same(value, fresh[name])] == []
 
 
 def same(one, other):
@@ -261,6 +264,8 @@ def test_a_scheduler_that_cannot_follow_the_models_schedule_is_refused():
     assert read(with_options(zero, "EulerDiscreteScheduler"), 20).abar < 1e-6
     with pytest.raises(ValueError, match="PNDMScheduler cannot follow this model's noise schedule"):
         with_options(zero, "PNDMScheduler")
+    with pytest.raises(ValueError, match="UnCLIPScheduler cannot follow this model's noise schedule"):
+        with_options(DDIMScheduler(trained_betas=[0.01] * 500), "UnCLIPScheduler")
     with pytest.raises(ValueError, match="torchsde"):
         if is_torchsde_available():
             pytest.skip("torchsde is installed")

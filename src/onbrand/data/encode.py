@@ -26,8 +26,17 @@ Examined = tuple[str | None, str | None, Pixels | Refused | None]
 """(mark, key, pixels): key None where there are no bytes, pixels None where the store knows the key."""
 
 
-def encode_all(records: Sequence[Record], encode: Encode, store: Store, batch: int = 16, progress: bool = True,
-               rank: int = 0, world: int = 1, shard: int = 256, threads: int | None = None) -> Summary:
+def encode_all(
+    records: Sequence[Record],
+    encode: Encode,
+    store: Store,
+    batch: int = 16,
+    progress: bool = True,
+    rank: int = 0,
+    world: int = 1,
+    shard: int = 256,
+    threads: int | None = None,
+) -> Summary:
     """Encodes those of `records` that `store` does not hold yet. A kill loses at most one shard's work.
 
     With `world` ranks, a rank takes every world-th run of `shard` records, and its Summary is of these; after all have
@@ -39,10 +48,12 @@ def encode_all(records: Sequence[Record], encode: Encode, store: Store, batch: i
     gives what cannot be latents; refused pictures raise nothing.
     """
     if not 0 <= rank < world or min(batch, shard) < 1:
-        raise ValueError(f"needs 0 <= rank < world, batch >= 1 and shard >= 1; "
-                         f"got rank={rank}, world={world}, batch={batch}, shard={shard}")
+        raise ValueError(
+            f"needs 0 <= rank < world, batch >= 1 and shard >= 1; "
+            f"got rank={rank}, world={world}, batch={batch}, shard={shard}"
+        )
     runs = range(rank * shard, len(records), world * shard)
-    own = [record for start in runs for record in records[start:start + shard]]
+    own = [record for start in runs for record in records[start : start + shard]]
     began, encoded = time.perf_counter(), 0
     summary = Summary([], [], [])
     marks: dict[str, str] = {}
@@ -135,12 +146,16 @@ class _Slice:
 
 def _check(mean: Tensor, logvar: Tensor, names: list[str]) -> None:
     if mean.ndim != 4 or mean.shape != logvar.shape or len(mean) != len(names):
-        raise ValueError(f"encode gives (mean, logvar), both (B, C, h, w), for B={len(names)} pictures; "
-                         f"got {tuple(mean.shape)} and {tuple(logvar.shape)}")
+        raise ValueError(
+            f"encode gives (mean, logvar), both (B, C, h, w), for B={len(names)} pictures; "
+            f"got {tuple(mean.shape)} and {tuple(logvar.shape)}"
+        )
     whole = (mean.isfinite() & logvar.isfinite()).flatten(1).all(1).tolist()
     if not all(whole):
-        raise ValueError(f"latents are finite; those of {names[whole.index(False)]} are not. Encode in float32: "
-                         "some VAEs overflow in half precision")
+        raise ValueError(
+            f"latents are finite; those of {names[whole.index(False)]} are not. Encode in float32: "
+            "some VAEs overflow in half precision"
+        )
 
 
 def _examine(record: Record, store: Store) -> Examined:

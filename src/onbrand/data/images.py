@@ -28,9 +28,15 @@ HEAVIEST = 1 << 30
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "PPM", "AVIF")
 """What is decoded, by content, not suffix. Formats that run programs (EPS) or have no signature (TGA) are left out."""
 
-_SHOWN = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-          8: Image.Transpose.ROTATE_90}  # EXIF orientation -> what turns it upright
+_SHOWN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF orientation -> what turns it upright
 _opening = threading.Lock()
 
 
@@ -104,8 +110,10 @@ def ground_of(picture: Image.Image) -> RGB:
     pixels = np.asarray(picture.convert("RGB"))
     width = max(1, min(pixels.shape[:2]) // 64)
     inner = pixels[width:-width, width:-width]
-    counts = [np.bincount(pixels[..., c].ravel(), minlength=256) - np.bincount(inner[..., c].ravel(), minlength=256)
-              for c in range(3)]
+    counts = [
+        np.bincount(pixels[..., c].ravel(), minlength=256) - np.bincount(inner[..., c].ravel(), minlength=256)
+        for c in range(3)
+    ]
     red, green, blue = (int(np.searchsorted(np.cumsum(count), (count.sum() + 1) // 2)) for count in counts)
     return red, green, blue
 
@@ -210,5 +218,6 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     if "sRGB" in ImageCms.getProfileDescription(source):
         return None  # nothing to convert, and rounding must not touch a white of exactly 255
     target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-    return ImageCms.buildTransform(source, target, mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                                   ImageCms.Flags.BLACKPOINTCOMPENSATION)
+    return ImageCms.buildTransform(
+        source, target, mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
+    )

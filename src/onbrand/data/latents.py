@@ -155,8 +155,8 @@ class Store:
             number, row = self._places[key]
             shard = self._shard(self._shards[number])
             end = "_flipped" if side else ""
-            means.append(shard.get_slice("mean" + end)[row:row + 1])
-            logvars.append(shard.get_slice("logvar" + end)[row:row + 1])
+            means.append(shard.get_slice("mean" + end)[row : row + 1])
+            logvars.append(shard.get_slice("logvar" + end)[row : row + 1])
         return torch.cat(means).float(), torch.cat(logvars).float()
 
     def look_up(self, records: Sequence[Record]) -> Summary:
@@ -182,8 +182,10 @@ class Store:
                 missing.append(record.file)
         self.digests.hold(fresh)
         if missing:
-            raise ValueError(f"latents are read after encoding; {len(missing)} of {len(records)} pictures are new or "
-                             f"changed ({missing[0]} first). Run encode_all again")
+            raise ValueError(
+                f"latents are read after encoding; {len(missing)} of {len(records)} pictures are new or "
+                f"changed ({missing[0]} first). Run encode_all again"
+            )
         return Summary(used, keys, refused)
 
     def _take(self, file: Path, header: Mapping[str, Any]) -> None:
@@ -210,7 +212,7 @@ def iterate(store: Store, records: Sequence[Record], batch: int = 64) -> Iterato
     """
     found = store.look_up(records)
     for start in range(0, len(found.used), batch):
-        keys, chunk = found.keys[start:start + batch], found.used[start:start + batch]
+        keys, chunk = found.keys[start : start + batch], found.used[start : start + batch]
         yield *store.get(keys), chunk
         if store.key.flip:
             yield *store.get(keys, [True] * len(keys)), chunk

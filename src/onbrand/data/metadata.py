@@ -71,8 +71,9 @@ def read_metadata(folder: Path, files: Sequence[str], pictures: Sequence[str]) -
             raise ValueError(f"captions are read from `text`; {metadata} has `{meant.pop()}` instead. Rename it")
     left = [name for name in pictures if name not in first and name not in controls]
     if left:
-        warnings.warn(f"{len(left)} pictures in {folder} are named by no metadata and are left out, {left[0]} first",
-                      stacklevel=4)
+        warnings.warn(
+            f"{len(left)} pictures in {folder} are named by no metadata and are left out, {left[0]} first", stacklevel=4
+        )
     return rows, refused
 
 

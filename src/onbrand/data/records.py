@@ -65,8 +65,10 @@ def read_folder(path: str | Path, split: str | None = None, hub: bool = False) -
     if not folder.exists():
         if hub and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
             return _from_table(open_hub(str(path), split))
-        raise ValueError(f"pictures are read from a folder, a .parquet file or a saved dataset; {path} does not exist. "
-                         "Give an existing path, or hub=True for a dataset of the Hub")
+        raise ValueError(
+            f"pictures are read from a folder, a .parquet file or a saved dataset; {path} does not exist. "
+            "Give an existing path, or hub=True for a dataset of the Hub"
+        )
     if folder.is_file():
         if folder.suffix != ".parquet":
             raise ValueError(f"a single file can only be .parquet; got {folder}. Give the folder that holds it")
@@ -171,6 +173,15 @@ def _build(rows: list[Row], table: Parquet | Saved | None = None) -> tuple[list[
             refused.append(Refused(row.file, "without a class, while other rows have one"))
         else:
             text = "" if row.text is None else str(row.text)
-            records.append(Record(row.file, text, name or "default", len(records), row.conditioning, table,
-                                  -1 if table is None else number))
+            records.append(
+                Record(
+                    row.file,
+                    text,
+                    name or "default",
+                    len(records),
+                    row.conditioning,
+                    table,
+                    -1 if table is None else number,
+                )
+            )
     return records, refused

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from onbrand.measure.cut import Cut, bands, border, cuts, grown
 from onbrand.measure.lab import distance, lab_of
-from onbrand.measure.light import Light, brightness
+from onbrand.measure.light import light_of
 
 NEAR = 3.0
 """Ground this close to the brand's colour, in dE, is the brand's: about what an eye sees side by side."""
@@ -18,27 +18,22 @@ STATISTICS: dict[str, tuple[str, ...]] = {
     "centring": ("centre_x", "centre_y"),
     "cropping": ("margin", "border_product"),
     "fill": ("fill",),
-    "light": ("light_mean", "light_spread", "light_low", "light_relit"),
+    "light": ("light_mean", "light_spread", "light_low", "light_sides"),
     "kind": ("kind_lead", "kind_likelihood"),
 }
 """The numbers that decide each property. Others that `measure` gives (ground_mean, ...) are told, not judged."""
 
 
 @torch.no_grad()
-def measure(
-    pictures: Tensor, ground: tuple[int, int, int] = (255, 255, 255), light: Light | None = None
-) -> dict[str, Tensor]:
+def measure(pictures: Tensor, ground: tuple[int, int, int] = (255, 255, 255)) -> dict[str, Tensor]:
     """All numbers of pictures `(B, 3, H, W)` in [0, 1], each `(B,)`; nan where there is no product to measure.
 
-    ground: the brand's ground colour, RGB 0..255; light: what was learned of the brand's light, for light_relit.
+    ground: the brand's ground colour, RGB 0..255.
     ValueError where pictures are of another shape or range.
     """
     if not len(pictures):
         raise ValueError("there must be pictures to measure: got none")
-    parts = [
-        {**ground_of(part, ground), **place_of(part), **brightness(part), **(light.score(part) if light else {})}
-        for part in cuts(pictures)
-    ]
+    parts = [{**ground_of(part, ground), **place_of(part), **light_of(part)} for part in cuts(pictures)]
     return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from onbrand.measure.cut import border
-from onbrand.measure.light import Light, fit_light
 from onbrand.measure.properties import STATISTICS, kind_of, measure
 
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 TAIL = 0.001
 """Share of the pictures learned from that may lie beyond a bound; with fewer than 1 / TAIL the extremes count."""
-LIGHT_TAIL = 0.004
-"""The same for light_relit, whose values are those of pictures unseen by the network."""
 HELD_OUT = 0.2
 """Share of the pictures kept back to test the ranges on."""
 FEWEST = 20
@@ -33,7 +30,7 @@ SLACK = {
     "ground_near": (0.05, None), "ground_border": (0.1, None), "ground_share": (0.02, 0.02),
     "centre_x": (0.015, 0.015), "centre_y": (0.015, 0.015), "margin": (0.016, None), "border_product": (None, 0.005),
     "fill": (0.035, 0.035), "light_mean": (2.0, 2.0), "light_spread": (2.0, 2.0), "light_low": (2.0, 2.0),
-    "light_relit": (None, 0.0), "kind_likelihood": (0.05, None),
+    "light_sides": (4.0, 4.0), "kind_likelihood": (0.05, None),
 }  # fmt: skip
 """How far below the lowest and above the highest learned value each number may lie, in its own units; None: any far."""
 Bounds = tuple[float, float]
@@ -51,8 +48,6 @@ class Reference:
     """Share of the pictures kept back that pass each property."""
     count: tuple[int, int]
     """Pictures learned from, and kept back."""
-    light: Light | None = None
-    """None where there were too few pictures to learn it."""
 
     @property
     def properties(self) -> tuple[str, ...]:
@@ -62,14 +57,7 @@ class Reference:
     def to_json(self) -> str:
         """As JSON text, infinite bounds as null; `from_json` reads it."""
         bounds = {name: [b if math.isfinite(b) else None for b in pair] for name, pair in self.bounds.items()}
-        light = None
-        if self.light:
-            cells = self.light.colours.nonzero()[:, 0]
-            parts = {name: getattr(self.light, name).tolist() for name in ("shift", "scale", "hidden", "out")}
-            light = {"cells": cells.tolist(), "shares": self.light.colours[cells].tolist(), **parts}
-            light["of"] = len(self.light.colours)
-        told = {"ground": self.ground, "bounds": bounds, "held_out": self.held_out, "count": self.count, "light": light}
-        return json.dumps(told)
+        return json.dumps({"ground": self.ground, "bounds": bounds, "held_out": self.held_out, "count": self.count})
 
     @classmethod
     def from_json(cls, text: str) -> Reference:
@@ -79,13 +67,7 @@ class Reference:
             name: (-math.inf if low is None else low, math.inf if high is None else high)
             for name, (low, high) in told["bounds"].items()
         }
-        light = None
-        if told["light"]:
-            parts = told["light"]
-            colours = torch.zeros(parts["of"])
-            colours[parts["cells"]] = torch.tensor(parts["shares"])
-            light = Light(colours, *(torch.tensor(parts[name]) for name in ("shift", "scale", "hidden", "out")))
-        return cls(tuple(told["ground"]), bounds, told["held_out"], tuple(told["count"]), light)
+        return cls(tuple(told["ground"]), bounds, told["held_out"], tuple(told["count"]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,15 +120,10 @@ def learn(
         also = measure(decoded[fit], ground)
         kept_out = (*STATISTICS["ground"], *kinds)
         values |= {name: torch.cat([values[name], also[name]]) for name in values if name not in kept_out}
-    learned = fit_light(pictures[fit], seed, decoded[fit] if decoded is not None else None)
-    bounds = {name: _range(column, name, TAIL) for name, column in values.items() if name in SLACK}
+    bounds = {name: _range(column, name) for name, column in values.items() if name in SLACK}
     if kinds:
         bounds["kind_lead"] = (0.0, math.inf)
-    if learned:
-        bounds["light_relit"] = _range(learned[1], "light_relit", LIGHT_TAIL)
-    else:
-        warnings.warn(f"{len(pictures)} photos are too few to tell the brand's light from another one", stacklevel=2)
-    reference = Reference(ground, bounds, {}, (len(fit), len(test)), learned[0] if learned else None)
+    reference = Reference(ground, bounds, {}, (len(fit), len(test)))
     tested = judge(reference, pictures[test], {name: column[test] for name, column in kinds.items()})
     held_out = {name: float(passed.float().mean()) for name, passed in tested.passed.items()}
     # one picture of few proves nothing: warn where more fail than chance explains (two standard errors)
@@ -154,7 +131,7 @@ def learn(
     poor = [f"{name} {share:.1%}" for name, share in held_out.items() if 1 - share > max(allowed, 1.5 / len(test))]
     if poor:
         warnings.warn(f"real photos kept back pass less often than meant: {', '.join(poor)}", stacklevel=2)
-    return Reference(ground, bounds, held_out, reference.count, reference.light)
+    return Reference(ground, bounds, held_out, reference.count)
 
 
 def judge(reference: Reference, pictures: Tensor, kinds: Mapping[str, Tensor] | None = None) -> Verdict:
@@ -163,7 +140,7 @@ def judge(reference: Reference, pictures: Tensor, kinds: Mapping[str, Tensor] | 
 
     kinds: what `kind_values` gives for the pictures; without it the kind is not judged.
     """
-    values = measure(pictures, reference.ground, reference.light) | dict(kinds or {})
+    values = measure(pictures, reference.ground) | dict(kinds or {})
     passed = {}
     for name, numbers in STATISTICS.items():
         known = [number for number in numbers if number in reference.bounds and number in values]
@@ -193,11 +170,11 @@ def ground_colour(pictures: Tensor) -> tuple[int, int, int]:
     return r, g, b
 
 
-def _range(values: Tensor, name: str, tail: float) -> Bounds:
+def _range(values: Tensor, name: str) -> Bounds:
     """The values' range without the tails, widened by the number's slack; nan are left out."""
     below, above = SLACK[name]
     values = values[~values.isnan()]
     if not len(values):
         return -math.inf, math.inf
-    low, high = values.double().quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    low, high = values.double().quantile(torch.tensor([TAIL, 1 - TAIL], dtype=torch.float64)).tolist()
     return -math.inf if below is None else low - below, math.inf if above is None else high + above
