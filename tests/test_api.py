@@ -219,8 +219,7 @@ def checked(world: Path, brand: Path, pictures: Path) -> Path:
             photo = moved
         photo.save(folder / row["file_name"])
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.warns(UserWarning):  # 60 photos are few
-        api.check(folder, world / "photos", prior=brand)
+    api.check(folder, world / "photos", prior=brand)
     return folder
 
 

@@ -17,7 +17,7 @@ from onbrand.generate.config import GenerateConfig
 from onbrand.train.config import LogConfig, LossConfig, OptimConfig, TrainConfig
 
 PHOTOS, ASKED, CURVE_ASKED = 12_000, 600, 200
-CURVE = (50, 100, 200, 400)
+CURVE = (50, 100, 200, 400, 800)
 """Fine-tuning steps at which the offset-trained models are sampled; the last is the length of every run."""
 LR, BATCH = 3e-4, 32
 MODELS = {"pilot": None, "plain": ("none", "window"), "window": ("mean", "window"), "constant": ("mean", "constant")}

@@ -51,6 +51,12 @@ def test_a_round_trip_changes_nothing(prior, tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["prior.safetensors"]
 
 
+def test_equal_priors_are_equal_bytes(prior, tmp_path):
+    for name in "abcdef":
+        prior.save(tmp_path / name)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_the_file_is_plain_safetensors(prior, tmp_path):
     prior.save(tmp_path / "prior.safetensors")
     assert torch.equal(load_file(tmp_path / "prior.safetensors")["class.0.mean"], prior.gaussians["garment"].mean)

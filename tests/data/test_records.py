@@ -1,5 +1,6 @@
 """Folders of every kind to records: the same rows as `datasets` reads, in one order, with what is unusable listed."""
 
+import gc
 import os
 import pickle
 import socket
@@ -61,6 +62,8 @@ def test_metadata_gives_the_rows_that_datasets_gives(photos, kind):
         assert str(record.file) == row["image"]["path"] and record.class_name == row["class"]
         assert record.text == (row["text"] or "")
         assert str(record.conditioning) == str(row["conditioning"] and row["conditioning"]["path"])
+    del truth, row
+    gc.collect()  # now, so that the open file is closed here and not in another test
 
 
 def test_rows_that_name_nothing_usable_are_refused_and_the_rest_is_read(photos, tmp_path):

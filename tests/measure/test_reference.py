@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 from torch.nn.functional import avg_pool2d, pad
-from violations import gamma, lamp, on_gradient, on_ground, on_noise, shift, side_light, zoom
+from violations import dimmed, gamma, on_gradient, on_ground, on_noise, shift, side_light, zoom
 
 from onbrand.core import Gaussian, Prior, Provenance
 from onbrand.measure.reference import STATISTICS, Reference, ground_colour, judge, kind_values, learn
@@ -23,18 +23,15 @@ VIOLATIONS = {
     "crop": ("cropping", lambda p: zoom(p, 1.3)),
     "crop, fill": ("fill", lambda p: zoom(p, 1.3)),
     "half the size": ("fill", lambda p: pad(avg_pool2d(p, 2), (16,) * 4, value=1)),
-    "relight": ("light", lambda p: side_light(p, 0.7)),
-    "relight, gamma": ("light", lambda p: gamma(p, 1.4)),
+    "relit from the left": ("light", lambda p: side_light(p, 0.4)),
+    "dimmed": ("light", lambda p: dimmed(p, 0.8)),
 }
 """Each with the property that it breaks; docs/properties.md has the figures."""
-WEAK = {
-    "side light 60 %": (lambda p: side_light(p, 0.6), 0.9),
-    "side light 40 %": (lambda p: side_light(p, 0.4), 0.8),
-    "gamma 1 / 1.4": (lambda p: gamma(p, 1 / 1.4), 0.85),
-    "warm lamp": (lambda p: lamp(p, 1, 0.85, 0.6), 0.75),
-    "cool lamp": (lambda p: lamp(p, 0.6, 0.85, 1), 0.75),
+UNSEEN = {
+    "product alone, side light 70 %": lambda p: side_light(p, 0.7, product_only=True),
+    "product alone, gamma 1.4": lambda p: gamma(p, 1.4),
 }
-"""Lights that are seen less often than 95 %, with the share seen at least."""
+"""Lights on the product alone, which twelve tints hide: docs/properties.md says that they are not seen."""
 
 
 def test_real_pictures_pass_each_property(reference, held_out):
@@ -51,11 +48,10 @@ def test_violations_fail_their_property(reference, held_out, violation):
     assert 1 - passed.float().mean().item() >= 0.95
 
 
-@pytest.mark.parametrize("violation", WEAK)
-def test_weaker_lights_are_seen_as_often_as_the_documentation_says(reference, held_out, violation):
-    broken, seen = WEAK[violation]
-    share = 1 - judge(reference, broken(held_out[:300])).passed["light"].float().mean().item()
-    assert seen <= share < 0.98  # where it is seen more often, let docs/properties.md say so
+@pytest.mark.parametrize("violation", UNSEEN)
+def test_lights_that_the_documentation_says_are_not_seen_are_not(reference, held_out, violation):
+    passed = judge(reference, UNSEEN[violation](held_out[:300])).passed["light"]
+    assert passed.float().mean().item() > 0.5  # where they are seen, let docs/properties.md say so
 
 
 def test_what_is_learned_is_told_with_what_it_was_tested_on(reference):
@@ -67,7 +63,6 @@ def test_json_keeps_every_verdict(reference, held_out):
     kept = Reference.from_json(reference.to_json())
     before, after = judge(reference, held_out[:100]), judge(kept, held_out[:100])
     assert all(torch.equal(before.passed[name], after.passed[name]) for name in before.passed)
-    assert torch.allclose(before.values["light_relit"], after.values["light_relit"], atol=1e-4)
     assert kept.bounds == reference.bounds and kept.count == reference.count
 
 
@@ -82,11 +77,8 @@ def few(held_out, n=40, **options):
         return learn(held_out[:n], **options)
 
 
-def test_few_photos_are_learned_from_with_a_word_of_warning(held_out):
-    with pytest.warns(UserWarning, match="too few to tell the brand's light"):
-        reference = learn(held_out[:40])
-    passed = judge(reference, held_out[40:140]).passed
-    assert reference.light is None and passed["centring"].float().mean() > 0.9
+def test_few_photos_are_learned_from(held_out):
+    assert judge(few(held_out), held_out[40:140]).passed["centring"].float().mean() > 0.9
     with pytest.raises(ValueError, match="at least 20"):
         learn(held_out[:19])
 

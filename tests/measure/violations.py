@@ -1,7 +1,5 @@
 """Pictures as a brand would not have them, made from its own; written apart from the code that is to see them."""
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -42,28 +40,21 @@ def zoom(pictures: Tensor, factor: float) -> Tensor:
     return large[:, :, top : top + height, left : left + width].clamp(0, 1)
 
 
-def side_light(pictures: Tensor, fall: float, seed: int = 0) -> Tensor:
-    """Light on the product falls by `fall` from one end to the other, in linear light, in a direction of its own for
-    each picture; the ground stays."""
-    product = (pictures < 1).any(1)
-    n, height, width = product.shape
-    angle = 2 * math.pi * torch.rand(n, generator=torch.Generator().manual_seed(seed)).view(-1, 1, 1)
-    along = torch.arange(width) * angle.cos() + torch.arange(height)[:, None] * angle.sin()
-    low = along.masked_fill(~product, math.inf).flatten(1).min(1).values.view(-1, 1, 1)
-    high = along.masked_fill(~product, -math.inf).flatten(1).max(1).values.view(-1, 1, 1)
-    gain = 1 - fall * ((along - low) / (high - low)).clamp(0, 1)
-    return torch.where(product[:, None], under(pictures, gain[:, None]), pictures)
+def side_light(pictures: Tensor, fall: float, product_only: bool = False) -> Tensor:
+    """Light falls by `fall` from the left to the right, in linear light, on the whole set or on the product alone."""
+    gain = 1 - fall * torch.linspace(0, 1, pictures.shape[3])
+    lit = under(pictures, gain)
+    return torch.where((pictures < 1).any(1, keepdim=True), lit, pictures) if product_only else lit
+
+
+def dimmed(pictures: Tensor, to: float) -> Tensor:
+    """The whole set under `to` of the light."""
+    return under(pictures, torch.tensor(to))
 
 
 def gamma(pictures: Tensor, exponent: float) -> Tensor:
     """Another gamma: white stays white."""
     return pictures**exponent
-
-
-def lamp(pictures: Tensor, red: float, green: float, blue: float) -> Tensor:
-    """The product under a coloured lamp, shares of linear light; the ground stays."""
-    light = torch.tensor([red, green, blue]).view(1, 3, 1, 1)
-    return torch.where((pictures < 1).any(1, keepdim=True), under(pictures, light), pictures)
 
 
 def under(pictures: Tensor, light: Tensor) -> Tensor:

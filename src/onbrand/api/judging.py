@@ -26,7 +26,10 @@ RULES = {
     "centring": ("centred", "The product's middle lies as near the frame's as in the photos."),
     "cropping": ("nothing cropped", "The product keeps the photos' margin to the frame."),
     "fill": ("fill the frame", "The product takes the share of the frame that it takes in the photos."),
-    "light": ("lit as the photos", "The product's brightness and contrast lie in the photos' range; it is not relit."),
+    "light": (
+        "lit as the photos",
+        "Brightness and contrast of the product, and the darkest side of the set, lie in the photos' range.",
+    ),
     "kind": ("right kind of picture", "The kind asked for is the likeliest under the prior, and likely."),
     "text": ("show what was asked", "A reader finds in the picture what the prompt names: {attributes}."),
     "diversity": ("variety kept", "Variance over the photos', in the prior's components; 1 is all of it."),

@@ -24,7 +24,7 @@ from onbrand.data.images import Refused, open_picture, pad, to_tensor
 from onbrand.data.records import Record, read_folder
 from onbrand.generate import manifest
 from onbrand.measure.reference import Reference, learn
-from onbrand.models.bundle import encode, to_x0
+from onbrand.models.bundle import decode, encode, to_x0
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -110,12 +110,13 @@ def open_reference(
         raise ValueError(f"photos to learn from are needed; {photos} has none that can be opened")
     pixels = torch.stack([picture for _, picture in opened])
     used = [record for record, _ in opened]
-    x0, classes = None, None
+    x0, classes, decoded = None, None, None
     if prior and pipe:
         flip = prior.provenance.flip
         x0 = encode_x0(pipe, pixels) if brand is None else _stored_x0(pipe, used, brand, size, flip)
         classes = [_class(prior, record.class_name, record.text) for record in used]
-    reference = learn(pixels, prior, x0, classes=classes)
+        decoded = decode_x0(pipe, x0)
+    reference = learn(pixels, prior, x0, classes=classes, decoded=decoded)
     if file:
         write_json(file, {"key": key, "reference": json.loads(reference.to_json())})
     return reference
@@ -126,6 +127,12 @@ def encode_x0(pipe: StableDiffusionPipeline, pixels: Tensor, batch: int = 16) ->
     """x0 `(B, C, h, w)` on the CPU of pictures `(B, 3, H, W)` in [0, 1]: the posterior's mean, as in the fit."""
     parts = [to_x0(pipe, encode(pipe, part * 2 - 1)[0]).cpu() for part in pixels.split(batch)]
     return torch.cat(parts)
+
+
+def decode_x0(pipe: StableDiffusionPipeline, x0: Tensor, batch: int = 16) -> Tensor:
+    """Pictures `(B, 3, H, W)` in [0, 1], on the CPU, of x0 `(B, C, h, w)`: the photos as a VAE leaves them."""
+    parts = tqdm(x0.split(batch), "photos decoded", unit=f" x {batch}")
+    return torch.cat([((decode(pipe, part) + 1) / 2).cpu() for part in parts])
 
 
 def _stored_x0(

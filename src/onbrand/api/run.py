@@ -77,7 +77,9 @@ def train(
         })  # fmt: skip
     with tqdm(total=config.steps, desc="train", unit=" steps", disable=not main) as bar:
         for step in steps:
-            bar.update(step.step - bar.n)
+            if not bar.n:  # what an earlier run did is done, and not of this run's rate
+                bar.initial = bar.n = step.step - 1
+            bar.update()
             bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
     if main:
         print(f"wrote {out / 'model'}")

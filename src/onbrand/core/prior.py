@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -81,7 +82,7 @@ class Prior:
     @property
     def fingerprint(self) -> str:
         """sha256 hex of the tensors and all that is said of them."""
-        digest = hashlib.sha256(self._header().encode())
+        digest = hashlib.sha256(json.dumps(self._header(), sort_keys=True).encode())
         for name, tensor in sorted(self._tensors().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else b"")
@@ -156,12 +157,13 @@ class Prior:
         return Prior(gaussians, self.provenance, {name: part.to(device, dtype) for name, part in self.text.items()})
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, under another name first, then renamed into place."""
+        """Write one safetensors file, under another name first, then renamed into place; equal priors, equal bytes."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         apart = {name: tensor.clone() for name, tensor in self._tensors().items()}  # the format knows no shared memory
-        save_file(apart, unfinished, {"onbrand": self._header(), "fingerprint": self.fingerprint})
+        told = self._header() | {"fingerprint": self.fingerprint}
+        save_file(apart, unfinished, {"onbrand": json.dumps(told, sort_keys=True)})  # one entry: several have no order
         os.replace(unfinished, path)
 
     @classmethod
@@ -193,12 +195,12 @@ class Prior:
                 named = {name: tensors[f"class.{i}.text.{name}"] for name in Conditional.TENSORS}
                 text[told["name"]] = Conditional(**named, alpha=told["alpha"])
         prior = cls(gaussians, provenance, text)
-        if prior.fingerprint != metadata.get("fingerprint"):
+        if prior.fingerprint != header.get("fingerprint"):
             raise ValueError(f"{path} does not match the fingerprint it was saved with; copy it anew, or fit it again")
         return prior
 
-    def _header(self) -> str:
-        """All but the tensors, as JSON."""
+    def _header(self) -> dict[str, Any]:
+        """All but the tensors, as JSON has it."""
         classes = [
             {
                 "name": name,
@@ -208,7 +210,7 @@ class Prior:
             }
             for name, gaussian in self.gaussians.items()
         ]
-        return json.dumps({"format": FORMAT, "provenance": asdict(self.provenance), "classes": classes}, sort_keys=True)
+        return {"format": FORMAT, "provenance": asdict(self.provenance), "classes": classes}
 
     def _tensors(self) -> dict[str, Tensor]:
         """All tensors by the names they have in the file, float32 on the CPU."""

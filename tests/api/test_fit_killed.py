@@ -1,0 +1,90 @@
+"""A fit killed with SIGKILL anywhere and started again gives the files of a fit that was never killed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tiny import tiny_pipeline
+
+COUNT = 120
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 photos of noise in two kinds, a tiny model in a folder, and the fit that was never killed."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "photos").mkdir()
+    rows, rng = [], np.random.default_rng(0)
+    for i in range(COUNT):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / "photos" / f"{i:03d}.png")
+        rows.append({"file_name": f"{i:03d}.png", "text": f"kind {i % 2}, number {i % 7}", "class": f"kind {i % 2}"})
+    (folder / "photos" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    tiny_pipeline().save_pretrained(folder / "model")
+    fit(folder, folder / "whole")
+    return folder
+
+
+def work(world: Path, out: Path) -> None:
+    """The child: a fit in one thread."""
+    from onbrand.api import fit as api_fit
+
+    torch.set_num_threads(1)
+    out.mkdir(exist_ok=True)
+    (out / "begun").touch()
+    api_fit(world / "photos", world / "model", out, k=4, batch=2)
+
+
+def fit(world: Path, out: Path, after: float | None = None) -> float:
+    """A fit in a process of its own, killed `after` seconds from its beginning; seconds that it took."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["onbrand.api.fitting", "onbrand.api.inputs"])
+    process = server.Process(target=work, args=(world, out))
+    process.start()
+    while process.is_alive() and not (out / "begun").exists():
+        time.sleep(0.001)
+    began = time.monotonic()
+    process.join(after)
+    if after is not None and process.is_alive():
+        assert process.pid
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    else:
+        assert process.exitcode == 0
+    (out / "begun").unlink()
+    return time.monotonic() - began
+
+
+def written(out: Path) -> dict[str, bytes]:
+    """What a fit leaves, but its cache and, in fit.json, the command that names its folder."""
+    files = {
+        str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and "latents" not in p.parts
+    }
+    told = json.loads(files["fit.json"])
+    assert str(out) in told.pop("command")
+    return files | {"fit.json": json.dumps(told).encode()}
+
+
+@pytest.mark.parametrize("moments", [2, pytest.param(10, marks=pytest.mark.prove)])
+def test_killed_and_started_again_it_is_the_fit_that_was_not(world: Path, tmp_path: Path, moments: int) -> None:
+    seed = random.randrange(2**32)
+    print(f"moments from seed {seed}")
+    draw, whole = random.Random(seed), written(world / "whole")
+    assert set(whole) == {"prior.safetensors", "fit.json", "means/kind 0.png", "means/kind 1.png"}
+    seconds = fit(world, tmp_path / "timed")
+    for moment in range(moments):
+        out = tmp_path / f"killed-{moment}"
+        fit(world, out, draw.uniform(0, 0.9 * seconds))
+        fit(world, out)
+        assert written(out) == whole
