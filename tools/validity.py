@@ -10,9 +10,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "measure"))
 
-from conftest import brand_pictures
 from test_reference import UNSEEN, VIOLATIONS
 
+from conftest import brand_pictures
 from onbrand.api.materials import decode_x0, encode_x0
 from onbrand.measure.intervals import mean
 from onbrand.measure.reference import judge, learn
