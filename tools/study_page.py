@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from onbrand.measure import intervals
 from study import ASKED, BATCH, CURVE, CURVE_ASKED, LR, MODELS, PHOTOS, STARTS
@@ -68,6 +68,25 @@ def grid(study: Path, rows: list[str], path: Path, columns: int = 12, scale: int
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(sheet)
     picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.LANCZOS).save(path, optimize=True)
+
+
+def before_after(study: Path, path: Path, columns: int = 6, lines: int = 3, side: int = 96) -> None:
+    """The README's picture: the usual way beside ours, equal prompts and seeds, the first requests, not chosen."""
+    panels = (("plain-noise", "fine-tuned as usual, started from noise"),
+              ("constant-mean", "fine-tuned and started with onbrand"))  # fmt: skip
+    font, head, gap = ImageFont.load_default(20), 40, 24
+    sheet = Image.new("RGB", (2 * columns * side + gap, head + lines * side), "white")
+    for panel, (row, words) in enumerate(panels):
+        left = panel * (columns * side + gap)
+        ImageDraw.Draw(sheet).text((left + 4, 8), words, "black", font)
+        for i in range(columns * lines):
+            picture = Image.open(study / "pictures" / row / f"{i:05d}.png").resize(
+                (side, side), Image.Resampling.LANCZOS
+            )
+            picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+            sheet.paste(picture, (left + i % columns * side, head + i // columns * side))
+    ImageDraw.Draw(sheet).line((columns * side + gap // 2, 0, columns * side + gap // 2, sheet.height), "gray")
+    sheet.save(path, optimize=True)
 
 
 def curve(table: dict, path: Path) -> None:
@@ -169,6 +188,7 @@ def main() -> None:
     rows = ["plain-noise", "plain-mean", "plain-text", "plain-image", "window-mean", "constant-mean"]
     grid(study, rows, DOCS / "images" / "photos-rows.png")
     curve(table, DOCS / "images" / "photos-curve.png")
+    before_after(study, DOCS / "images" / "before-after.png")
     (DOCS / "photos.md").write_text(page(study, table))
 
 

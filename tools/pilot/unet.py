@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/pilot"))
     parser.add_argument("--photos", help="folder of Fashion-MNIST's idx files; default: the embedded part")
     parser.add_argument("--count", type=int, default=60000)
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=32)
     args = parser.parse_args()
     vae = AutoencoderKL.from_pretrained(args.out / "vae").eval()

@@ -19,6 +19,18 @@ def build() -> AutoencoderKL:
     )  # fmt: skip
 
 
+def error(x: torch.Tensor, y: torch.Tensor, over: float) -> torch.Tensor:
+    """Of pictures y for x, both -1..1: absolute plus square. White is asked for as `over`, so that it stays 255."""
+    aim = torch.where(x >= 1, over, x)
+    off = (aim - y).where((x < 1) | (y < aim), 0.0)
+    return off.abs().mean() + 2 * off.square().mean()
+
+
+def scaled(pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures `(B, H, W, 3)` uint8 as `(B, 3, H, W)` in -1..1."""
+    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/pilot"))
@@ -32,19 +44,15 @@ def main() -> None:
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         which = torch.randint(len(pictures), (args.batch,), generator=generator)
-        x = pictures[which].permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = scaled(pictures[which])
         posterior = vae.encode(x).latent_dist
         z = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
-        y = vae.decode(z).sample
-        aim = torch.where(x >= 1, 1.03, x)  # white that is asked for a little over white stays 255 after rounding
-        error = (aim - y).where((x < 1) | (y < aim), 0.0)
-        return error.abs().mean() + 2 * error.square().mean() + 2e-4 * posterior.kl().mean() / z[0].numel()
+        return error(x, vae.decode(z).sample, 1.03) + 2e-4 * posterior.kl().mean() / z[0].numel()
 
     run("vae", {"vae": vae}, loss, steps=args.steps, lr=1.5e-3, out=args.out, ema=0.995)
-    with (
-        torch.no_grad()
-    ):  # scaled to unit RMS, so that the schedule's noise is as loud beside it as beside SD's latents
-        sample = pictures[:1000].permute(0, 3, 1, 2).float() / 127.5 - 1
+    # scaled to unit RMS, so that the schedule's noise is as loud beside it as beside SD's latents
+    with torch.no_grad():
+        sample = scaled(pictures[:1000])
         z = vae.encode(sample).latent_dist.mean
     vae.register_to_config(scaling_factor=round(1 / z.square().mean().sqrt().item(), 5))
     vae.save_pretrained(args.out / "vae")
