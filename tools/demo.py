@@ -43,11 +43,14 @@ def prompts() -> list[dict[str, object]]:
 def plan(out: Path) -> None:
     """What the page is to say beside what it reads off the folders."""
     rows = [{"name": name, "caption": words, "sentence": more} for name, (_, _, words, more) in ROWS.items()]
+    rows.append(
+        {"name": "real", "caption": "Real photos of the brand", "sentence": "Held out: nothing learnt from them."}
+    )
     content = {
         "title": "onbrand on 1,200 product photos",
         "lead": "The same stock model, the same photos, prompts and seeds. What changed is where sampling starts, and "
         "that training knew it.",
-        "rows": rows, "before": "before", "after": "after",
+        "rows": rows, "before": "before", "after": "after", "real": "real",
         "notes": [
             "The model is the pilot shipped with onbrand: the real classes of Stable Diffusion at 1/150 of its size, a "
             "stand-in that a laptop can train. Its schedule is shifted so that it leaks as much as SD1.5's.",
@@ -88,6 +91,12 @@ def main() -> None:
             api.check(out / "pictures" / row, photos, prior=brand, reader="pilot")
 
         jobs.append((f"pictures: {words}", make))
+
+    def compare() -> None:
+        real = write_folder(out / "pictures" / "real", "test", 24 * SEEDS, seed=1)
+        api.check(real, photos, prior=brand, reader="pilot")
+
+    jobs.append(("checking real photos beside them", compare))
     jobs.append(("writing the page", lambda: api.report(out)))
 
     out.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,6 @@ def main() -> None:
         return error(x, vae.decode(disturbed(z, scale, generator)).sample, OVER)
 
     run("decoder", {"vae": vae}, loss, steps=args.steps, lr=5e-4, out=args.out, ema=0.995)
-    vae.register_to_config(_name_or_path="pilot")
     vae.half().save_pretrained(args.out / "pipeline" / "vae")
 
 
