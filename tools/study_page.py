@@ -105,7 +105,7 @@ def curve(table: dict, path: Path) -> None:
             axis.fill_between(steps, [r[score]["low"] for r in rows], [r[score]["high"] for r in rows], alpha=0.15)
         axis.axhline(table["real photos"][score]["value"], color="0.4", linewidth=1, linestyle=":", label="real photos")
         axis.set(title=score, xlabel=f"fine-tuning steps of {BATCH}", ylim=(0, 1.02))
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[1].legend(loc="lower right", frameon=False, fontsize=8)
     figure_.savefig(path, dpi=130)
 
 
@@ -134,19 +134,22 @@ def page(study: Path, table: dict) -> str:
         if row:
             shares = [f"{row[s]['value'] / real[s]['value']:.1%} of the real photos' {s}" for s in SCORES]
             control.append(f"- {NAMES[name]}: " + ", ".join(shares))
-    words = (DOCS / "photos.words.md").read_text() if (DOCS / "photos.words.md").exists() else ""
+    words = Path(__file__).with_name("study_words.md").read_text().rstrip()
     return f"""# The experiment on real product photos
 
-Made by `python tools/study.py` and `python tools/study_page.py` on {platform.machine()}, 2 cores; every number below
-is in [photos.json](photos.json). The model is the pilot that ships with onbrand, a **stand-in** of Stable Diffusion's
+Made by `python tools/study.py` and `python tools/study_page.py` on an AMD EPYC ({platform.machine()}), two processes
+of one thread each, 50 minutes in all; every number below is in [photos.json](photos.json). The model is the pilot
+that ships with onbrand ([pilot.md](pilot.md)), a **stand-in** of Stable Diffusion's
 real classes (5.6 M parameters in the UNet), its schedule shifted so that the class mean stands as far out of the
-noise as SD's do. Fine-tuned on {PHOTOS:,} tinted photos for {CURVE[-1]} steps of {BATCH} at learning rate {LR};
+noise as SD's do. Fine-tuned on {PHOTOS:,} tinted photos for {CURVE[-1]:,} steps of {BATCH} at learning rate {LR};
 {ASKED} held-out captions a row, equal seeds in all rows, 20 DDIM steps, no guidance, one training seed. 95 % bootstrap
 intervals over pictures.
 
 *text*: kind and colour both read as asked by a reader trained on real photos only; *ground*: the brand's ground by
 [the check](properties.md); *all*: every property of the check; *diversity*: variance of the pictures over that of
 the brand's (1 is right).
+
+{words}
 
 ## Every row
 
@@ -174,8 +177,7 @@ The first twelve requests, not chosen. From the top: the real photos, then plain
 given the text, own latent; window from the class mean; constant gain from the class mean.
 
 ![Rows of pictures](images/photos-rows.png)
-
-{words}"""
+"""
 
 
 def main() -> None:
