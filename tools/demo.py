@@ -16,17 +16,17 @@ from onbrand.data.catalogue import CLASS, COLOURS, KINDS, caption, write_folder
 from onbrand.generate.config import GenerateConfig
 from onbrand.train.config import EngineConfig, LogConfig, LossConfig, OptimConfig, TrainConfig
 
-STEPS, BATCH, LR = 160, 32, 3e-4
+STEPS, BATCH, LR = 240, 32, 3e-4
 PHOTOS, SEEDS = 1200, 2
 
 ROWS = {
-    "before": ("plain", "noise", "Before: fine-tuned as usual, started from noise",
+    "before": ("plain", "noise", "Fine-tuned as usual, started from noise",
                "The usual way: the same photos, the same steps. Grounds, places and crops come out as chance has it."),
     "mean": ("plain", "mean", "The same weights, started from the brand's mean",
              "No other training: only the start of sampling differs."),
     "text": ("plain", "text", "The same weights, started from the mean that the words predict",
              "Ours, no other training: the prior's mean given the prompt."),
-    "after": ("constant", "mean", "After: fine-tuned and started with onbrand",
+    "after": ("constant", "mean", "Fine-tuned and started with onbrand",
               "The same photos, steps and seeds; trained with the start that sampling has (constant gain)."),
 }  # fmt: skip
 """Row of the page: the run its weights come from, its start, its caption and its sentence."""

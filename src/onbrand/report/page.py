@@ -46,7 +46,7 @@ class Score:
         """The value (or another one of the same kind) as a reader expects it: `97 %`, or `.75`, `15.2`, `137`."""
         shown = self.value if value is None else value
         if self.share:
-            return f"{_percent(shown)} %"
+            return f"{_percent(shown)}\u00a0%"
         return f"{shown:.{2 if abs(shown) < 9.995 else 1 if abs(shown) < 99.95 else 0}f}".removeprefix("0")
 
     def interval(self) -> str:
