@@ -121,8 +121,8 @@ def test_real_photos_have_a_row_without_seeds(demo: Path) -> None:
 def test_what_the_files_say_is_what_the_page_says(demo: Path) -> None:
     page = read(demo)
     assert page.before and page.after and (page.before.caption, page.after.caption) == ("Plain", "Ours")
-    assert [number.after.text() for number in page.numbers] == ["48 %", "96 %"]
-    assert page.numbers[1].before and page.numbers[1].before.text() == "5 %"
+    assert [number.after.text() for number in page.numbers] == ["48\u00a0%", "96\u00a0%"]
+    assert page.numbers[1].before and page.numbers[1].before.text() == "5\u00a0%"
     assert page.rows[0].pictures[0].failed == ("ground",) and not page.rows[0].pictures[1].failed
     assert [thumb.caption for thumb in page.strips[0].pictures] == ["t = 951", "t = 901"]
     assert page.findings[0].code == "OB001" and page.kinds[0].count == 1200
@@ -191,7 +191,14 @@ def test_a_row_nobody_made_is_left_out_and_no_page_without_common_pictures_fails
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(1, "100 %"), (0.996, "99.6 %"), (0.9951, "99.5 %"), (0.97, "97 %"), (0.004, "0.4 %"), (0, "0 %")],
+    [
+        (1, "100\u00a0%"),
+        (0.996, "99.6\u00a0%"),
+        (0.9951, "99.5\u00a0%"),
+        (0.97, "97\u00a0%"),
+        (0.004, "0.4\u00a0%"),
+        (0, "0\u00a0%"),
+    ],
 )
 def test_nearly_all_is_not_all(share: float, text: str) -> None:
     assert Score("s", "s", share).text() == text
