@@ -57,6 +57,7 @@ def plan(out: Path) -> None:
             "The photos are Fashion-MNIST's (Zalando, MIT), tinted in 12 colours.",
             f"{STEPS} fine-tuning steps of {BATCH} photos for either run.",
         ],
+        "runs": {"plain": "as usual", "constant": "with onbrand"},
         "commands": ["make demo"],
     }  # fmt: skip
     (out / "demo.json").write_text(json.dumps(content, indent=1))

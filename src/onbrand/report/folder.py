@@ -89,6 +89,8 @@ def _curves(runs: Mapping[str, Path], plan: Mapping[str, Any]) -> tuple[tuple[st
     logs = {words.get(name, name): read_lines(run / "log.jsonl") for name, run in runs.items()}
     inside = "Inside the window, where the start is in the noise: how well the network uses it."
     outside = "Outside the window: the rest of the way, where plain training learns."
+    if len(logs) > 1:
+        outside += " Each offset and gain has its own target: compare the courses, not the heights."
     drawn = [
         (outside, figures.curves(logs, "loss_outside", "loss outside")),
         (inside, figures.curves(logs, "loss_inside", "loss inside")),
