@@ -4,7 +4,7 @@ import pytest
 import torch
 from violations import on_gradient, on_ground, on_noise
 
-from onbrand.measure.properties import kind_of, measure
+from onbrand.measure.properties import measure
 
 
 def box(left, right, top, bottom, size=64, colour=(0.7, 0.2, 0.1)):
@@ -78,12 +78,6 @@ def test_a_blank_picture_has_no_place_and_a_perfect_ground():
     found = measure(torch.ones(1, 3, 32, 32))
     assert found["ground_near"].item() == 1
     assert all(found[name].isnan().item() for name in ("centre_x", "margin", "fill", "market", "light_mean"))
-
-
-def test_kind_is_the_likeliest_class_and_how_likely():
-    found = kind_of(torch.tensor([[-10.0, -4.0], [-1.0, -9.0]]), torch.tensor([0, 0]), 2)
-    assert found["kind_lead"].tolist() == [-6, 8] and found["kind_likelihood"].tolist() == [-5, -0.5]
-    assert kind_of(torch.tensor([[-3.0]]), torch.tensor([0]), 1)["kind_lead"].item() == float("inf")
 
 
 def test_no_pictures_are_refused():

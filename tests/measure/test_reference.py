@@ -8,7 +8,9 @@ from torch.nn.functional import avg_pool2d, pad
 from violations import dimmed, gamma, on_gradient, on_ground, on_noise, shift, side_light, zoom
 
 from onbrand.core import Gaussian, Prior, Provenance
-from onbrand.measure.reference import STATISTICS, Reference, ground_colour, judge, kind_values, learn
+from onbrand.measure.kind import kind_values
+from onbrand.measure.properties import STATISTICS
+from onbrand.measure.reference import Reference, ground_colour, judge, learn
 
 VIOLATIONS = {
     "ground 240": ("ground", lambda p: on_ground(p, (240, 240, 240))),
@@ -106,7 +108,7 @@ def test_pictures_as_a_vae_leaves_them_can_be_made_to_pass(held_out):
     narrow, wide = few(held_out), few(held_out, decoded=soft[:40])
     shares = [judge(one, soft[40:]).passed["fill"].float().mean().item() for one in (narrow, wide)]
     assert shares[0] < 0.5 < 0.85 < shares[1]
-    assert wide.bounds["ground_near"] == narrow.bounds["ground_near"]
+    assert wide.bounds[""]["ground_near"] == narrow.bounds[""]["ground_near"]
     with pytest.raises(ValueError, match="the same pictures"):
         learn(held_out[:40], decoded=soft[:39])
 
@@ -137,3 +139,54 @@ def test_kind_is_judged_where_a_prior_is_given(held_out):
 def test_every_property_has_numbers_and_every_number_one_property():
     numbers = [number for names in STATISTICS.values() for number in names]
     assert len(numbers) == len(set(numbers))
+
+
+def test_each_kind_of_picture_has_ranges_of_its_own(held_out):
+    moved = shift(held_out[:60], 10, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        reference = learn(torch.cat([held_out[:60], moved]), classes=["middle"] * 60 + ["right"] * 60)
+        pooled = learn(torch.cat([held_out[:60], moved]))
+    asked = {name: judge(reference, held_out[60:100], classes=[name] * 40).passed for name in ("middle", "right")}
+    assert asked["middle"]["centring"].float().mean() > 0.9 and not asked["right"]["centring"].any()
+    assert judge(pooled, moved[:40]).passed["centring"].all(), "all together allow either"
+    kept = Reference.from_json(reference.to_json())
+    assert kept.bounds == reference.bounds and kept.lines == reference.lines
+    with pytest.raises(ValueError, match="learned for middle, right: got a picture of class 'left'"):
+        judge(reference, held_out[:2], classes=["middle", "left"])
+    with pytest.raises(ValueError, match="got 2 classes for 40 pictures"):
+        learn(held_out[:40], classes=["middle"] * 2)
+
+
+def test_a_kind_with_too_few_photos_is_held_against_all(held_out):
+    reference = few(held_out, n=60, classes=["many"] * 50 + ["few"] * 10)
+    assert set(reference.bounds) == {"many", ""} and reference.group("few") == reference.group("new") == ""
+
+
+def figures(count: int, seed: int = 0) -> torch.Tensor:
+    """Drawn figures in one pose: a body and two legs, their colour and size a little different each time."""
+    draw = torch.Generator().manual_seed(seed)
+    pictures = torch.ones(count, 3, 64, 64)
+    for picture in pictures:
+        grow = int(torch.randint(0, 3, (), generator=draw))
+        colour = (torch.rand(3, generator=draw) * 0.6).view(3, 1, 1)
+        for left, right, top, bottom in ((22 - grow, 42 + grow, 8, 34), (24, 30, 34, 58), (34, 40, 34, 58)):
+            picture[:, top:bottom, left:right] = colour
+    return pictures
+
+
+def test_the_pose_is_judged_where_the_photos_have_one(held_out):
+    classes = ["figure"] * 60 + ["product"] * 60
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        reference = learn(torch.cat([figures(60), held_out[:60]]), classes=classes)
+    assert set(reference.poses) == {"figure"} and "pose" in reference.properties
+    turned = figures(40, seed=1).transpose(2, 3)
+    pictures = torch.cat([figures(40, seed=1), turned, held_out[60:100]])
+    found = judge(Reference.from_json(reference.to_json()), pictures, classes=["figure"] * 80 + ["product"] * 40)
+    assert found.passed["pose"][:40].all() and not found.passed["pose"][40:80].any()
+    assert found.judged["pose"].tolist() == [True] * 80 + [False] * 40 and found.passed["pose"][80:].all()
+
+
+def test_photos_of_many_shapes_have_no_pose(reference):
+    assert not reference.poses and "pose" not in reference.properties

@@ -13,7 +13,8 @@ from onbrand.core import Prior
 from onbrand.measure import intervals
 from onbrand.measure.diversity import diversity, redrawn
 from onbrand.measure.frechet import frechet, moments
-from onbrand.measure.reference import Reference, judge, kind_values
+from onbrand.measure.kind import belongs, kind_values
+from onbrand.measure.reference import Reference, judge
 from onbrand.measure.text import Reader, Scorer, all_right, read
 
 if TYPE_CHECKING:
@@ -30,10 +31,12 @@ RULES = {
         "lit as the photos",
         "Brightness and contrast of the product, and the darkest side of the set, lie in the photos' range.",
     ),
+    "pose": ("in the brand's pose", "The silhouette lies on the mean silhouette as far as the photos' do."),
     "kind": ("right kind of picture", "The kind asked for is the likeliest under the prior, and likely."),
     "text": ("show what was asked", "A reader finds in the picture what the prompt names: {attributes}."),
     "diversity": ("variety kept", "Variance over the photos', in the prior's components; 1 is all of it."),
     "frechet": ("distance from the photos", "Frechet distance in the prior's components (no FID); less is better."),
+    "stray": ("of no kind", "Share less likely under every kind than 99.5 % of its photos; .005 is the photos' own."),
     "clip": ("CLIP similarity", "Cosine of picture and prompt, by {name}; more is better."),
 }
 """Title and rule, in a retailer's words, of what is judged; docs/properties.md has the formulas."""
@@ -49,8 +52,12 @@ def judge_pictures(
     """Every property of every picture, shares and measures with their intervals: what check.json says."""
     x0 = encode_x0(pipe, made.pixels) if prior and pipe else None
     kinds = kind_values(prior, x0, made.classes) if prior and x0 is not None else None
-    verdict = judge(reference, made.pixels, kinds)
-    passed = {name: column.float() for name, column in verdict.passed.items()}
+    verdict = judge(reference, made.pixels, kinds, made.classes if prior else None)
+    passed = {
+        name: torch.where(verdict.judged[name], column.float(), torch.nan)
+        for name, column in verdict.passed.items()
+        if verdict.judged[name].any()
+    }
     measures: dict[str, dict[str, Any]] = {}
     words: dict[str, str] = {}
     if hasattr(text, "attributes"):
@@ -63,6 +70,8 @@ def judge_pictures(
         measures["clip"] = _measure("clip", intervals.mean(scorer(made.pixels, made.prompts)), words)
     if prior and x0 is not None:
         measures |= spread_of(prior, x0, made.classes, words)
+        stray = ~belongs(reference.lines, prior, x0)
+        measures["stray"] = _measure("stray", intervals.mean(stray.float()), words)
     table = torch.stack(list(passed.values()), 1).nan_to_num(1.0) > 0  # what a prompt does not ask for is no failure
     failed = [[name for name, good in zip(passed, row, strict=True) if not good] for row in table.tolist()]
     entries = []

@@ -8,6 +8,7 @@ from torch import Tensor
 from onbrand.measure.cut import Cut, bands, border, cuts, grown
 from onbrand.measure.lab import distance, lab_of
 from onbrand.measure.light import light_of
+from onbrand.measure.pose import overlap, silhouette
 
 NEAR = 3.0
 """Ground this close to the brand's colour, in dE, is the brand's: about what an eye sees side by side."""
@@ -19,21 +20,31 @@ STATISTICS: dict[str, tuple[str, ...]] = {
     "cropping": ("margin", "border_product"),
     "fill": ("fill",),
     "light": ("light_mean", "light_spread", "light_low", "light_sides"),
+    "pose": ("pose_overlap",),
     "kind": ("kind_lead", "kind_likelihood"),
 }
 """The numbers that decide each property. Others that `measure` gives (ground_mean, ...) are told, not judged."""
 
 
 @torch.no_grad()
-def measure(pictures: Tensor, ground: tuple[int, int, int] = (255, 255, 255)) -> dict[str, Tensor]:
+def measure(
+    pictures: Tensor, ground: tuple[int, int, int] = (255, 255, 255), poses: Tensor | None = None
+) -> dict[str, Tensor]:
     """All numbers of pictures `(B, 3, H, W)` in [0, 1], each `(B,)`; nan where there is no product to measure.
 
-    ground: the brand's ground colour, RGB 0..255.
-    ValueError where pictures are of another shape or range.
+    ground: the brand's ground colour, RGB 0..255. poses: the mean silhouette `(B, S, S)` of each picture's class, for
+    pose_overlap. ValueError where pictures are of another shape or range.
     """
     if not len(pictures):
         raise ValueError("there must be pictures to measure: got none")
-    parts = [{**ground_of(part, ground), **place_of(part), **light_of(part)} for part in cuts(pictures)]
+    parts, done = [], 0
+    for part in cuts(pictures):
+        numbers = {**ground_of(part, ground), **place_of(part), **light_of(part)}
+        if poses is not None:
+            expected = poses[done : done + len(part.pictures)].to(part.pictures.device)
+            numbers["pose_overlap"] = overlap(silhouette(part), expected)
+        parts.append(numbers)
+        done += len(part.pictures)
     return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 
 
@@ -81,17 +92,6 @@ def place_of(cut: Cut) -> dict[str, Tensor]:
         "fill": fill,
         "market": torch.where(fill.isnan(), torch.nan, (fill >= MARKET).float()),
     }
-
-
-def kind_of(likelihoods: Tensor, classes: Tensor, dimensions: int) -> dict[str, Tensor]:
-    """Of the kind of picture, from log-likelihoods `(B, n)` of each class (Prior.classify) and the asked class `(B,)`.
-
-    kind_lead: how much likelier the asked class is than the best other one, in nats (inf where there is no other) ·
-    kind_likelihood: log-likelihood under the asked class, in nats a dimension of x0.
-    """
-    asked = likelihoods.gather(1, classes[:, None])[:, 0]
-    others = likelihoods.scatter(1, classes[:, None], -torch.inf).amax(1)
-    return {"kind_lead": asked - others, "kind_likelihood": asked / dimensions}
 
 
 def rim(cut: Cut) -> int:

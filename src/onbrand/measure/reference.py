@@ -1,19 +1,22 @@
-"""What a brand's pictures are like, learned from a folder of them: a range for every number, tested on other ones."""
+"""What a brand's pictures are like, learned from a folder of them: ranges by kind of picture, tested on other ones."""
 
 from __future__ import annotations
 
 import json
 import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from onbrand.measure.cut import border
-from onbrand.measure.properties import STATISTICS, kind_of, measure
+from onbrand.measure.kind import ALL, LINE, kind_values
+from onbrand.measure.pose import SIDE, overlap, silhouettes_of
+from onbrand.measure.properties import STATISTICS, measure
 
 if TYPE_CHECKING:
     from onbrand.core.prior import Prior
@@ -23,14 +26,16 @@ TAIL = 0.001
 HELD_OUT = 0.2
 """Share of the pictures kept back to test the ranges on."""
 FEWEST = 20
-"""Pictures needed to learn from."""
+"""Pictures needed to learn from; a kind of picture with fewer is held against the ranges of all together."""
+ONE_POSE = 0.7
+"""Kinds of picture whose median overlap with their mean silhouette is below this have no pose in common."""
 MEANT = 0.995
 """Share of real pictures that each property is meant to pass."""
 SLACK = {
     "ground_near": (0.05, None), "ground_border": (0.1, None), "ground_share": (0.02, 0.02),
     "centre_x": (0.015, 0.015), "centre_y": (0.015, 0.015), "margin": (0.016, None), "border_product": (None, 0.005),
     "fill": (0.035, 0.035), "light_mean": (2.0, 2.0), "light_spread": (2.0, 2.0), "light_low": (2.0, 2.0),
-    "light_sides": (4.0, 4.0), "kind_likelihood": (0.05, None),
+    "light_sides": (4.0, 4.0), "pose_overlap": (0.03, None), "kind_likelihood": (0.05, None),
 }  # fmt: skip
 """How far below the lowest and above the highest learned value each number may lie, in its own units; None: any far."""
 Bounds = tuple[float, float]
@@ -42,8 +47,13 @@ class Reference:
 
     ground: tuple[int, int, int]
     """RGB 0..255 of the ground."""
-    bounds: Mapping[str, Bounds]
-    """Lowest and highest value that passes, for every number of properties.STATISTICS that could be learned."""
+    bounds: Mapping[str, Mapping[str, Bounds]]
+    """By kind of picture: lowest and highest value that passes, for every number of properties.STATISTICS that could
+    be learned. ALL: of all photos together, for pictures of other kinds."""
+    poses: Mapping[str, Tensor]
+    """`(SIDE, SIDE)` mean silhouette of the kinds of picture that have one pose."""
+    lines: Mapping[str, float]
+    """By kind of picture: its photos' LINE quantile of kind_likelihood, in nats a dimension."""
     held_out: Mapping[str, float]
     """Share of the pictures kept back that pass each property."""
     count: tuple[int, int]
@@ -51,23 +61,39 @@ class Reference:
 
     @property
     def properties(self) -> tuple[str, ...]:
-        """The properties it can judge."""
-        return tuple(name for name, numbers in STATISTICS.items() if any(number in self.bounds for number in numbers))
+        """The properties it can judge, for one kind of picture at least."""
+        known = {number for bounds in self.bounds.values() for number in bounds}
+        return tuple(name for name, numbers in STATISTICS.items() if known.intersection(numbers))
+
+    def group(self, name: str) -> str:
+        """Whose ranges a picture of the class is held against: the class's, or ALL's. ValueError where neither is."""
+        if name not in self.bounds and ALL not in self.bounds:
+            raise ValueError(f"ranges were learned for {', '.join(self.bounds)}: got a picture of class {name!r}")
+        return name if name in self.bounds else ALL
 
     def to_json(self) -> str:
         """As JSON text, infinite bounds as null; `from_json` reads it."""
-        bounds = {name: [b if math.isfinite(b) else None for b in pair] for name, pair in self.bounds.items()}
-        return json.dumps({"ground": self.ground, "bounds": bounds, "held_out": self.held_out, "count": self.count})
+        bounds = {
+            group: {name: [b if math.isfinite(b) else None for b in pair] for name, pair in pairs.items()}
+            for group, pairs in self.bounds.items()
+        }
+        poses = {name: [[round(v, 4) for v in row] for row in mean.tolist()] for name, mean in self.poses.items()}
+        told = {"ground": self.ground, "bounds": bounds, "poses": poses, "lines": dict(self.lines)}
+        return json.dumps(told | {"held_out": dict(self.held_out), "count": self.count})
 
     @classmethod
     def from_json(cls, text: str) -> Reference:
         """The reference that `to_json` wrote."""
         told = json.loads(text)
         bounds = {
-            name: (-math.inf if low is None else low, math.inf if high is None else high)
-            for name, (low, high) in told["bounds"].items()
+            group: {
+                name: (-math.inf if low is None else low, math.inf if high is None else high)
+                for name, (low, high) in pairs.items()
+            }
+            for group, pairs in told["bounds"].items()
         }
-        return cls(tuple(told["ground"]), bounds, told["held_out"], tuple(told["count"]))
+        poses = {name: torch.tensor(rows) for name, rows in told["poses"].items()}
+        return cls(tuple(told["ground"]), bounds, poses, told["lines"], told["held_out"], tuple(told["count"]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +101,9 @@ class Verdict:
     """What `judge` found, picture by picture."""
 
     passed: dict[str, Tensor]
-    """`(B,)` bool for each property."""
+    """`(B,)` bool for each property; True where the picture's kind has no such property."""
+    judged: dict[str, Tensor]
+    """`(B,)` bool for each property: whether the picture's kind has it."""
     values: dict[str, Tensor]
     """`(B,)` float for each number, those that decide and those that are only told."""
 
@@ -96,10 +124,10 @@ def learn(
 ) -> Reference:
     """Learn a brand's ranges from its pictures `(B, 3, H, W)` in [0, 1]; 1,000 or more make the ranges sharp.
 
-    With prior and x0 `(B, C, h, w)`, the pictures' latents, the kind of picture is learned too; classes: of each
-    picture, the likeliest where left out. ground: RGB 0..255, the median of all borders where left out. decoded: the
-    same pictures as the model's VAE leaves them, which are to pass too (ranges of the ground are of `pictures` alone:
-    no VAE excuses a ground that is off).
+    classes: the kind of each picture; each with FEWEST pictures or more has ranges of its own. With prior and x0
+    `(B, C, h, w)`, the pictures' latents, the kind of picture is learned too (classes left out: the likeliest).
+    ground: RGB 0..255, the median of all borders where left out. decoded: the same pictures as the model's VAE leaves
+    them, which are to pass too (ranges of the ground are of `pictures` alone: no VAE excuses a ground that is off).
 
     HELD_OUT of the pictures, drawn by the seed, are kept back: the ranges are tested on them, and a warning names the
     properties that fewer than MEANT of them pass. ValueError for fewer than FEWEST pictures, or x0 of another number.
@@ -110,64 +138,94 @@ def learn(
         raise ValueError(f"decoded are the same pictures: got {tuple(decoded.shape)} for {tuple(pictures.shape)}")
     if (prior is None) != (x0 is None) or (x0 is not None and len(x0) != len(pictures)):
         raise ValueError("the kind of picture needs the prior and the x0 of every picture: got one without the other")
+    if classes is not None and len(classes) != len(pictures):
+        raise ValueError(f"each picture has one class: got {len(classes)} classes for {len(pictures)} pictures")
     ground = ground or ground_colour(pictures)
     order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))
     kept = max(1, round(len(pictures) * HELD_OUT))
     test, fit = order[:kept].sort().values, order[kept:].sort().values
+    names = [ALL] * len(pictures) if classes is None else list(classes)
+    groups = _groups(names, fit)
     kinds = kind_values(prior, x0, classes) if prior is not None and x0 is not None else {}
-    values = measure(pictures[fit], ground) | {name: column[fit] for name, column in kinds.items()}
-    if decoded is not None:
-        also = measure(decoded[fit], ground)
-        kept_out = (*STATISTICS["ground"], *kinds)
-        values |= {name: torch.cat([values[name], also[name]]) for name in values if name not in kept_out}
-    bounds = {name: _range(column, name) for name, column in values.items() if name in SLACK}
-    if kinds:
-        bounds["kind_lead"] = (0.0, math.inf)
-    reference = Reference(ground, bounds, {}, (len(fit), len(test)))
-    tested = judge(reference, pictures[test], {name: column[test] for name, column in kinds.items()})
-    held_out = {name: float(passed.float().mean()) for name, passed in tested.passed.items()}
+    sources = [pictures] if decoded is None else [pictures, decoded]
+
+    bounds, poses, lines = {}, {}, {}
+    for group, rows in groups.items():
+        drawn = silhouettes_of(pictures[rows])
+        mean = drawn.mean(0)
+        if overlap(drawn, mean).nanmedian() >= ONE_POSE:
+            poses[group] = mean
+        expected = mean.expand(len(rows), SIDE, SIDE) if group in poses else None
+        found = [measure(source[rows], ground, expected) for source in sources]
+        learned = {
+            name: torch.cat([one[name] for one in (found[:1] if name in STATISTICS["ground"] else found)])
+            for name in found[0]
+        } | {name: column[rows] for name, column in kinds.items()}
+        bounds[group] = {name: _range(column, name) for name, column in learned.items() if name in SLACK}
+        if kinds:
+            bounds[group]["kind_lead"] = (0.0, math.inf)
+            lines[group] = float(kinds["kind_likelihood"][rows].double().quantile(LINE))
+    reference = Reference(ground, bounds, poses, lines, {}, (len(fit), len(test)))
+    kept_back = [names[i] for i in test.tolist()]
+    tested = judge(reference, pictures[test], {name: column[test] for name, column in kinds.items()}, kept_back)
+    judged = {name: mask for name, mask in tested.judged.items() if mask.any()}
+    held_out = {name: float(tested.passed[name][mask].float().mean()) for name, mask in judged.items()}
     # one picture of few proves nothing: warn where more fail than chance explains (two standard errors)
     allowed = (1 - MEANT) + 2 * math.sqrt((1 - MEANT) * MEANT / len(test))
     poor = [f"{name} {share:.1%}" for name, share in held_out.items() if 1 - share > max(allowed, 1.5 / len(test))]
     if poor:
         warnings.warn(f"real photos kept back pass less often than meant: {', '.join(poor)}", stacklevel=2)
-    return Reference(ground, bounds, held_out, reference.count)
+    return replace(reference, held_out=held_out)
 
 
-def judge(reference: Reference, pictures: Tensor, kinds: Mapping[str, Tensor] | None = None) -> Verdict:
+def judge(
+    reference: Reference,
+    pictures: Tensor,
+    kinds: Mapping[str, Tensor] | None = None,
+    classes: Sequence[str] | None = None,
+) -> Verdict:
     """Hold pictures `(B, 3, H, W)` in [0, 1] against a reference. A property is passed where all its numbers lie in
     their ranges; a number that cannot be had (nan: there is no product) fails.
 
-    kinds: what `kind_values` gives for the pictures; without it the kind is not judged.
+    kinds: what `kind_values` gives for the pictures; without it the kind is not judged. classes: the kind of picture
+    asked for, of each; left out: all are held against the ranges of all photos. ValueError where there are none such.
     """
-    values = measure(pictures, reference.ground) | dict(kinds or {})
-    passed = {}
+    groups = [reference.group(name) for name in ([ALL] * len(pictures) if classes is None else classes)]
+    none = torch.full((SIDE, SIDE), torch.nan)
+    poses = torch.stack([reference.poses.get(group, none) for group in groups]) if reference.poses else None
+    values = measure(pictures, reference.ground, poses) | dict(kinds or {})
+    passed, judged = {}, {}
     for name, numbers in STATISTICS.items():
-        known = [number for number in numbers if number in reference.bounds and number in values]
-        if known:
-            low, high = torch.tensor([reference.bounds[number] for number in known]).T
-            table = torch.stack([values[number] for number in known], 1)
-            passed[name] = ((table >= low) & (table <= high)).all(1)
-    return Verdict(passed, values)
-
-
-def kind_values(prior: Prior, x0: Tensor, classes: Sequence[str] | None = None) -> dict[str, Tensor]:
-    """The numbers of the kind of picture: x0 `(B, C, h, w)` under the prior; classes asked for, or the likeliest.
-
-    ValueError for an unknown class or another number of classes.
-    """
-    likeliest, likelihoods = prior.classify(x0)
-    names = likeliest if classes is None else list(classes)
-    if len(names) != len(x0) or not set(names) <= set(prior.classes):
-        raise ValueError(f"each picture has one class of {', '.join(prior.classes)}: got {sorted(set(names))}")
-    asked = torch.tensor([prior.classes.index(name) for name in names], dtype=torch.int64)
-    return kind_of(likelihoods.cpu(), asked, x0[0].numel())
+        if name not in reference.properties or not any(number in values for number in numbers):
+            continue
+        passed[name] = torch.ones(len(pictures), dtype=torch.bool)
+        judged[name] = torch.zeros(len(pictures), dtype=torch.bool)
+        for group in set(groups):
+            known = [number for number in numbers if number in reference.bounds[group] and number in values]
+            rows = torch.tensor([i for i, one in enumerate(groups) if one == group])
+            if known:
+                low, high = torch.tensor([reference.bounds[group][number] for number in known]).T
+                table = torch.stack([values[number][rows] for number in known], 1)
+                passed[name][rows] = ((table >= low) & (table <= high)).all(1)
+                judged[name][rows] = True
+    return Verdict(passed, judged, values)
 
 
 def ground_colour(pictures: Tensor) -> tuple[int, int, int]:
     """RGB 0..255: the median over pictures `(B, 3, H, W)` of the median of each one's border."""
     r, g, b = (border(pictures.float()).median(2).values.median(0).values * 255).round().int().tolist()
     return r, g, b
+
+
+def _groups(names: Sequence[str], fit: Tensor) -> dict[str, Tensor]:
+    """Rows of `fit` by kind of picture; ALL of them where kinds are not told apart, or one has too few."""
+    counts = Counter(names)
+    rows = {
+        name: torch.tensor([i for i in fit.tolist() if names[i] == name], dtype=torch.int64)
+        for name, count in counts.items()
+        if count >= FEWEST
+    }
+    return rows if len(rows) == len(counts) else rows | {ALL: fit}
 
 
 def _range(values: Tensor, name: str) -> Bounds:
