@@ -288,3 +288,24 @@ def test_report_on_the_whole(world: Path, brand: Path, run: Path, pictures: Path
     file = api.report(demo)
     assert file == demo / "report.html" and file.stat().st_size < 2e6
     assert api.report(run, out=world / "run.html").read_text().count("OB00") >= 1  # the run finds its brand
+
+
+def test_one_split_of_photos_is_fitted_trained_on_and_checked_against(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, part in (("train", range(0, 50)), ("test", range(50, 60))):
+        folder = tmp_path / "photos" / split
+        folder.mkdir(parents=True)
+        rows = [json.loads(line) for line in (world / "photos" / "metadata.jsonl").read_text().splitlines()]
+        for i in part:
+            shutil.copy(world / "photos" / rows[i]["file_name"], folder)
+        (folder / "metadata.jsonl").write_text("\n".join(json.dumps(rows[i]) for i in part))
+    photos, brand, run = tmp_path / "photos", tmp_path / "brand", tmp_path / "run"
+    with pytest.raises(ValueError, match="holds the splits"):
+        api.fit(photos, world / "model", brand, k=2)
+    with pytest.warns(UserWarning, match="its mean shows those pictures"):
+        said = api.fit(photos, world / "model", brand, k=2, split="train")
+    assert said["used"] == 50 and "--split train" in said["command"]
+    api.train(photos, world / "model", run, prior=brand, split="train", config=TrainConfig(steps=1, batch=2))
+    assert "50 photos used" in capsys.readouterr().out
+    assert api.check(photos / "test", photos, split="train").content["learnt"] == 40

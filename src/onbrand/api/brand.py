@@ -15,6 +15,7 @@ def fit(
     out: str | Path,
     *,
     k: int = 16,
+    split: str | None = None,
     resolution: int | tuple[int, int] | None = None,
     flip: bool = False,
     batch: int = 8,
@@ -30,6 +31,7 @@ def fit(
         photos: folder of photos with a metadata.jsonl (file_name, text, class), with .txt captions, or with none
         model: folder, .safetensors or .ckpt file, Hub id owner/name of a Stable Diffusion model, or "pilot"
         out: the brand's folder: prior.safetensors, fit.json, means/<class>.png, latents/ (the cache)
+        split: train, test, ...: which part of photos that come in several
         k: principal components to find in each class; 0 fits the means alone, in one pass
         resolution: side of the pictures in pixels, or [height, width]; left out: the model's own
         flip: fit mirrored pictures too; training then mirrors as well
@@ -51,13 +53,14 @@ def fit(
     from onbrand.data.latents import iterate
     from onbrand.models import bundle
 
-    given = {"photos": photos, "model": model, "out": out, "k": k, "resolution": resolution, "flip": flip}
+    given = {"photos": photos, "model": model, "out": out, "k": k}
+    options = {"split": split, "resolution": resolution, "flip": flip}
     out, pipe = Path(out), open_model(model, device, dtype)
     size = size_of(pipe, resolution)
     vae = pipe.vae.config
     factor = 2 ** (len(vae.block_out_channels) - 1)
     fitter = Fitter((vae.latent_channels, size[0] // factor, size[1] // factor), k)
-    store, summary = encode_photos(pipe, photos, out / LATENTS, size, flip, batch)
+    store, summary = encode_photos(pipe, photos, out / LATENTS, size, flip, batch, split)
     state = processes(pipe)
     if state and not state.is_main_process:
         return {}
@@ -93,7 +96,7 @@ def fit(
         "used": len(summary.used),
         "classes": classes,
         "refused": [{"file": str(refused.file), "reason": refused.reason} for refused in summary.refused],
-        "command": command(fit, given),
+        "command": command(fit, given | options),
         "versions": versions(),
         "fingerprints": {"prior": prior.fingerprint, "VAE": provenance.vae},
     }

@@ -67,12 +67,13 @@ def encode_photos(
     size: tuple[int, int],
     flip: bool,
     batch: int = 8,
+    split: str | None = None,
 ) -> tuple[Store, Summary]:
     """The photos' latents in a store under `folder`, encoding what is not there yet, and what became of each photo.
 
     Under `accelerate launch` every process encodes its share. ValueError where no photo can be used.
     """
-    records, refused = read_folder(photos)
+    records, refused = read_folder(photos, split)
     store, summary = encode_records(pipe, records, folder, size, flip, batch)
     summary = replace(summary, refused=[*refused, *summary.refused])
     if not summary.used:

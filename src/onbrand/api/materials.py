@@ -89,9 +89,10 @@ def open_reference(
     prior: Prior | None,
     pipe: StableDiffusionPipeline | None,
     brand: Path | None,
+    split: str | None = None,
 ) -> Reference:
     """What the photos are like: learnt, or read from brand/reference.json where the same photos were learnt from."""
-    records, _ = read_folder(photos)
+    records, _ = read_folder(photos, split)
     most = max(1, min(LEARNT, int(NUMBERS / (3 * size[0] * size[1]))))
     records = records[:: max(1, math.ceil(len(records) / most))]
     key = _key(records, size, prior)

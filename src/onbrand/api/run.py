@@ -19,6 +19,7 @@ def train(
     *,
     prior: str | Path | None = None,
     config: TrainConfig = PAPER,
+    split: str | None = None,
     resolution: int | tuple[int, int] | None = None,
     flip: bool = False,
     device: str | None = None,
@@ -35,6 +36,7 @@ def train(
         out: the run's folder: config.yaml, log.jsonl, state/, validation/, model/
         prior: the brand's folder (or its prior.safetensors); needed unless offset is none
         config: the run's settings
+        split: as for `fit`
         resolution: as for `fit`; left out: the prior's, or the model's own
         flip: mirror pictures at random; with a prior, as that was fitted
         device: cuda, cpu, ...; left out: a GPU where there is one
@@ -51,7 +53,8 @@ def train(
     from onbrand.api.validation import validation
     from onbrand.train.loop import train as take_steps
 
-    given = {"photos": photos, "model": model, "out": out, "prior": prior, "resolution": resolution, "flip": flip}
+    given = {"photos": photos, "model": model, "out": out, "prior": prior}
+    options = {"split": split, "resolution": resolution, "flip": flip}
     out, pipe = Path(out), open_model(model, device)
     fitted = None if prior is None else open_prior(prior)
     size = size_of(pipe, resolution)
@@ -63,7 +66,7 @@ def train(
             raise ValueError("the prior was fitted without mirrored pictures; got flip: fit with --flip, or omit it")
         flip = told.flip
     latents = Path(prior) if prior is not None and Path(prior).is_dir() else out
-    store, summary = encode_photos(pipe, photos, latents / LATENTS, size, flip)
+    store, summary = encode_photos(pipe, photos, latents / LATENTS, size, flip, split=split)
     validate = validation(pipe, summary.used, fitted, config, out) if config.log.validate_every else None
     steps = take_steps(pipe, summary.used, store, fitted, config, out, validate)
     state = processes(pipe)
@@ -72,7 +75,7 @@ def train(
         say_summary(summary)
         write_json(out / "run.json", {
             "model": str(model), "photos": str(photos), "prior": None if prior is None else str(prior),
-            "command": command(train, given | changed(config)),
+            "command": command(train, given | options | changed(config)),
             "versions": versions(), "fingerprints": {"prior": fitted.fingerprint} if fitted else {},
         })  # fmt: skip
     with tqdm(total=config.steps, desc="train", unit=" steps", disable=not main) as bar:

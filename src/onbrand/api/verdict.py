@@ -33,6 +33,7 @@ def check(
     prior: str | Path | None = None,
     model: str | Path | None = None,
     reader: str | Path | None = None,
+    split: str | None = None,
     device: str | None = None,
 ) -> Checked:
     """Check pictures against the brand's photos, property by property and picture by picture.
@@ -49,6 +50,7 @@ def check(
         prior: the brand's folder (or its prior.safetensors), for kind, variety and distance
         model: model whose autoencoder encodes for the prior; left out: the one that the brand was fitted with
         reader: folder with reader.json or of a CLIPModel, or "pilot", the reader shipped for the sample photos
+        split: which part of `against`, as for `fit`
         device: cuda, cpu, ..., for the autoencoder; left out: a GPU where there is one
 
     Returns:
@@ -73,12 +75,12 @@ def check(
     size = fitted.provenance.resolution if fitted else size_of_first(pictures)
     made = open_pictures(pictures, size, fitted)
     brand = Path(prior) if prior is not None and Path(prior).is_dir() else None
-    reference = open_reference(against, size, fitted, pipe, brand)
+    reference = open_reference(against, size, fitted, pipe, brand, split)
     content = judge_pictures(made, reference, fitted, pipe, judge)
     given = {"pictures": pictures, "against": against, "require": require, "prior": prior, "model": model}
     content |= {
         "against": str(against),
-        "command": command(check, given | {"reader": reader}),
+        "command": command(check, given | {"reader": reader, "split": split}),
         "versions": versions(),
         "fingerprints": {"prior": fitted.fingerprint} if fitted else {},
     }
