@@ -1,0 +1,174 @@
+"""A picture: layers of skin and cloth laid over each other, lit, and brought to 128x128 on a ground of exactly 255."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from garment import Cut, edges, inside, sewn
+from PIL import Image
+from prints import second_share
+from raster import Buffer
+from shade import folds, light, lit, tilted
+from views import ARM, MARGIN, NX, NY, NZ, U, V, Y, Camera, View
+
+SIZE = 128
+Colour = tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Cloth:
+    """A piece of a garment: how it is cut and dyed."""
+
+    cut: Cut
+    colour: Colour
+    second: Colour = (1.0, 1.0, 1.0)
+    print: str = "plain"
+    split: float = 0.0
+    """Height where a colour-block changes."""
+    seed: tuple[int, ...] = (0,)
+    """Of its folds."""
+
+
+@dataclass(eq=False)
+class Canvas:
+    """Dense planes of one picture in the making; the ground has depth -inf."""
+
+    side: int
+    rgb: np.ndarray = field(init=False)
+    depth: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rgb = np.zeros((self.side * self.side, 3), np.float32)
+        self.depth = np.full(self.side * self.side, -np.inf, np.float32)
+
+    def lay(self, buffer: Buffer, colours: np.ndarray) -> None:
+        """Lay pixels over what is there, whatever its depth."""
+        self.rgb[buffer.index] = colours
+        self.depth[buffer.index] = buffer.z
+
+
+def figure(camera: Camera, skin: Colour, shoes: Colour, clothes: list[Cloth]) -> np.ndarray:
+    """A person in `clothes`, the lowest first: `(128, 128, 3)` uint8, neck to foot, the frame's height always filled."""
+    body = camera.body
+    trunk, arms = Canvas(640), Canvas(640)
+    views = [camera.cloth(*cloth.cut.shell, half=True) for cloth in clothes]
+    for canvas, part in ((trunk, "trunk"), (arms, "arms")):
+        bare: Buffer = getattr(camera.skin(), part)
+        bare = bare.where(bare.values[:, Y] < body.top)
+        bare, shadow = _under(bare, clothes, body)
+        canvas.lay(bare, _skin(bare.values, skin, shadow, body))
+        if part == "trunk":
+            feet = camera.shoes().trunk
+            feet = feet.where(feet.values[:, Y] < body.ankle - 0.05 + 0.12 * feet.values[:, 2])
+            feet, shadow = _under(feet, clothes, body)
+            sole = np.where(feet.values[:, Y] < body.foot + 0.16, 0.72, 1.0)
+            canvas.lay(feet, lit(np.float32(shoes) * sole[:, None], light(feet.values[:, NX : NZ + 1]) * shadow))
+        for k, (cloth, view) in enumerate(zip(clothes, views, strict=True)):
+            buffer: Buffer = getattr(view, part)
+            buffer, shadow = _under(_cut(buffer, cloth, body), clothes[k + 1 :], body)
+            canvas.lay(buffer, _cloth(buffer.values, cloth, body) * shadow[:, None])
+    return _finish(_joined(trunk, arms), None)
+
+
+def garment(camera: Camera, clothes: list[Cloth]) -> np.ndarray:
+    """The clothes alone, worn by nobody: `(128, 128, 3)` uint8, the longer side always filling the frame."""
+    body = camera.body
+    trunk, arms = Canvas(1280), Canvas(1280)
+    for cloth in clothes:
+        view: View = camera.cloth(*cloth.cut.shell, half=False)
+        assert view.inside is not None
+        back = view.inside.where(view.inside.values[:, NZ] < -0.3)  # not the rim of the silhouette
+        back = _cut(back, cloth, body)
+        trunk.lay(back, _cloth(back.values, cloth, body, back=True))
+    for k, cloth in enumerate(clothes):
+        view = camera.cloth(*cloth.cut.shell, half=False)
+        for canvas, buffer in ((trunk, view.trunk), (arms, view.arms)):
+            buffer, shadow = _under(_cut(buffer, cloth, body), clothes[k + 1 :], body)
+            canvas.lay(buffer, _cloth(buffer.values, cloth, body) * shadow[:, None])
+    joined = _joined(trunk, arms)
+    rows, columns = np.nonzero(np.isfinite(joined.depth).reshape(1280, 1280))
+    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    return _finish(joined, box)
+
+
+def _cut(buffer: Buffer, cloth: Cloth, body) -> Buffer:
+    return buffer.where(inside(edges(cloth.cut, body, buffer.values)) > 0)
+
+
+def _under(buffer: Buffer, over: list[Cloth], body) -> tuple[Buffer, np.ndarray]:
+    """What clothes laid over it leave to be seen, and the shadow `(n,)` of their edges on it."""
+    shadow = np.ones(len(buffer.index), np.float32)
+    for cloth in over:
+        d = inside(edges(cloth.cut, body, buffer.values))
+        shadow = np.where(d > 0.02, 0, shadow * (1 - 0.34 * np.exp(np.minimum(d, 0) / 0.16)))
+    keep = shadow > 0
+    return buffer.where(keep), shadow[keep]
+
+
+def _skin(a: np.ndarray, tone: Colour, shadow: np.ndarray, body) -> np.ndarray:
+    base = np.broadcast_to(np.float32(tone), (len(a), 3))
+    brightness = light(a[:, NX : NZ + 1]) * shadow
+    # light that has gone through skin is redder in the half shade
+    warm = np.clip(1.0 - brightness, 0, 0.4)[:, None] * np.float32([0.10, -0.02, -0.04])
+    return np.clip(lit(base, brightness) + warm * base, 0, 0.985)
+
+
+def _cloth(a: np.ndarray, cloth: Cloth, body, back: bool = False) -> np.ndarray:
+    turned = np.arcsin(np.clip(a[:, NX], -1, 1))
+    u = a[:, U] + (turned - a[:, NX]) * np.where(a[:, ARM] > -0.1, 0.3, 0.8)
+    share = second_share(cloth.print, u, a[:, V], split=cloth.split)[:, None]
+    base = np.float32(cloth.colour) * (1 - share) + np.float32(cloth.second) * share
+    if back:
+        return base * 0.5 + 0.04
+    part = cloth.cut.part
+    amount: np.ndarray | float = {"slim": 0.6, "regular": 1.0, "loose": 1.35}[cloth.cut.fit]
+    if part == "skirt":
+        amount = amount * np.clip((body.waist - a[:, Y]) / 4.0, 0.1, 1) * {"slim": 0.4}.get(cloth.cut.fit, 1.5)
+    normal = tilted(a, folds(part, np.random.default_rng(cloth.seed)), amount)
+    found = edges(cloth.cut, body, a)
+    return lit(base, light(normal) * sewn(cloth.cut, body, a, found))
+
+
+def _joined(trunk: Canvas, arms: Canvas) -> Canvas:
+    nearer = arms.depth > trunk.depth
+    trunk.rgb[nearer], trunk.depth[nearer] = arms.rgb[nearer], arms.depth[nearer]
+    return trunk
+
+
+def _finish(canvas: Canvas, box: tuple[int, int, int, int] | None) -> np.ndarray:
+    side = canvas.side
+    cover = np.isfinite(canvas.depth).reshape(side, side)
+    rgb = canvas.rgb.reshape(side, side, 3)
+    if box:
+        left, top, right, bottom = box
+        long = max(right - left, bottom - top) / (1 - 2 * MARGIN)
+        x, y = (left + right - long) / 2, (top + bottom - long) / 2
+        pad = int(max(0, -x, -y, x + long - side, y + long - side)) + 2
+        rgb, cover = np.pad(rgb, ((pad, pad), (pad, pad), (0, 0))), np.pad(cover, pad)
+        frame = (x + pad, y + pad, x + pad + long, y + pad + long)
+    else:
+        frame = (0, 0, side, side)
+    occluded = rgb * _occlusion(np.where(cover, np.pad(canvas.depth.reshape(side, side), (cover.shape[0] - side) // 2), 0), cover)[..., None]
+    planes = [np.ascontiguousarray(occluded[..., k] * cover) for k in range(3)] + [cover.astype(np.float32)]
+    small = [
+        np.asarray(Image.fromarray(p).resize((SIZE, SIZE), Image.Resampling.BOX, box=frame)) for p in planes
+    ]
+    out = np.stack(small[:3], -1) + (1 - small[3])[..., None]
+    return np.clip(out * 255 + 0.5, 0, 255).astype(np.uint8)
+
+
+def _occlusion(depth: np.ndarray, cover: np.ndarray, radius: int = 22) -> np.ndarray:
+    """Factor on light: darker where the surroundings stand nearer to the camera than the surface."""
+    weight = cover.astype(np.float32)
+    near = _blur(depth * weight, radius) / np.maximum(_blur(weight, radius), 1e-3)
+    return (1 - np.clip((near - depth) * 0.42, 0, 0.3)).astype(np.float32)
+
+
+def _blur(plane: np.ndarray, radius: int) -> np.ndarray:
+    for axis in (0, 1):
+        total = np.cumsum(np.pad(plane.astype(np.float64), [(radius + 1, radius) if k == axis else (0, 0) for k in (0, 1)]), axis)
+        n = total.shape[axis]
+        high, low = np.take(total, range(2 * radius + 1, n), axis), np.take(total, range(n - 2 * radius - 1), axis)
+        plane = (high - low) / (2 * radius + 1)
+    return plane.astype(np.float32)
