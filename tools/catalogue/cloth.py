@@ -33,7 +33,7 @@ def shell(body: Body, group: str, ease: Ease) -> np.ndarray:
     used = np.zeros(len(out), bool)
     used[np.unique(triangles)] = True
     if group == "helper-skirt":
-        return _flared(body, out, used, ease.flare)
+        return _flared(body, out, used, triangles, ease.flare)
     trunk = used & (body.arm < -0.2)
     out = _hung_trunk(body, out, trunk, ease.trunk)
     if ease.leg:
@@ -135,11 +135,42 @@ def _hung_sleeves(body: Body, v: np.ndarray, used: np.ndarray, ease: float) -> n
     return out
 
 
-def _flared(body: Body, v: np.ndarray, used: np.ndarray, flare: float) -> np.ndarray:
+def _flared(body: Body, v: np.ndarray, used: np.ndarray, triangles: np.ndarray, flare: float) -> np.ndarray:
     """A skirt: narrowed towards the knee below 0, an A-line above."""
-    out = v.copy()
+    out = _stretched(body, v, triangles)
     drop = np.clip((body.hip + 0.2 - v[used, 1]) / (body.hip - body.ankle), 0, 1)
     grow = 1 + flare * drop if flare < 0 else 1 + flare * drop**0.85
     out[used, 0] *= grow
     out[used, 2] *= grow
+    return _taken_in(body, out, used)
+
+
+def _taken_in(body: Body, v: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """From the hips up a skirt is no wider than the trunk with a little ease."""
+    tights = np.zeros(len(v), bool)
+    tights[np.unique(body.mesh.triangles("helper-tights"))] = True
+    tights &= body.arm < -0.2
+    out, grid = v.copy(), np.linspace(body.waist + 0.7, body.hip, 40)
+    for axis, sign in ((0, 0), (2, 1), (2, -1)):
+        extent = np.abs(v[:, 0]) if axis == 0 else sign * v[:, 2]
+        rest = np.abs(body.rest[:, 0]) if axis == 0 else sign * body.rest[:, 2]
+        near = tights & (body.rest[:, 1] > body.hip - 0.5)
+        inner = _profile(body.rest[near, 1], rest[near], grid) + 0.12
+        outer = _profile(v[used, 1], extent[used], grid)
+        ratio = _soft(np.minimum(inner / outer, 1), 3)
+        here = used & (v[:, 1] > body.hip) & (extent > 0)
+        fade = np.clip((v[here, 1] - body.hip) / 0.8, 0, 1)
+        out[here, axis] *= 1 + fade * (_scale(v[here, 1], grid, ratio) - 1)
+    return out
+
+
+def _stretched(body: Body, v: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """The skirt's open ends pulled past waist and ankle, so that every cut lies inside the shell."""
+    edges = np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), 1)
+    pairs, count = np.unique(edges, axis=0, return_counts=True)
+    rim = v[np.unique(pairs[count == 1]), 1]
+    top, bottom = rim[rim > body.hip].min(), rim[rim < body.hip].max()
+    out, y = v.copy(), v[:, 1] - body.hip
+    up, down = (body.waist + 0.5 - body.hip) / (top - body.hip), (body.hip - body.ankle) / (body.hip - bottom)
+    out[:, 1] = body.hip + y * np.where(y > 0, max(up, 1.0), max(down, 1.0))
     return out

@@ -22,12 +22,12 @@ HEMS = {"cropped": 0.85, "regular": 0.2, "long": -0.3}
 LEGS = {
     "shorts": {"thigh-length": 0.24, "knee-length": 0.49},
     "trousers": {"cropped": 0.80, "full-length": 0.985},
-    "skirt": {"mini": 0.25, "knee-length": 0.49, "midi": 0.70, "maxi": 0.93},
-    "dress": {"mini": 0.25, "knee-length": 0.49, "midi": 0.70, "maxi": 0.93},
+    "skirt": {"mini": 0.25, "knee-length": 0.49, "midi": 0.70, "maxi": 0.9},
+    "dress": {"mini": 0.25, "knee-length": 0.49, "midi": 0.70, "maxi": 0.9},
 }
 """Where legs and skirts end, from hip (0) to ankle (1)."""
-CUFFS = {"sleeveless": -0.3, "short": 0.5, "long": 1.87}
-"""Where sleeves end, by arm coordinate."""
+CUFFS = {"sleeveless": -1.0, "short": 0.5, "long": 1.78}
+"""Where sleeves end, by arm coordinate; below 0 there are none."""
 TOP = {"slim": Ease(0.3, 0.08, off=0.04), "regular": Ease(0.8, 0.5), "loose": Ease(1.35, 1.15, off=0.08)}
 LEG = {"slim": Ease(leg=0.12, off=0.04), "regular": Ease(leg=0.8), "loose": Ease(leg=1.45, off=0.07)}
 SKIRT = {"slim": Ease(flare=-0.16), "regular": Ease(flare=0.42), "loose": Ease(flare=0.95)}
@@ -65,8 +65,8 @@ def edges(cut: Cut, body: Body, a: np.ndarray) -> dict[str, np.ndarray]:
         on_trunk = a[:, ARM] < -0.02
         hem = np.where(on_trunk, a[:, Y] + bend * 0.6 - cut.lower, FAR)
         reach = float(np.linalg.norm(body.at("l-elbow") - body.at("l-shoulder")))
-        found = {"hem": hem, "cuff": (cut.cuff - a[:, ARM]) * reach, "neck": _neck(cut, body, a)}
-        return found
+        cuff = _armhole(body, a) if cut.cuff < 0 else (cut.cuff - a[:, ARM]) * reach
+        return {"hem": hem, "cuff": cuff, "neck": _neck(cut, body, a)}
     upper = cut.upper - 0.11 * a[:, Z] - a[:, Y] if not cut.dress else cut.upper - a[:, Y]
     return {"hem": a[:, Y] + bend - cut.lower, "waist": upper, "trunk": (-0.1 - a[:, ARM]) * 3}
 
@@ -84,7 +84,16 @@ def _neck(cut: Cut, body: Body, a: np.ndarray) -> np.ndarray:
     below = np.maximum(body.neck + 0.2 * size - a[:, Y], 0) / depth
     across = np.abs(a[:, X]) / width
     radius = (across**power + below**power) ** (1 / power)
-    return (radius - 1) * np.minimum(width, depth)
+    collar = body.neck + 0.12 * size - a[:, Y]
+    return np.minimum((radius - 1) * np.minimum(width, depth), collar)
+
+
+def _armhole(body: Body, a: np.ndarray) -> np.ndarray:
+    shoulder = body.at("l-shoulder")
+    drop = np.maximum(shoulder[1] + 0.1 - a[:, Y], 0) / 1.7
+    across = shoulder[0] * (0.8 + 0.45 * drop**2) - np.abs(a[:, X])
+    on_side = (a[:, Y] < shoulder[1] - 1.2) & (a[:, ARM] < -0.1)
+    return np.where(on_side, FAR, np.minimum(across, (0.15 - a[:, ARM]) * 2))
 
 
 def sewn(cut: Cut, body: Body, a: np.ndarray, found: dict[str, np.ndarray]) -> np.ndarray:

@@ -74,4 +74,6 @@ def read_mesh(folder: Path) -> Mesh:
 @lru_cache(64)
 def _target(path: Path) -> tuple[np.ndarray, np.ndarray]:
     lines = [line.split() for line in gzip.open(path, "rt") if line.strip() and not line.startswith("#")]
-    return np.array([int(p[0]) for p in lines], int), np.array([[float(x) for x in p[1:4]] for p in lines]).reshape(-1, 3)
+    return np.array([int(p[0]) for p in lines], int), np.array([[float(x) for x in p[1:4]] for p in lines]).reshape(
+        -1, 3
+    )

@@ -1,4 +1,4 @@
-"""From attributes to cloth: how each kind is cut, what is worn with it, and the small differences between two of a kind."""
+"""From attributes to cloth: how each kind is cut, what is worn with it, and what tells two of a kind apart."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from picture import Cloth, Colour
 
 from onbrand.data.garments import COLOURS
 
-LIGHT, DARK = (0.89, 0.89, 0.885), (0.29, 0.295, 0.31)
+LIGHT, DARK = (0.80, 0.80, 0.805), (0.31, 0.315, 0.33)
 """What else a person wears is light or dark grey, whichever stands off the garment."""
 SHOES = ((0.90, 0.90, 0.90), (0.16, 0.16, 0.17), (0.55, 0.38, 0.26))
 TUCK = 0.75
@@ -34,7 +34,7 @@ def sewn_from(row: dict[str, str], body: Body, rng: np.random.Generator) -> list
     if kind in ("trousers", "shorts", "skirt"):
         part = "skirt" if kind == "skirt" else "legs"
         return [cloth(Cut(part, fit, upper=begin, lower=end), 0.45 * begin + 0.55 * end, 0)]
-    cuff = CUFFS[row["sleeve"]] + {"short": 0.06, "long": 0.03}.get(row["sleeve"], 0.0) * jitter[1]
+    cuff = CUFFS[row["sleeve"]] + {"short": 0.06, "long": 0.02}.get(row["sleeve"], 0.0) * jitter[1]
     shape = {"cuff": cuff, "neckline": row["neckline"], "depth": 1 + 0.08 * jitter[2]}
     if kind == "dress":
         waist = body.waist + (0.08 * jitter[3] - 0.3)
@@ -45,19 +45,19 @@ def sewn_from(row: dict[str, str], body: Body, rng: np.random.Generator) -> list
     return [cloth(Cut("top", fit, lower=hem, **shape), hem + 0.42 * (body.neck - hem), 0)]  # type: ignore[arg-type]
 
 
-def worn_with(row: dict[str, str], body: Body, rng: np.random.Generator) -> tuple[list[Cloth], list[Cloth], Colour]:
-    """Plain grey clothes worn below and above the garment's own layer, and the colour of the shoes."""
+def worn_with(row: dict[str, str], body: Body, rng: np.random.Generator) -> tuple[list[Cloth], Colour]:
+    """Plain grey clothes worn beneath the garment's own layer, and the colour of the shoes."""
     seeds = tuple(int(x) for x in rng.integers(1 << 31, size=2))
     shoes = SHOES[int(rng.integers(len(SHOES)))]
     grey = DARK if luminance(row["colour"]) > 0.45 else LIGHT
     torso = body.waist - body.hip
     if row["kind"] == "dress":
-        return [], [], shoes
+        return [], shoes
     if row["kind"] in ("trousers", "shorts", "skirt"):
         tee = Cut("top", "slim", lower=body.hip - 0.02 * torso, cuff=CUFFS["short"], neckline="crew")
-        return [Cloth(tee, grey, seed=seeds)], [], shoes
+        return [Cloth(tee, grey, seed=seeds)], shoes
     end = body.hip + LEGS["trousers"]["full-length"] * (body.ankle - body.hip)
-    return [Cloth(Cut("legs", "slim", upper=body.hip + TUCK * torso, lower=end), grey, seed=seeds)], [], shoes
+    return [Cloth(Cut("legs", "slim", upper=body.hip + TUCK * torso, lower=end), grey, seed=seeds)], shoes
 
 
 def _rgb(name: str) -> Colour:

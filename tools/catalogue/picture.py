@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from body import Body
+from develop import develop
 from garment import Cut, edges, inside, sewn
-from PIL import Image
 from prints import second_share
 from raster import Buffer
 from shade import folds, light, lit, tilted
-from views import ARM, MARGIN, NX, NY, NZ, U, V, Y, Camera, View
+from views import ARM, NX, NZ, Camera, U, V, View, Y
 
-SIZE = 128
 Colour = tuple[float, float, float]
 
 
@@ -49,7 +49,7 @@ class Canvas:
 
 
 def figure(camera: Camera, skin: Colour, shoes: Colour, clothes: list[Cloth]) -> np.ndarray:
-    """A person in `clothes`, the lowest first: `(128, 128, 3)` uint8, neck to foot, the frame's height always filled."""
+    """A person in `clothes`, the lowest first: `(128, 128, 3)` uint8, neck to foot, always at full height."""
     body = camera.body
     trunk, arms = Canvas(640), Canvas(640)
     views = [camera.cloth(*cloth.cut.shell, half=True) for cloth in clothes]
@@ -57,7 +57,7 @@ def figure(camera: Camera, skin: Colour, shoes: Colour, clothes: list[Cloth]) ->
         bare: Buffer = getattr(camera.skin(), part)
         bare = bare.where(bare.values[:, Y] < body.top)
         bare, shadow = _under(bare, clothes, body)
-        canvas.lay(bare, _skin(bare.values, skin, shadow, body))
+        canvas.lay(bare, _skin(bare.values, skin, shadow))
         if part == "trunk":
             feet = camera.shoes().trunk
             feet = feet.where(feet.values[:, Y] < body.ankle - 0.05 + 0.12 * feet.values[:, 2])
@@ -68,7 +68,8 @@ def figure(camera: Camera, skin: Colour, shoes: Colour, clothes: list[Cloth]) ->
             buffer: Buffer = getattr(view, part)
             buffer, shadow = _under(_cut(buffer, cloth, body), clothes[k + 1 :], body)
             canvas.lay(buffer, _cloth(buffer.values, cloth, body) * shadow[:, None])
-    return _finish(_joined(trunk, arms), None)
+    joined = _joined(trunk, arms)
+    return develop(joined.rgb, joined.depth, None)
 
 
 def garment(camera: Camera, clothes: list[Cloth]) -> np.ndarray:
@@ -89,14 +90,14 @@ def garment(camera: Camera, clothes: list[Cloth]) -> np.ndarray:
     joined = _joined(trunk, arms)
     rows, columns = np.nonzero(np.isfinite(joined.depth).reshape(1280, 1280))
     box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-    return _finish(joined, box)
+    return develop(joined.rgb, joined.depth, box)
 
 
-def _cut(buffer: Buffer, cloth: Cloth, body) -> Buffer:
+def _cut(buffer: Buffer, cloth: Cloth, body: Body) -> Buffer:
     return buffer.where(inside(edges(cloth.cut, body, buffer.values)) > 0)
 
 
-def _under(buffer: Buffer, over: list[Cloth], body) -> tuple[Buffer, np.ndarray]:
+def _under(buffer: Buffer, over: list[Cloth], body: Body) -> tuple[Buffer, np.ndarray]:
     """What clothes laid over it leave to be seen, and the shadow `(n,)` of their edges on it."""
     shadow = np.ones(len(buffer.index), np.float32)
     for cloth in over:
@@ -106,7 +107,7 @@ def _under(buffer: Buffer, over: list[Cloth], body) -> tuple[Buffer, np.ndarray]
     return buffer.where(keep), shadow[keep]
 
 
-def _skin(a: np.ndarray, tone: Colour, shadow: np.ndarray, body) -> np.ndarray:
+def _skin(a: np.ndarray, tone: Colour, shadow: np.ndarray) -> np.ndarray:
     base = np.broadcast_to(np.float32(tone), (len(a), 3))
     brightness = light(a[:, NX : NZ + 1]) * shadow
     # light that has gone through skin is redder in the half shade
@@ -114,9 +115,9 @@ def _skin(a: np.ndarray, tone: Colour, shadow: np.ndarray, body) -> np.ndarray:
     return np.clip(lit(base, brightness) + warm * base, 0, 0.985)
 
 
-def _cloth(a: np.ndarray, cloth: Cloth, body, back: bool = False) -> np.ndarray:
+def _cloth(a: np.ndarray, cloth: Cloth, body: Body, back: bool = False) -> np.ndarray:
     turned = np.arcsin(np.clip(a[:, NX], -1, 1))
-    u = a[:, U] + (turned - a[:, NX]) * np.where(a[:, ARM] > -0.1, 0.3, 0.8)
+    u = a[:, U] + (turned - a[:, NX]) * np.where(a[:, ARM] > -0.03, 0.3, 0.8)
     share = second_share(cloth.print, u, a[:, V], split=cloth.split)[:, None]
     base = np.float32(cloth.colour) * (1 - share) + np.float32(cloth.second) * share
     if back:
@@ -134,41 +135,3 @@ def _joined(trunk: Canvas, arms: Canvas) -> Canvas:
     nearer = arms.depth > trunk.depth
     trunk.rgb[nearer], trunk.depth[nearer] = arms.rgb[nearer], arms.depth[nearer]
     return trunk
-
-
-def _finish(canvas: Canvas, box: tuple[int, int, int, int] | None) -> np.ndarray:
-    side = canvas.side
-    cover = np.isfinite(canvas.depth).reshape(side, side)
-    rgb = canvas.rgb.reshape(side, side, 3)
-    if box:
-        left, top, right, bottom = box
-        long = max(right - left, bottom - top) / (1 - 2 * MARGIN)
-        x, y = (left + right - long) / 2, (top + bottom - long) / 2
-        pad = int(max(0, -x, -y, x + long - side, y + long - side)) + 2
-        rgb, cover = np.pad(rgb, ((pad, pad), (pad, pad), (0, 0))), np.pad(cover, pad)
-        frame = (x + pad, y + pad, x + pad + long, y + pad + long)
-    else:
-        frame = (0, 0, side, side)
-    occluded = rgb * _occlusion(np.where(cover, np.pad(canvas.depth.reshape(side, side), (cover.shape[0] - side) // 2), 0), cover)[..., None]
-    planes = [np.ascontiguousarray(occluded[..., k] * cover) for k in range(3)] + [cover.astype(np.float32)]
-    small = [
-        np.asarray(Image.fromarray(p).resize((SIZE, SIZE), Image.Resampling.BOX, box=frame)) for p in planes
-    ]
-    out = np.stack(small[:3], -1) + (1 - small[3])[..., None]
-    return np.clip(out * 255 + 0.5, 0, 255).astype(np.uint8)
-
-
-def _occlusion(depth: np.ndarray, cover: np.ndarray, radius: int = 22) -> np.ndarray:
-    """Factor on light: darker where the surroundings stand nearer to the camera than the surface."""
-    weight = cover.astype(np.float32)
-    near = _blur(depth * weight, radius) / np.maximum(_blur(weight, radius), 1e-3)
-    return (1 - np.clip((near - depth) * 0.42, 0, 0.3)).astype(np.float32)
-
-
-def _blur(plane: np.ndarray, radius: int) -> np.ndarray:
-    for axis in (0, 1):
-        total = np.cumsum(np.pad(plane.astype(np.float64), [(radius + 1, radius) if k == axis else (0, 0) for k in (0, 1)]), axis)
-        n = total.shape[axis]
-        high, low = np.take(total, range(2 * radius + 1, n), axis), np.take(total, range(n - 2 * radius - 1), axis)
-        plane = (high - low) / (2 * radius + 1)
-    return plane.astype(np.float32)

