@@ -32,7 +32,7 @@ AFTER = {
 LENGTH = {
     "cropped": ("cropped",),
     "regular": ("hip-length", "regular-length"),
-    "long": ("longline", "long"),
+    "long": ("longline", "tunic-length"),
     "full-length": ("full-length",),
     "thigh-length": ("thigh-length", "short-cut"),
     "mini": ("mini",),

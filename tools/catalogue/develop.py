@@ -12,7 +12,7 @@ HOLLOW = 22
 
 
 def develop(rgb: np.ndarray, depth: np.ndarray, box: tuple[int, int, int, int] | None) -> np.ndarray:
-    """A picture `(128, 128, 3)` uint8 of a square canvas: `rgb (n * n, 3)` in [0, 1], `depth (n * n,)`, -inf the ground.
+    """A picture `(128, 128, 3)` uint8 of a square canvas: `rgb (n * n, 3)` in [0, 1], `depth (n * n,)`, ground -inf.
 
     `box` (left, top, right, bottom) is brought to the middle, its longer side filling all but the margins; without one
     the canvas is the frame.
