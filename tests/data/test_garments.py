@@ -56,13 +56,11 @@ def test_a_pair_is_a_garment_and_a_figure_with_the_same_attributes_and_words(row
     for part in rows.values():
         for garment, figure in zip(part[::2], part[1::2], strict=True):
             assert (garment["view"], figure["view"]) == ("garment", "figure")
-            assert (
-                garment["class"] == f"{garment['gender']} garment" and figure["class"] == f"{garment['gender']} person"
-            )
-            own = {"text", "class", "view"}
-            assert {k: v for k, v in garment.items() if k not in own} == {
-                k: v for k, v in figure.items() if k not in own
-            }
+            assert [garment["class"], figure["class"]] == [
+                f"{garment['gender']} {kind}" for kind in ("garment", "person")
+            ]
+            shared = garment.keys() - {"text", "class", "view"}
+            assert all(garment[name] == figure[name] for name in shared)
             bare = [row["text"].removeprefix(PREFIXES[row["class"]]) for row in (garment, figure)]
             assert bare[0] == bare[1] and bare[0].startswith(", ")
 
@@ -94,9 +92,8 @@ def test_every_picture_stands_uncropped_on_exactly_white(sample):
     assert pictures.shape == (len(rows), SIZE, SIZE, 3) and (pictures[:, frame] == 255).all()
     inked = (pictures < 255).any(-1)
     high, wide = inked.any(2), inked.any(1)
-    assert (high.argmax(1) == margin).sum() + (wide.argmax(1) == margin).sum() >= len(
-        rows
-    )  # it fills what the margin leaves
+    full = (high.argmax(1) == margin) | (wide.argmax(1) == margin)
+    assert full.mean() > 0.97  # it fills what the margin leaves
     for lines in (high, wide):  # centred: as much ground before as after it
         first, last = lines.argmax(1), SIZE - 1 - lines[:, ::-1].argmax(1)
         assert np.abs(first - (SIZE - 1 - last)).max() <= 3
@@ -185,9 +182,8 @@ def test_pictures_are_made_again_byte_for_byte(tools):
     body = (rows[0]["gender"], rows[0]["body_shape"])
     chosen = [k for k in range(0, len(rows), 2) if (rows[k]["gender"], rows[k]["body_shape"]) == body][:3]
     for k in chosen:
-        for row, picture in zip(
-            rows[k : k + 2], pictures_of(camera_on(MESH, *body), SEED, rows[k]["pair"]), strict=True
-        ):
+        pictures = pictures_of(camera_on(MESH, *body), SEED, rows[k]["pair"])
+        for row, picture in zip(rows[k : k + 2], pictures, strict=True):
             shipped, again = row["image"]["bytes"], encode(picture)
             # another libwebp may pack the same pixels otherwise
             assert shipped == again if same else _pixels(shipped) == _pixels(again)
