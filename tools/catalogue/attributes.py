@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
 
 from onbrand.data.garments import COLOURS, VALUES
 
-KINDS = {
+KINDS: dict[str, dict[str, float]] = {
     "female": {
         "t-shirt": 2, "long-sleeve top": 2, "sleeveless top": 2, "trousers": 2, "shorts": 1.5, "skirt": 3, "dress": 3.5
     },
@@ -16,12 +17,12 @@ KINDS = {
 }  # fmt: skip
 """How often each kind occurs, relatively."""
 PRINTS = {"plain": 0.3, "striped": 0.16, "pinstriped": 0.13, "checked": 0.14, "dotted": 0.14, "colour-block": 0.13}
-NECKLINES = {
+NECKLINES: dict[str, dict[str, float]] = {
     "female": {"crew": 3, "v-neck": 2, "scoop": 2, "square": 1.5, "boat": 1.5},
     "male": {"crew": 3, "v-neck": 2, "scoop": 1},
 }
 FITS = {"slim": 1, "regular": 1, "loose": 1}
-HELD_OUT = {"train": (0.0, 0.92), "validation": (0.92, 0.96), "test": (0.96, 1.0)}
+SHARES = {"train": (0.0, 0.92), "validation": (0.92, 0.96), "test": (0.96, 1.0)}
 """How pairs of seen combinations fall to the splits."""
 
 
@@ -29,7 +30,7 @@ def attributes(seed: int, pair: int) -> dict[str, str]:
     """The attributes of a pair, fixed by (seed, pair) alone; values as in `onbrand.data.garments.VALUES`."""
     rng = np.random.default_rng([seed, pair])
 
-    def pick(weights: dict[str, float]) -> str:
+    def pick(weights: Mapping[str, float]) -> str:
         share = np.cumsum(list(weights.values()))
         return tuple(weights)[int(np.searchsorted(share, rng.random() * share[-1], side="right"))]
 
@@ -63,7 +64,7 @@ def luminance(colour: str) -> float:
     return (0.299 * r + 0.587 * g + 0.114 * b) / 255
 
 
-def _lengths(kind: str, gender: str) -> dict[str, float]:
+def _lengths(kind: str, gender: str) -> Mapping[str, float]:
     return {
         "trousers": {"full-length": 2, "cropped": 1},
         "shorts": {"thigh-length": 1, "knee-length": 1},
@@ -97,4 +98,4 @@ def split_of(seed: int, pair: int, row: dict[str, str]) -> tuple[str, str]:
     if split:
         return split, "held out"
     draw = np.random.default_rng([seed, pair, 1]).random()
-    return next(name for name, (low, high) in HELD_OUT.items() if low <= draw < high), "seen"
+    return next(name for name, (low, high) in SHARES.items() if low <= draw < high), "seen"

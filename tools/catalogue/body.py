@@ -74,7 +74,7 @@ class Body:
     @property
     def top(self) -> float:
         """Where a figure's neck ends."""
-        return self.neck + 0.045 * (self.neck - self.foot) * 0.5
+        return self.neck + 0.0225 * (self.neck - self.foot)
 
     @cached_property
     def arm(self) -> np.ndarray:
@@ -102,7 +102,9 @@ class Body:
         return out
 
 
-def _turn(vertices: np.ndarray, weight: np.ndarray, centre: np.ndarray, axis: np.ndarray | tuple, angle: float):
+def _turn(
+    vertices: np.ndarray, weight: np.ndarray, centre: np.ndarray, axis: np.ndarray | tuple[int, ...], angle: float
+) -> np.ndarray:
     """Rotate by `angle` about an axis through `centre`, each vertex by its weight (Rodrigues, linear blend)."""
     k = np.asarray(axis, float) / np.linalg.norm(axis)
     v = vertices - centre

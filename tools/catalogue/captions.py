@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-KIND = {
+Table = dict[str, tuple[str, ...]]
+
+KIND: Table = {
     "t-shirt": ("t-shirt", "tee"),
     "long-sleeve top": ("long-sleeve top", "long-sleeved top"),
     "sleeveless top": ("sleeveless top", "tank top"),
@@ -13,7 +15,7 @@ KIND = {
     "skirt": ("skirt",),
     "dress": ("dress",),
 }
-PRINT = {
+PRINT: Table = {
     "plain": ("plain {c}", "solid {c}"),
     "striped": ("{c} and {s} striped", "striped {c} and {s}"),
     "pinstriped": ("{c} and {s} pinstriped", "pinstriped {c} and {s}"),
@@ -21,7 +23,7 @@ PRINT = {
     "dotted": ("{c} and {s} polka-dot", "{c} and {s} dotted"),
     "colour-block": ("{c} and {s} colour-block", "colour-blocked {c} and {s}"),
 }
-AFTER = {
+AFTER: Table = {
     "plain": (),
     "striped": ("with {s} horizontal stripes", "with {s} stripes"),
     "pinstriped": ("with {s} pinstripes", "with {s} vertical stripes"),
@@ -29,7 +31,7 @@ AFTER = {
     "dotted": ("with {s} polka dots", "with {s} dots"),
     "colour-block": ("with a {s} lower half", "with a {s} colour block"),
 }
-LENGTH = {
+LENGTH: Table = {
     "cropped": ("cropped",),
     "regular": ("hip-length", "regular-length"),
     "long": ("longline", "tunic-length"),
@@ -40,19 +42,20 @@ LENGTH = {
     "midi": ("midi",),
     "maxi": ("maxi",),
 }
-SLEEVE = {
+SLEEVE: Table = {
     "sleeveless": ("sleeveless", "without sleeves"),
     "short": ("short-sleeved", "with short sleeves"),
     "long": ("long-sleeved", "with long sleeves"),
 }
-NECKLINE = {
+NECKLINE: Table = {
     "crew": ("crew neck", "round neck"),
     "v-neck": ("v-neck", "v-neckline"),
     "scoop": ("scoop neck", "scooped neckline"),
     "square": ("square neck", "square neckline"),
     "boat": ("boat neck", "wide boat neckline"),
 }
-FIT = {
+TABLES: dict[str, Table] = {"kind": KIND, "length": LENGTH, "sleeve": SLEEVE, "neckline": NECKLINE}
+FIT: dict[str, Table] = {
     "tops": {"slim": ("slim-fit", "fitted"), "regular": ("regular-fit", "classic"), "loose": ("loose", "relaxed")},
     "trousers": {"slim": ("slim", "narrow"), "regular": ("straight-leg", "straight"), "loose": ("wide-leg", "wide")},
     "shorts": {"slim": ("slim-fit", "fitted"), "regular": ("regular-fit", "classic"), "loose": ("loose", "wide")},
@@ -68,9 +71,8 @@ def words(attribute: str, row: dict[str, str]) -> tuple[str, ...]:
         return (value,)
     if attribute == "fit":
         return FIT.get(row["kind"], FIT["tops"])[value]
-    table = {"kind": KIND, "length": LENGTH, "sleeve": SLEEVE, "neckline": NECKLINE}.get(attribute)
-    if table:
-        return table[value]
+    if attribute in TABLES:
+        return TABLES[attribute][value]
     return tuple(phrase.format(**fills) for phrase in PRINT[value] + AFTER[value])
 
 

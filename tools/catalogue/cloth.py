@@ -26,7 +26,7 @@ class Ease:
 
 
 def shell(body: Body, group: str, ease: Ease) -> np.ndarray:
-    """Vertices `(V, 3)` in the rest pose with those of `group` hung; x front-to-back symmetric as the body is."""
+    """Vertices `(V, 3)` in the rest pose with those of `group` hung on the body."""
     triangles = body.mesh.triangles(group)
     out = _smooth(body.rest, triangles, ease.smooth)
     out = out + (ease.off + 0.012 * ease.smooth) * normals(out, triangles)

@@ -35,7 +35,7 @@ SKIRT = {"slim": Ease(flare=-0.16), "regular": Ease(flare=0.42), "loose": Ease(f
 
 @dataclass(frozen=True)
 class Cut:
-    """What is cut out of a shell; jitters are fractions of a decimetre about the attribute's own measure."""
+    """What is cut out of a shell; heights are in the rest pose, decimetres."""
 
     part: str
     """"top", "legs" or "skirt"."""
@@ -98,7 +98,7 @@ def _armhole(body: Body, a: np.ndarray) -> np.ndarray:
 
 def sewn(cut: Cut, body: Body, a: np.ndarray, found: dict[str, np.ndarray]) -> np.ndarray:
     """Factor `(n,)` about 1 on the cloth's light: stitches, ribs, waistband, fly and pockets are a little darker."""
-    tone = np.ones(len(a), np.float32)
+    tone: np.ndarray = np.ones(len(a), np.float32)
 
     def line(d: np.ndarray, at: float, strength: float, width: float = 0.035) -> None:
         nonlocal tone

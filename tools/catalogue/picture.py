@@ -63,7 +63,8 @@ def figure(camera: Camera, skin: Colour, shoes: Colour, clothes: list[Cloth]) ->
             feet = feet.where(feet.values[:, Y] < body.ankle - 0.05 + 0.12 * feet.values[:, 2])
             feet, shadow = _under(feet, clothes, body)
             sole = np.where(feet.values[:, Y] < body.foot + 0.16, 0.72, 1.0)
-            canvas.lay(feet, lit(np.float32(shoes) * sole[:, None], light(feet.values[:, NX : NZ + 1]) * shadow))
+            leather = np.asarray(shoes, np.float32) * sole[:, None]
+            canvas.lay(feet, lit(leather, light(feet.values[:, NX : NZ + 1]) * shadow))
         for k, (cloth, view) in enumerate(zip(clothes, views, strict=True)):
             buffer: Buffer = getattr(view, part)
             buffer, shadow = _under(_cut(buffer, cloth, body), clothes[k + 1 :], body)
@@ -108,10 +109,10 @@ def _under(buffer: Buffer, over: list[Cloth], body: Body) -> tuple[Buffer, np.nd
 
 
 def _skin(a: np.ndarray, tone: Colour, shadow: np.ndarray) -> np.ndarray:
-    base = np.broadcast_to(np.float32(tone), (len(a), 3))
+    base = np.broadcast_to(np.asarray(tone, np.float32), (len(a), 3))
     brightness = light(a[:, NX : NZ + 1]) * shadow
     # light that has gone through skin is redder in the half shade
-    warm = np.clip(1.0 - brightness, 0, 0.4)[:, None] * np.float32([0.10, -0.02, -0.04])
+    warm = np.clip(1.0 - brightness, 0, 0.4)[:, None] * np.asarray([0.10, -0.02, -0.04], np.float32)
     return np.clip(lit(base, brightness) + warm * base, 0, 0.985)
 
 
@@ -119,7 +120,7 @@ def _cloth(a: np.ndarray, cloth: Cloth, body: Body, back: bool = False) -> np.nd
     turned = np.arcsin(np.clip(a[:, NX], -1, 1))
     u = a[:, U] + (turned - a[:, NX]) * np.where(a[:, ARM] > -0.03, 0.3, 0.8)
     share = second_share(cloth.print, u, a[:, V], split=cloth.split)[:, None]
-    base = np.float32(cloth.colour) * (1 - share) + np.float32(cloth.second) * share
+    base = np.asarray(cloth.colour, np.float32) * (1 - share) + np.asarray(cloth.second, np.float32) * share
     if back:
         return base * 0.5 + 0.04
     part = cloth.cut.part

@@ -44,7 +44,7 @@ def folds(part: str, rng: np.random.Generator) -> np.ndarray:
             stretch = rng.uniform(0.8, 1.25)
             side = sign if part != "skirt" else 1
             rows.append((ku * stretch, side * kv * stretch, rng.uniform(0, 6.28), rng.uniform(0.2, 1.0), weight))
-    return np.array(rows, np.float32) * np.float32([1, 1, 1, 1, 0.048])
+    return np.array(rows, np.float32) * np.array([1, 1, 1, 1, 0.048], np.float32)
 
 
 def lit(base: np.ndarray, brightness: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -36,7 +37,7 @@ class Camera:
     """A level, distant camera on one body: all its pictures have one scale."""
 
     body: Body
-    _kept: dict = field(default_factory=dict)
+    _kept: dict[Hashable, View] = field(default_factory=dict)
 
     @cached_property
     def low(self) -> float:
@@ -59,7 +60,7 @@ class Camera:
         whole = self._once((group, ease), lambda: self._see(group, shell(self.body, group, ease), True))
         return self._once((group, ease, "half"), whole.half) if half else whole
 
-    def _once(self, key, make) -> View:
+    def _once(self, key: Hashable, make: Callable[[], View]) -> View:
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
