@@ -99,9 +99,9 @@ def test_every_picture_stands_uncropped_on_exactly_white(sample):
         assert np.abs(first - (SIZE - 1 - last)).max() <= 3
     figures = np.array([row["view"] == "figure" for row in rows])
     assert (high[figures].sum(1) >= SIZE - 2 * margin - 1).all()  # neck to foot
-    # the ground is one piece of 255: next to no pixel beside the product is only nearly white
-    nearly = (pictures > 250).all(-1) & inked
-    assert nearly.mean() < 0.01 and 0.5 < 1 - inked.mean() < 0.95
+    # the ground is 255, not nearly so, within the frame as well
+    nearly = (pictures >= 253).all(-1) & inked
+    assert nearly.mean((1, 2)).max() < 0.01 and 0.05 < inked.mean((1, 2)).min()
 
 
 def test_a_plain_garments_colour_is_the_one_told(sample):
@@ -110,7 +110,7 @@ def test_a_plain_garments_colour_is_the_one_told(sample):
         if row["view"] == "garment" and row["print"] == "plain":
             middle = np.median(picture[(picture < 255).any(-1)].astype(float), 0)
             apart = {name: np.abs(middle - rgb).sum() for name, rgb in COLOURS.items()}
-            assert apart[row["colour"]] < 110 and sorted(apart, key=apart.get).index(row["colour"]) < 3, row
+            assert apart[row["colour"]] < 120 and sorted(apart, key=apart.get).index(row["colour"]) < 3, row
 
 
 def test_captions_carry_their_prefix_and_name_what_they_list(rows, tools):
@@ -125,7 +125,8 @@ def test_captions_carry_their_prefix_and_name_what_they_list(rows, tools):
             if row["print"] != "plain":
                 assert {"print", "second_colour"} <= set(named)
             for attribute in named:
-                assert any(re.search(rf"(?<![\w-]){w}(?![\w])", text) for w in words(attribute, row)), (attribute, text)
+                phrases = [re.escape(phrase.removeprefix("with ")) for phrase in words(attribute, row)]
+                assert re.search(rf"(?<![\w-])({'|'.join(phrases)})(?!\w)", text), (attribute, text)
     texts = [row["text"] for row in rows["train"]]
     assert len(set(texts)) > 0.98 * len(texts)
 

@@ -19,7 +19,7 @@ SHAPES = {
 
 ARM = ("upperarm", "lowerarm", "hand", "thumb", "index", "middle", "ring", "pinky")
 LEG = ("thigh", "calf", "foot", "ball")
-ARMS_DOWN, LEGS_IN, ELBOWS_BACK, PALMS_IN = 0.44, 0.05, 0.42, 0.9
+ARMS_DOWN, LEGS_IN, ELBOWS_BACK, PALMS_IN = 0.44, 0.05, 0.6, 0.9
 """The pose, radians from the mesh's own: arms 15 degrees off the body, feet under the hips, palms to the thighs."""
 
 
@@ -90,6 +90,8 @@ class Body:
     def posed(self, vertices: np.ndarray) -> np.ndarray:
         """Vertices `(V, 3)` given in the rest pose, in the catalogue's pose."""
         out = vertices.copy()
+        legs = np.ones(len(out))
+        legs[np.unique(self.mesh.triangles("helper-skirt"))] = 0  # a skirt hangs from the hips, not from the legs
         for side, sign in (("l", 1), ("r", -1)):
             shoulder, elbow, wrist = (self.at(f"{side}-{name}") for name in ("shoulder", "elbow", "hand"))
             hand = self.mesh.weight(*ARM[2:], side=f"_{side}")
@@ -97,7 +99,7 @@ class Body:
             fore = self.mesh.weight(*ARM[1:], side=f"_{side}")
             out = _turn(out, fore, elbow, np.array([1.0, sign * 0.9, 0.0]), ELBOWS_BACK)
             out = _turn(out, self.mesh.weight(*ARM, side=f"_{side}"), shoulder, (0, 0, 1), -sign * ARMS_DOWN)
-            leg = self.mesh.weight(*LEG, side=f"_{side}")
+            leg = legs * self.mesh.weight(*LEG, side=f"_{side}")
             out = _turn(out, leg, self.at(f"{side}-upper-leg"), (0, 0, 1), -sign * LEGS_IN)
         return out
 

@@ -47,6 +47,7 @@ def _smooth(vertices: np.ndarray, triangles: np.ndarray, rounds: int) -> np.ndar
     edges = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
     edges = np.concatenate([edges, edges[:, ::-1]])
     count = np.bincount(edges[:, 0], minlength=len(vertices))
+    count[_rim(triangles)] = 0  # open ends stay where they are
     out = vertices.copy()
     for _ in range(rounds):
         mean = np.stack([np.bincount(edges[:, 0], out[edges[:, 1], d], len(out)) for d in range(3)], 1)
@@ -166,11 +167,16 @@ def _taken_in(body: Body, v: np.ndarray, used: np.ndarray) -> np.ndarray:
 
 def _stretched(body: Body, v: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """The skirt's open ends pulled past waist and ankle, so that every cut lies inside the shell."""
-    edges = np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), 1)
-    pairs, count = np.unique(edges, axis=0, return_counts=True)
-    rim = v[np.unique(pairs[count == 1]), 1]
+    rim = v[_rim(triangles), 1]
     top, bottom = rim[rim > body.hip].min(), rim[rim < body.hip].max()
     out, y = v.copy(), v[:, 1] - body.hip
-    up, down = (body.waist + 0.5 - body.hip) / (top - body.hip), (body.hip - body.ankle) / (body.hip - bottom)
+    up, down = (body.waist + 0.9 - body.hip) / (top - body.hip), (body.hip - body.ankle) / (body.hip - bottom)
     out[:, 1] = body.hip + y * np.where(y > 0, max(up, 1.0), max(down, 1.0))
     return out
+
+
+def _rim(triangles: np.ndarray) -> np.ndarray:
+    """The vertices of open ends: those of edges that only one triangle has."""
+    edges = np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), 1)
+    pairs, count = np.unique(edges, axis=0, return_counts=True)
+    return np.unique(pairs[count == 1])

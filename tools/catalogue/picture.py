@@ -56,7 +56,8 @@ def figure(camera: Camera, skin: Colour, shoes: Colour, clothes: list[Cloth]) ->
     for canvas, part in ((trunk, "trunk"), (arms, "arms")):
         bare: Buffer = getattr(camera.skin(), part)
         bare = bare.where(bare.values[:, Y] < body.top)
-        bare, shadow = _under(bare, clothes, body)
+        # a wrist is seen some way into its sleeve
+        bare, shadow = _under(bare, clothes, body, 0.4 if part == "arms" else 0.02)
         canvas.lay(bare, _skin(bare.values, skin, shadow))
         if part == "trunk":
             feet = camera.shoes().trunk
@@ -98,12 +99,12 @@ def _cut(buffer: Buffer, cloth: Cloth, body: Body) -> Buffer:
     return buffer.where(inside(edges(cloth.cut, body, buffer.values)) > 0)
 
 
-def _under(buffer: Buffer, over: list[Cloth], body: Body) -> tuple[Buffer, np.ndarray]:
-    """What clothes laid over it leave to be seen, and the shadow `(n,)` of their edges on it."""
+def _under(buffer: Buffer, over: list[Cloth], body: Body, reach: float = 0.02) -> tuple[Buffer, np.ndarray]:
+    """What clothes laid over it leave to be seen, to `reach` inside their edges, and the shadow `(n,)` of these."""
     shadow = np.ones(len(buffer.index), np.float32)
     for cloth in over:
         d = inside(edges(cloth.cut, body, buffer.values))
-        shadow = np.where(d > 0.02, 0, shadow * (1 - 0.34 * np.exp(np.minimum(d, 0) / 0.16)))
+        shadow = np.where(d > reach, 0, shadow * (1 - 0.34 * np.exp(np.minimum(d, 0) / 0.16)))
     keep = shadow > 0
     return buffer.where(keep), shadow[keep]
 
