@@ -28,8 +28,8 @@ def main() -> None:
     args = parser.parse_args()
     pictures, _ = garments(args.split)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    few = Image.fromarray(sheet(pictures[: 2 * args.columns * args.rows], args.columns))
-    few.quantize(256, dither=Image.Dither.NONE).save(args.out, optimize=True)
+    whole = Image.fromarray(sheet(pictures[: 2 * args.columns * args.rows], args.columns))
+    whole.save(args.out, optimize=True)
 
 
 if __name__ == "__main__":
