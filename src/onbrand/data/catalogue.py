@@ -1,4 +1,4 @@
-"""The embedded world: real product photos (Fashion-MNIST, MIT), tinted, on the brand's white ground."""
+"""The embedded worlds: garments and figures (`garments`), and real product photos, tinted, on the brand's white."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from .garments import descriptions as descriptions
+from .garments import garment_folder as garment_folder
+from .garments import garments as garments
 
 KINDS = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 """Names of Fashion-MNIST's labels 0..9."""

@@ -1,0 +1,105 @@
+"""The catalogue of garments: pairs drawn from CC0 meshes, each garment alone and on a person, with what is in them."""
+
+from __future__ import annotations
+
+import io
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+SIZE = 128
+"""Side of a picture, pixels."""
+
+PREFIXES = {
+    "female garment": "female garment, no person, white background",
+    "male garment": "male garment, no person, white background",
+    "female person": "female person wearing garment",
+    "male person": "male person wearing garment",
+}
+"""Class -> what its captions begin with: the paper's four (its section 4.1)."""
+
+COLOURS = {
+    "black": (38, 38, 41),
+    "white": (238, 238, 236),
+    "grey": (146, 147, 150),
+    "beige": (221, 199, 164),
+    "brown": (118, 76, 46),
+    "red": (198, 36, 44),
+    "yellow": (242, 204, 56),
+    "green": (52, 132, 70),
+    "blue": (52, 108, 204),
+    "navy": (30, 40, 92),
+    "purple": (118, 64, 156),
+    "pink": (240, 152, 184),
+}
+"""The 12 dyes, sRGB 0..255, before light."""
+
+SKIN_TONES = {
+    "fair": (243, 212, 195),
+    "light": (230, 188, 162),
+    "medium": (206, 160, 128),
+    "tan": (174, 126, 94),
+    "brown": (126, 86, 63),
+    "deep": (86, 58, 46),
+}
+"""The 6 tones of skin, sRGB 0..255, before light."""
+
+VALUES: dict[str, tuple[str, ...]] = {
+    "gender": ("female", "male"),
+    "kind": ("t-shirt", "long-sleeve top", "sleeveless top", "trousers", "shorts", "skirt", "dress"),
+    "colour": tuple(COLOURS),
+    "second_colour": ("none", *COLOURS),
+    "print": ("plain", "striped", "pinstriped", "checked", "dotted", "colour-block"),
+    "length": ("cropped", "regular", "long", "full-length", "thigh-length", "mini", "knee-length", "midi", "maxi"),
+    "sleeve": ("none", "sleeveless", "short", "long"),
+    "neckline": ("none", "crew", "v-neck", "scoop", "square", "boat"),
+    "fit": ("slim", "regular", "loose"),
+    "skin_tone": tuple(SKIN_TONES),
+    "body_shape": ("slim", "average", "athletic", "sturdy", "full"),
+}
+"""Each attribute's values; "none" where a garment has no such thing (a plain one's second colour, a skirt's sleeve)."""
+
+SPLITS = ("train", "validation", "test")
+
+
+def garment_folder() -> Path:
+    """The Parquet files that ship with onbrand: a folder of pictures as `onbrand fit --split train` reads it."""
+    return Path(str(resources.files("onbrand") / "assets" / "garments"))
+
+
+def garments(split: str = "train", pictures: bool = True) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Pictures `(N, 128, 128, 3)` uint8 with ground 255, and their rows: text, class, view, pair, attributes ...
+
+    `split` is "train", "validation" or "test". Rows 2i and 2i + 1 are a pair: a garment alone and on a person. Without
+    `pictures` none is decoded and the array is `(0, 128, 128, 3)`. Columns: docs/garments.md.
+    """
+    import pyarrow.parquet as pq
+
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
+    file = garment_folder() / f"{split}-00000-of-00001.parquet"
+    columns = [name for name in pq.read_schema(file).names if pictures or name != "image"]
+    rows = pq.read_table(file, columns=columns).to_pylist()
+    out = np.empty((len(rows) if pictures else 0, SIZE, SIZE, 3), np.uint8)
+    for i, row in enumerate(rows if pictures else ()):
+        out[i] = np.asarray(Image.open(io.BytesIO(row.pop("image")["bytes"])).convert("RGB"))
+    return out, rows
+
+
+def descriptions() -> list[dict[str, Any]]:
+    """The 24 freeform descriptions of garments that nobody drew, for the test: `text`, `gender`, `attributes` it names.
+
+    Written for this project; the paper's own 24 are in its supplement.
+    """
+    return json.loads((garment_folder() / "descriptions.json").read_text())
+
+
+def caption(class_name: str, description: str) -> str:
+    """A description behind its class's prefix, as all captions here are and the paper's."""
+    if class_name not in PREFIXES:
+        raise ValueError(f"class_name must be one of {', '.join(map(repr, PREFIXES))}, got {class_name!r}")
+    return f"{PREFIXES[class_name]}, {description}"
