@@ -151,20 +151,12 @@ def learn(
 
     bounds, poses, lines = {}, {}, {}
     for group, rows in groups.items():
-        drawn = silhouettes_of(pictures[rows])
-        mean = drawn.mean(0)
-        if overlap(drawn, mean).nanmedian() >= ONE_POSE:
-            poses[group] = mean
-        expected = mean.expand(len(rows), SIDE, SIDE) if group in poses else None
-        found = [measure(source[rows], ground, expected) for source in sources]
-        learned = {
-            name: torch.cat([one[name] for one in (found[:1] if name in STATISTICS["ground"] else found)])
-            for name in found[0]
-        } | {name: column[rows] for name, column in kinds.items()}
-        bounds[group] = {name: _range(column, name) for name, column in learned.items() if name in SLACK}
-        if kinds:
-            bounds[group]["kind_lead"] = (0.0, math.inf)
-            lines[group] = float(kinds["kind_likelihood"][rows].double().quantile(LINE))
+        own = {name: column[rows] for name, column in kinds.items()}
+        bounds[group], pose = _ranges([source[rows] for source in sources], ground, own)
+        if pose is not None:
+            poses[group] = pose
+        if own:
+            lines[group] = float(own["kind_likelihood"].double().quantile(LINE))
     reference = Reference(ground, bounds, poses, lines, {}, (len(fit), len(test)))
     kept_back = [names[i] for i in test.tolist()]
     tested = judge(reference, pictures[test], {name: column[test] for name, column in kinds.items()}, kept_back)
@@ -226,6 +218,25 @@ def _groups(names: Sequence[str], fit: Tensor) -> dict[str, Tensor]:
         if count >= FEWEST
     }
     return rows if len(rows) == len(counts) else rows | {ALL: fit}
+
+
+def _ranges(
+    sources: Sequence[Tensor], ground: tuple[int, int, int], kinds: Mapping[str, Tensor]
+) -> tuple[dict[str, Bounds], Tensor | None]:
+    """The range of every number over pictures of one kind, and their mean silhouette where they have one pose.
+
+    sources: the pictures `(B, 3, H, W)` and, if there are any, the same decoded; the ground's ranges are the first's.
+    """
+    drawn = silhouettes_of(sources[0])
+    mean = drawn.mean(0)
+    pose = mean if overlap(drawn, mean).nanmedian() >= ONE_POSE else None
+    expected = None if pose is None else pose.expand(len(drawn), SIDE, SIDE)
+    found = [measure(source, ground, expected) for source in sources]
+    values = dict(kinds)
+    for name in found[0]:
+        values[name] = torch.cat([one[name] for one in (found[:1] if name in STATISTICS["ground"] else found)])
+    bounds = {name: _range(column, name) for name, column in values.items() if name in SLACK}
+    return bounds | ({"kind_lead": (0.0, math.inf)} if kinds else {}), pose
 
 
 def _range(values: Tensor, name: str) -> Bounds:
