@@ -80,9 +80,7 @@ def before_after(study: Path, path: Path, columns: int = 6, lines: int = 3, side
         left = panel * (columns * side + gap)
         ImageDraw.Draw(sheet).text((left + 4, 8), words, "black", font)
         for i in range(columns * lines):
-            picture = Image.open(study / "pictures" / row / f"{i:05d}.png").resize(
-                (side, side), Image.Resampling.LANCZOS
-            )
+            picture = Image.open(study / "pictures" / row / f"{i:05d}.png")
             picture = picture.resize((side, side), Image.Resampling.LANCZOS)
             sheet.paste(picture, (left + i % columns * side, head + i // columns * side))
     ImageDraw.Draw(sheet).line((columns * side + gap // 2, 0, columns * side + gap // 2, sheet.height), "gray")
