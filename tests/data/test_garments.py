@@ -164,6 +164,19 @@ def test_an_unknown_split_or_class_is_an_error():
         caption("person", "a dress")
 
 
+def test_a_folder_of_it_is_read_back_with_what_it_shows(sample, tmp_path):
+    pictures, rows = sample
+    records, refused = read_folder(catalogue.write_garments(tmp_path, "validation", 5))
+    assert not refused and [r.text for r in records] == [row["text"] for row in rows[:5]]
+    for record, row, picture in zip(records, rows, pictures, strict=False):
+        assert record.class_name == row["class"]
+        assert np.array_equal(np.asarray(Pictures.open(record.file)), picture)
+        assert set(record.attributes) == {*row["named"].split(","), "gender", "view"}
+        assert all(row[name] == value for name, value in record.attributes.items())
+    with pytest.raises(ValueError, match="count must be 1..550"):
+        catalogue.write_garments(tmp_path, "validation", 551)
+
+
 def test_rows_are_made_again_from_their_number(rows, tools):
     from render import PAIRS, SEED, rows_of
 

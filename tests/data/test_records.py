@@ -106,6 +106,13 @@ def test_rows_that_name_nothing_usable_are_refused_and_the_rest_is_read(photos, 
     assert all(word in reason for word, reason in zip(expected, found, strict=True)), found
 
 
+def test_what_a_picture_shows_is_kept_where_it_is_told_as_an_object(photos):
+    told = [{"kind": "skirt"}, "skirt", None]
+    write_rows(photos, [{"file_name": f"0000{i}.png", "attributes": value} for i, value in enumerate(told)])
+    with pytest.warns(UserWarning, match="1 pictures"):
+        assert [record.attributes for record in read_folder(photos)[0]] == [{"kind": "skirt"}, None, None]
+
+
 def test_without_any_class_all_are_default_and_numbers_are_names(photos):
     write_rows(photos, [{"file_name": f"0000{i}.png", "text": i} for i in range(4)])
     assert [(r.class_name, r.text) for r in read_folder(photos)[0]] == [("default", str(i)) for i in range(4)]

@@ -18,14 +18,14 @@ def test_a_file(tmp_path):
     rows = [
         {"prompt": "a boot", "class": "garment", "seed": 5, "negative_prompt": "blue"},
         {"text": "a coat", "file_name": "a.png", "kind": "coat"},
-        {"prompt": "a sandal, d\u00e9cor"},
+        {"prompt": "a sandal, d\u00e9cor", "attributes": {"kind": "sandal"}},
     ]
     file = tmp_path / "prompts.jsonl"
     file.write_text("\ufeff" + "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
     assert read_requests(file, seed=100) == [
         Request("a boot", 5, "garment", "blue"),
         Request("a coat", 101, image=str(tmp_path / "a.png")),
-        Request("a sandal, d\u00e9cor", 102),
+        Request("a sandal, d\u00e9cor", 102, attributes={"kind": "sandal"}),
     ]
 
 
@@ -39,6 +39,8 @@ def test_a_file(tmp_path):
         ('{"prompt": "x", "seed": -1}', "line 2: a seed is a whole number from 0 on; got -1"),
         ('{"prompt": "x", "seed": 1.5}', "got 1.5"),
         ('{"prompt": "x", "seed": true}', "got True"),
+        ('{"prompt": "x", "attributes": {"size": 3}}', "line 2: attributes are an object of texts"),
+        ('{"prompt": "x", "attributes": "red"}', "line 2: attributes are an object of texts"),
     ],
 )
 def test_a_line_that_cannot_be_read_is_named(tmp_path, line, said):

@@ -58,6 +58,16 @@ def test_read_holds_the_picture_against_its_own_prompt():
         read(Named(), torch.rand(2, 3, 8, 8), ["one"])
 
 
+def test_attributes_told_outweigh_the_prompt_and_unknown_labels_are_refused():
+    prompts, told = ["a red shirt", "a blue bag", "a blue bag"], [{"colour": "blue"}, {"kind": "shirt"}, None]
+    right = read(Named(), torch.rand(3, 3, 8, 8), prompts, told)
+    nan = float("nan")
+    assert torch.equal(right["kind"].nan_to_num(9), torch.tensor([nan, 0, 1]).nan_to_num(9))
+    assert torch.equal(right["colour"].nan_to_num(9), torch.tensor([1, nan, 1]).nan_to_num(9))
+    with pytest.raises(ValueError, match="kind is one of bag, shirt; picture 1 is to show 'hat'"):
+        read(Named(), torch.rand(2, 3, 8, 8), prompts[:2], [None, {"kind": "hat"}])
+
+
 def test_the_real_reader_is_one_and_opens_from_its_folder(tmp_path):
     torch.manual_seed(0)
     reader = Reader({"kind": ["bag", "shirt"]}, width=4).eval()

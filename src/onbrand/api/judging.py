@@ -60,9 +60,11 @@ def judge_pictures(
     }
     measures: dict[str, dict[str, Any]] = {}
     words: dict[str, str] = {}
+    right: dict[str, Tensor] = {}
     if hasattr(text, "attributes"):
         reader = cast("Reader", text)
-        passed["text"] = all_right(read(reader, made.pixels, made.prompts))
+        right = read(reader, made.pixels, made.prompts, made.attributes)
+        passed["text"] = all_right(right)
         words["attributes"] = ", ".join(reader.attributes)
     elif text is not None:
         scorer = cast("Scorer", text)
@@ -85,6 +87,7 @@ def judge_pictures(
         "all": _share(table.all(1).float()),
         "properties": {name: entry for name, entry in properties.items() if entry["of"]},
         "measures": measures,
+        "attributes": {name: _share(column) for name, column in right.items() if column.isfinite().any()},
         "held_out": dict(reference.held_out),
         "told": {name: float(column.nanmean()) for name, column in verdict.values.items() if name not in (kinds or {})},
         "ground": list(reference.ground),

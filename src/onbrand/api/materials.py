@@ -7,7 +7,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +46,8 @@ class Pictures:
     prompts: list[str]
     classes: list[str]
     """Kind of picture asked for; "" without a prior."""
+    attributes: list[Mapping[str, str] | None]
+    """What each is to show, attribute -> label; None where only the prompt says it."""
 
 
 def size_of_first(folder: str | Path) -> tuple[int, int]:
@@ -63,24 +65,24 @@ def open_pictures(folder: str | Path, size: tuple[int, int], prior: Prior | None
     folder = Path(folder)
     if (folder / manifest.LINES).is_file():
         entries = [entry for _, entry in sorted(manifest.read(folder).items())]
-        asked = [(folder / entry["file"], entry["prompt"], entry["class"]) for entry in entries]
+        asked = [(folder / e["file"], e["prompt"], e["class"], e.get("attributes")) for e in entries]
     else:
         records, refused = _read(folder)
         if refused:
             raise ValueError(f"every picture is to be checked; {len(refused)} of {folder} cannot be, as {refused[0]}")
-        asked = [(record.file, record.text, record.class_name) for record in records]
+        asked = [(record.file, record.text, record.class_name, record.attributes) for record in records]
     if not asked:
         raise ValueError(f"pictures to check are needed; {folder} has none")
     images = []
-    for file, _, _ in asked:
+    for file, *_ in asked:
         image = open_picture(file)
         if isinstance(image, Refused):
             raise ValueError(f"every picture is to be checked; {image}")
         images.append(image)
-    classes = [_class(prior, name, prompt) for _, prompt, name in asked] if prior else [""] * len(asked)
+    classes = [_class(prior, name, prompt) for _, prompt, name, _ in asked] if prior else [""] * len(asked)
     pixels = torch.stack([_pixels(image, size) for image in images])
-    names = [str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file) for file, _, _ in asked]
-    return Pictures(names, images, pixels, [prompt for _, prompt, _ in asked], classes)
+    names = [str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file) for file, *_ in asked]
+    return Pictures(names, images, pixels, [entry[1] for entry in asked], classes, [entry[3] for entry in asked])
 
 
 def open_reference(

@@ -49,7 +49,7 @@ def check(
         json: print what check.json says instead of the table
         prior: the brand's folder (or its prior.safetensors), for kind, variety and distance
         model: model whose autoencoder encodes for the prior; left out: the one that the brand was fitted with
-        reader: folder with reader.json or of a CLIPModel, or "pilot", the reader shipped for the sample photos
+        reader: folder with reader.json or of a CLIPModel, or a shipped reader: "pilot" (photos), "garments"
         split: which part of `against`, as for `fit`
         device: cuda, cpu, ..., for the autoencoder; left out: a GPU where there is one
 
@@ -114,5 +114,7 @@ def say(content: dict[str, Any]) -> None:
             f"{entry['title']:<{width}}  {entry['share']:6.1%}  {interval}"
             + (f"  {kept:6.1%}" if kept is not None else "")
         )
+    for name, entry in content["attributes"].items():
+        print(f"{'of these, ' + name:<{width}}  {entry['share']:6.1%}  {entry['low']:6.1%} to {entry['high']:6.1%}")
     for entry in content["measures"].values():
         print(f"{entry['title']:<{width}}  {entry['value']:6.3g}  {entry['low']:6.3g} to {entry['high']:6.3g}")

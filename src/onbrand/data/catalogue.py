@@ -13,6 +13,8 @@ from PIL import Image
 from .garments import descriptions as descriptions
 from .garments import garment_folder as garment_folder
 from .garments import garments as garments
+from .garments import shown as shown
+from .garments import write_garments as write_garments
 
 KINDS = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 """Names of Fashion-MNIST's labels 0..9."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,27 @@ def garments(split: str = "train", pictures: bool = True) -> tuple[np.ndarray, l
     for i, row in enumerate(rows if pictures else ()):
         out[i] = np.asarray(Image.open(io.BytesIO(row.pop("image")["bytes"])).convert("RGB"))
     return out, rows
+
+
+def shown(row: Mapping[str, Any]) -> dict[str, str]:
+    """What a row's caption says, attribute -> value: what its description names, and gender and view by its prefix."""
+    return {name: row[name] for name in (*row["named"].split(","), "gender", "view")}
+
+
+def write_garments(folder: str | Path, split: str = "test", count: int | None = None) -> Path:
+    """Write the first pictures of a split as PNG, with `metadata.jsonl` (file_name, text, class, attributes)."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures, rows = garments(split)
+    if count is not None and not 0 < count <= len(rows):
+        raise ValueError(f"count must be 1..{len(rows)}, what {split!r} holds, got {count}")
+    lines = []
+    for i, row in enumerate(rows[:count]):
+        Image.fromarray(pictures[i]).save(folder / f"{i:05d}.png")
+        entry = {"file_name": f"{i:05d}.png", "text": row["text"], "class": row["class"], "attributes": shown(row)}
+        lines.append(json.dumps(entry) + "\n")
+    (folder / "metadata.jsonl").write_text("".join(lines))
+    return folder
 
 
 def descriptions() -> list[dict[str, Any]]:

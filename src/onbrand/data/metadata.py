@@ -23,6 +23,7 @@ class Row(NamedTuple):
     text: Any
     class_name: Any
     conditioning: Path | None = None
+    attributes: Any = None
 
 
 def read_metadata(folder: Path, files: Sequence[str], pictures: Sequence[str]) -> tuple[list[Row], list[Refused]]:
@@ -65,7 +66,7 @@ def read_metadata(folder: Path, files: Sequence[str], pictures: Sequence[str]) -
             if reason:
                 refused.append(Refused(file, reason))
             else:
-                rows.append(Row(file, values.get("text"), values.get("class"), steered))
+                rows.append(Row(file, values.get("text"), values.get("class"), steered, values.get("attributes")))
         meant = columns & {"caption", "captions", "prompt"}
         if meant and "text" not in columns:
             raise ValueError(f"captions are read from `text`; {metadata} has `{meant.pop()}` instead. Rename it")

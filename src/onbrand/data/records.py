@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,8 @@ class Record:
     """A control picture (`conditioning_file_name`)."""
     table: Parquet | Saved | None = None
     row: int = -1
+    attributes: Mapping[str, str] | None = None
+    """What the picture shows, attribute -> label (`attributes`), where its metadata says so."""
 
     def read(self) -> bytes | Refused:
         """The picture file's bytes, or why they cannot be had."""
@@ -182,6 +185,7 @@ def _build(rows: list[Row], table: Parquet | Saved | None = None) -> tuple[list[
                     row.conditioning,
                     table,
                     -1 if table is None else number,
+                    row.attributes if isinstance(row.attributes, dict) else None,
                 )
             )
     return records, refused

@@ -129,6 +129,7 @@ def _write(folder: Path, work: Plan, settings: Mapping[str, Any], done: set[int]
                 "class": picture.class_name,
                 "seed": picture.request.seed,
                 "negative_prompt": picture.request.negative_prompt,
+                "attributes": picture.request.attributes,
                 "image": picture.request.image,
                 "image_sha256": _image_sha256(picture.request, work.config),
                 "batch": _place(picture),
@@ -173,7 +174,8 @@ def _place(picture: Picture) -> dict[str, int]:
 
 
 def _request(entry: Mapping[str, Any], config: GenerateConfig) -> Request:
-    request = Request(entry["prompt"], entry["seed"], entry["class"], entry["negative_prompt"], entry["image"])
+    keys = ("prompt", "seed", "class", "negative_prompt", "image", "attributes")
+    request = Request(*(entry[key] for key in keys))
     if entry["image_sha256"] != _image_sha256(request, config):
         raise ValueError(f"{request.image} is not the picture any more that picture {entry['index']} started from")
     return request

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,17 @@ class Request:
     """What guidance leads away from."""
     image: str | None = None
     """File of the picture that an "image" start starts from."""
+    attributes: Mapping[str, str] | None = None
+    """What is to be seen, attribute -> label, for a reader to look for; None: what the prompt's words say."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str):
             raise ValueError(f"a prompt is a text; got {self.prompt!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise ValueError(f"a seed is a whole number from 0 on; got {self.seed!r}")
+        named = self.attributes or {}
+        if not isinstance(named, Mapping) or not all(isinstance(value, str) for value in named.values()):
+            raise ValueError(f"attributes are an object of texts, as colour: red; got {self.attributes!r}")
 
 
 def read_requests(
@@ -36,8 +42,8 @@ def read_requests(
     """Requests from `file`, or `count` times `prompt` with the seeds seed, seed + 1, ...
 
     file: one JSON object a line: prompt (or text), and optionally class, seed (else seed + its place in the file),
-    negative_prompt, and image (or file_name), relative to the file; other keys are not read, so that a photo folder's
-    metadata.jsonl serves. ValueError, with the line, for what cannot be read.
+    negative_prompt, attributes, and image (or file_name), relative to the file; other keys are not read, so that a
+    photo folder's metadata.jsonl serves. ValueError, with the line, for what cannot be read.
     """
     if (file is None) == (prompt is None):
         raise ValueError("give either a file of requests or one prompt")
@@ -74,4 +80,5 @@ def _read_line(row: Any, seed: int, folder: Path) -> Request:
         class_name=row.get("class"),
         negative_prompt=row.get("negative_prompt", ""),
         image=None if image is None else str(folder / image),
+        attributes=row.get("attributes"),
     )

@@ -11,29 +11,32 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SIDE = 32
-"""Pictures are averaged down to this side first, pixels: what the reader reads is coarse."""
-
 
 class Reader(nn.Module):
-    """Reads `attributes`, a dict of name -> labels, off pictures `(B, 3, H, W)` in [0, 1]."""
+    """Reads `attributes`, a dict of name -> labels, off pictures `(B, 3, H, W)` in [0, 1].
 
-    def __init__(self, attributes: dict[str, list[str]], width: int = 32) -> None:
+    Pictures are averaged down to `side` pixels first, 32 times a power of two: how coarse the things are that it reads.
+    """
+
+    def __init__(self, attributes: dict[str, list[str]], width: int = 32, side: int = 32) -> None:
         super().__init__()
-        self.attributes, self.width = {k: list(v) for k, v in attributes.items()}, width
+        self.attributes, self.width, self.side = {k: list(v) for k, v in attributes.items()}, width, side
 
         def stage(a: int, b: int, stride: int) -> nn.Sequential:
             return nn.Sequential(nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
 
-        w = width
+        w, halvings = width, (side // 32).bit_length() - 1
+        if side != 32 << halvings:
+            raise ValueError(f"side must be 32 times a power of two, got {side}")
+        first = [stage(3, w, 2), *(stage(w, w, 2) for _ in range(halvings - 1))] if halvings else [stage(3, w, 1)]
         self.body = nn.Sequential(
-            stage(3, w, 1), stage(w, 2 * w, 2), stage(2 * w, 2 * w, 1), stage(2 * w, 4 * w, 2), stage(4 * w, 4 * w, 1)
+            *first, stage(w, 2 * w, 2), stage(2 * w, 2 * w, 1), stage(2 * w, 4 * w, 2), stage(4 * w, 4 * w, 1)
         )
         self.heads = nn.ModuleDict({name: nn.Linear(4 * w * 4, len(labels)) for name, labels in attributes.items()})
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         """Logits `(B, labels)` for each attribute; pictures `(B, 3, H, W)` in [0, 1]."""
-        small = F.interpolate(pictures, (SIDE, SIDE), mode="area") * 2 - 1
+        small = F.interpolate(pictures, (self.side, self.side), mode="area") * 2 - 1
         features = F.adaptive_avg_pool2d(self.body(small), 2).flatten(1)
         return {name: head(features) for name, head in self.heads.items()}
 
@@ -52,7 +55,8 @@ class Reader(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
         save_file({k: v.contiguous() for k, v in state.items()}, folder / "reader.safetensors")
-        (folder / "reader.json").write_text(json.dumps({"attributes": self.attributes, "width": self.width}, indent=1))
+        built = {"attributes": self.attributes, "width": self.width, "side": self.side}
+        (folder / "reader.json").write_text(json.dumps(built, indent=1))
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> Reader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from onbrand.measure.reader import Reader as Network
 
-SHIPPED = "pilot"
-"""Name of the reader that comes with the package."""
+SHIPPED = {"pilot": "reader", "garments": "garment-reader"}
+"""Name of a reader that comes with the package -> its folder in `onbrand/assets/`."""
 
 
 class Reader(Protocol):
@@ -39,12 +40,12 @@ class Scorer(Protocol):
 
 
 def open_judge(folder: str | Path) -> Reader | Scorer:
-    """What lies in a folder: a reader (reader.json), or a CLIPModel (config.json); "pilot" is the shipped reader.
+    """What lies in a folder: a reader (reader.json), or a CLIPModel (config.json); or a shipped reader, by its name.
 
     ValueError where it is neither.
     """
-    if str(folder) == SHIPPED:
-        return Network.load(None)
+    if str(folder) in SHIPPED:
+        return Network.load(Path(str(resources.files("onbrand") / "assets" / SHIPPED[str(folder)])))
     if (Path(folder) / "reader.json").is_file():
         return Network.load(folder)
     from onbrand.models import clip  # transformers takes seconds to import: only where it is asked for
@@ -52,7 +53,8 @@ def open_judge(folder: str | Path) -> Reader | Scorer:
     if clip.is_clip(folder):
         return clip.load(folder)
     raise ValueError(
-        f"text is judged by a folder with reader.json, by a CLIPModel's folder, or by {SHIPPED!r}: {folder} is neither"
+        "text is judged by a folder with reader.json, by a CLIPModel's folder, or by a shipped reader "
+        f"({', '.join(SHIPPED)}): {folder} is neither"
     )
 
 
@@ -75,10 +77,17 @@ def asked(prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
 
 
 @torch.no_grad()
-def read(reader: Reader, pictures: Tensor, prompts: Sequence[str], batch: int = 256) -> dict[str, Tensor]:
-    """Whether the reader finds what the prompt names: 1, 0, or nan where the prompt does not say, `(B,)` an attribute.
+def read(
+    reader: Reader,
+    pictures: Tensor,
+    prompts: Sequence[str],
+    attributes: Sequence[Mapping[str, str] | None] | None = None,
+    batch: int = 256,
+) -> dict[str, Tensor]:
+    """Whether the reader finds what is asked for: 1, 0, or nan where nothing is said of it, `(B,)` an attribute.
 
-    ValueError unless there are as many prompts as pictures.
+    What is asked for is a picture's `attributes` (attribute -> label) where it has them, else what its prompt names.
+    ValueError unless there are as many prompts as pictures, and for a label that the reader does not know.
     """
     if len(pictures) != len(prompts):
         raise ValueError(f"one prompt a picture: got {len(prompts)} prompts for {len(pictures)} pictures")
@@ -86,6 +95,11 @@ def read(reader: Reader, pictures: Tensor, prompts: Sequence[str], batch: int = 
     right = {}
     for name, labels in reader.attributes.items():
         wanted = asked(prompts, labels)
+        for i, told in enumerate(attributes or ()):
+            if told is not None:
+                if told.get(name, labels[0]) not in labels:
+                    raise ValueError(f"{name} is one of {', '.join(labels)}; picture {i} is to show {told[name]!r}")
+                wanted[i] = labels.index(told[name]) if name in told else -1
         seen = torch.cat([part[name].argmax(1).cpu() for part in parts]) if parts else wanted
         right[name] = torch.where(wanted < 0, torch.nan, (seen == wanted).float())
     return right

@@ -32,10 +32,12 @@ class Clip:
         without its factor and clipping). ValueError unless there are as many prompts as pictures."""
         if len(pictures) != len(prompts):
             raise ValueError(f"one prompt a picture: got {len(prompts)} prompts for {len(pictures)} pictures")
-        parts = [self._score(pictures[i : i + batch], prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
-        return torch.cat(parts) if parts else torch.zeros(0)
+        parts = [self.embed(pictures[i : i + batch], prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
+        return torch.cat([(image * text).sum(1) for image, text in parts]) if parts else torch.zeros(0)
 
-    def _score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+    @torch.no_grad()
+    def embed(self, pictures: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Unit vectors `(B, D)` of pictures `(B, 3, H, W)` in [0, 1] and `(P, D)` of prompts, on the CPU."""
         bytes_ = (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         pixels = self.images(list(bytes_), input_data_format="channels_last", return_tensors="pt")["pixel_values"]
         words = self.tokenizer(
@@ -48,7 +50,8 @@ class Clip:
             attention_mask=words["attention_mask"].to(device),
             pixel_values=pixels.to(device, self.model.dtype),
         )
-        return torch.nn.functional.cosine_similarity(out.image_embeds.float(), out.text_embeds.float()).cpu()
+        normalize = torch.nn.functional.normalize
+        return normalize(out.image_embeds.float(), dim=1).cpu(), normalize(out.text_embeds.float(), dim=1).cpu()
 
 
 def is_clip(folder: str | Path) -> bool:
@@ -66,7 +69,7 @@ def load(folder: str | Path, device: str = "cpu") -> Clip:
     folder = Path(folder).expanduser()
     if not is_clip(folder):
         raise ValueError(f"a CLIP folder has a config.json of model_type clip, weights, tokenizer: not {folder}")
-    model = transformers.CLIPModel.from_pretrained(folder, local_files_only=True).eval().to(device)
+    model = transformers.CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval().to(device)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     side = model.config.vision_config.image_size
     if (folder / "preprocessor_config.json").is_file():
