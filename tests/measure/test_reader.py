@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from onbrand.data.catalogue import COLOURS, KINDS, brand_picture, photos
+from onbrand.data.catalogue import COLOURS, KINDS, brand_picture, garments, photos, shown
 from onbrand.measure.reader import Reader
+from onbrand.measure.text import all_right, open_judge
+from onbrand.measure.text import read as judged
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +42,22 @@ def test_saved_reader_reads_the_same(pictures, tmp_path):
 def test_no_reader_there_says_what_a_reader_is(tmp_path):
     with pytest.raises(ValueError, match="reader.json"):
         Reader.load(tmp_path)
+
+
+def test_the_garments_reader_meets_its_score_on_held_out_pictures_and_its_captions():
+    said = json.loads((resources.files("onbrand") / "assets/garment-reader/score.json").read_text())["test"]
+    pictures, rows = garments("test")
+    pixels = torch.from_numpy(pictures[:200]).permute(0, 3, 1, 2).float() / 255
+    reader = open_judge("garments")
+    read = reader.read(pixels)
+    for name, labels in reader.attributes.items():
+        share = np.mean([row[name] == got for row, got in zip(rows, read[name], strict=False)])
+        assert set(read[name]) <= set(labels) and abs(share - said[name]) < 0.08
+    right = judged(reader, pixels, [row["text"] for row in rows[:200]], [shown(row) for row in rows[:200]])
+    assert all_right(right).mean() > said["all"]  # a caption names some of what is read
+
+
+def test_a_side_that_cannot_be_halved_to_32_is_refused():
+    with pytest.raises(ValueError, match="side must be 32 times a power of two, got 96"):
+        Reader({"kind": ["a", "b"]}, side=96)
+    assert Reader({"kind": ["a", "b"]}, width=4, side=64).eval()(torch.rand(2, 3, 80, 80))["kind"].shape == (2, 2)
