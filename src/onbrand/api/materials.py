@@ -46,8 +46,8 @@ class Pictures:
     prompts: list[str]
     classes: list[str]
     """Kind of picture asked for; "" without a prior."""
-    attributes: list[Mapping[str, str] | None]
-    """What each is to show, attribute -> label; None where only the prompt says it."""
+    attributes: Sequence[Mapping[str, str] | None] = ()
+    """What each is to show, attribute -> label; None (or none at all) where only the prompt says it."""
 
 
 def size_of_first(folder: str | Path) -> tuple[int, int]:
