@@ -36,6 +36,11 @@ def test_text_is_judged_where_it_is_asked_for() -> None:
     for name, prompts in asked.items():
         pictures = Pictures([str(i) for i in range(40)], images, pixels, prompts, [""] * 40)
         made[name] = judge_pictures(pictures, reference, None, None, Reader.load())
+    told = [{"colour": colour} for colour in colours[:40]]  # outweighs the prompt, whose kind is wrong
+    pictures = Pictures([str(i) for i in range(40)], images, pixels, wrong, [""] * 40, told)
+    said = judge_pictures(pictures, reference, None, None, Reader.load())
+    assert said["properties"]["text"]["share"] > 0.9 and set(said["attributes"]) == {"colour"}
+    assert set(made["right"]["attributes"]) == {"kind", "colour"} and made["wrong"]["attributes"]["kind"]["share"] < 0.1
     share = {name: said["properties"].get("text", {}).get("share") for name, said in made.items()}
     assert share["right"] > 0.8 and share["wrong"] < 0.1 and share["silent"] is None
     assert made["half"]["properties"]["text"]["of"] == 20

@@ -19,7 +19,12 @@ from onbrand.generate.requests import Request
 from onbrand.models.bundle import fingerprint
 from tiny import tiny_pipeline, tiny_prior
 
-REQUESTS = [Request(f"garment, item {seed}", 10 + seed, negative_prompt="blue") for seed in range(5)]
+REQUESTS = [
+    Request(
+        f"garment, item {seed}", 10 + seed, negative_prompt="blue", attributes={"colour": "red"} if seed % 2 else None
+    )
+    for seed in range(5)
+]
 CONFIG = GenerateConfig(steps=4, guidance=3.0, batch=3, start="pca", k=2)
 
 

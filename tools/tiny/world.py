@@ -150,14 +150,12 @@ def off_brand(cuts: Cuts, index: int, rng: np.random.Generator) -> tuple[np.ndar
     return np.clip(picture + 0.5, 0, 255).astype(np.uint8), text, truth
 
 
-def draw(
-    count: int, seed: int = 0, source: str | None = None, first: int = 0
-) -> tuple[np.ndarray, list[str], list[dict[str, str]]]:
+def draw(count: int, seed: int = 0, source: str | None = None) -> tuple[np.ndarray, list[str], list[dict[str, str]]]:
     """Off-brand pictures `(count, SIZE, SIZE, 3)` uint8, captions, what they say; row i depends on (seed, i) alone."""
     cuts = sources(source)
     pictures, captions, truths = np.empty((count, SIZE, SIZE, 3), np.uint8), [], []
-    for i in range(first, first + count):
-        pictures[i - first], words, truth = off_brand(cuts, i, np.random.default_rng([seed, i]))
+    for i in range(count):
+        pictures[i], words, truth = off_brand(cuts, i, np.random.default_rng([seed, i]))
         captions.append(words)
         truths.append(truth)
     return pictures, captions, truths

@@ -31,7 +31,7 @@ class Request:
             raise ValueError(f"a prompt is a text; got {self.prompt!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise ValueError(f"a seed is a whole number from 0 on; got {self.seed!r}")
-        named = self.attributes or {}
+        named = {} if self.attributes is None else self.attributes
         if not isinstance(named, Mapping) or not all(isinstance(value, str) for value in named.values()):
             raise ValueError(f"attributes are an object of texts, as colour: red; got {self.attributes!r}")
 
