@@ -106,6 +106,17 @@ def test_columns_are_equal_prompts_and_seeds(demo: Path) -> None:
         assert [pixels(thumb.src)[0, 0, 0] for thumb in row.pictures] == [0, 1]
 
 
+def test_a_row_of_other_prompts_shows_its_own_and_leaves_the_columns_as_they_are(demo: Path) -> None:
+    write_row(demo / "pictures" / "control", "image", [("another", 70), ("one more", 71)], 0.9, [])
+    (demo / "demo.json").write_text(
+        json.dumps({"rows": [{"name": "z-plain"}, {"name": "control"}, {"name": "a-ours"}]})
+    )
+    page = read(demo)
+    assert page.columns == ("a red bag", "a blue coat")
+    assert [pixels(thumb.src)[0, 0, 0] for row in page.rows for thumb in row.pictures] == [0, 1, 70, 71, 0, 1]
+    assert page.rows[1].pictures[0].alt == "another, seed 70"
+
+
 def test_real_photos_have_a_row_without_seeds(demo: Path) -> None:
     real = demo / "pictures" / "real"
     real.mkdir()
@@ -184,8 +195,10 @@ def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
 def test_a_row_nobody_made_is_left_out_and_no_page_without_common_pictures_fails(demo: Path) -> None:
     write_row(demo / "pictures" / "other", "noise", [("a pink bag, white background", 77)], 0.5, [])
     (demo / "demo.json").unlink()
+    assert len(read(demo).rows) == 3 and len(read(demo).columns) == 2
+    (demo / "pictures" / "z-plain" / "manifest.jsonl").unlink()
     page = read(demo)
-    assert len(page.rows) == 3 and page.columns == () and all(row.pictures for row in page.rows)
+    assert len(page.rows) == 2 and page.columns == () and all(row.pictures for row in page.rows)
     assert 'aria-hidden="true"></div>' in render(page)
 
 

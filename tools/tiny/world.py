@@ -29,7 +29,7 @@ TEMPLATES = {
 
 @dataclass(frozen=True)
 class Cuts:
-    """Every garment and figure of the train split, cut out once."""
+    """Every garment and figure of a split, cut out once."""
 
     tiles: list[Image.Image]
     """RGBa (premultiplied), 128x128."""
@@ -56,10 +56,10 @@ def cut(picture: np.ndarray) -> Image.Image:
     return Image.fromarray(np.concatenate([colour * alpha, alpha * 255], 2).astype(np.uint8), "RGBa")
 
 
-def sources(folder: str | None = None) -> Cuts:
-    """The train split's cut-outs, and the photos (of `folder`, else the embedded ones)."""
-    pictures, rows = garments("train")
-    grey, kinds = catalogue.photos("train", folder)
+def sources(folder: str | None = None, split: str = "train") -> Cuts:
+    """A split's cut-outs, and the photos (of `folder`, else the embedded ones)."""
+    pictures, rows = garments(split)
+    grey, kinds = catalogue.photos("test" if split == "test" else "train", folder)
     return Cuts([cut(p) for p in pictures], rows, grey, kinds)
 
 
@@ -150,9 +150,11 @@ def off_brand(cuts: Cuts, index: int, rng: np.random.Generator) -> tuple[np.ndar
     return np.clip(picture + 0.5, 0, 255).astype(np.uint8), text, truth
 
 
-def draw(count: int, seed: int = 0, source: str | None = None) -> tuple[np.ndarray, list[str], list[dict[str, str]]]:
+def draw(
+    count: int, seed: int = 0, source: str | None = None, split: str = "train"
+) -> tuple[np.ndarray, list[str], list[dict[str, str]]]:
     """Off-brand pictures `(count, SIZE, SIZE, 3)` uint8, captions, what they say; row i depends on (seed, i) alone."""
-    cuts = sources(source)
+    cuts = sources(source, split)
     pictures, captions, truths = np.empty((count, SIZE, SIZE, 3), np.uint8), [], []
     for i in range(count):
         pictures[i], words, truth = off_brand(cuts, i, np.random.default_rng([seed, i]))

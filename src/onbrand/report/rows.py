@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,26 @@ ALL = "pass every check"
 
 
 def read_rows(made: Mapping[str, Path], plan: Mapping[str, Any]) -> tuple[list[Row], tuple[str, ...], str]:
-    """One Row a pictures folder, in the plan's order; columns are the first (prompt, seed) that all of them have.
+    """One Row a pictures folder, in the plan's order; columns are the first (prompt, seed) that rows have in common.
 
-    Photos (metadata.jsonl in the place of a manifest) have no seed: their row shows its first ones.
+    Rows that share none with another, and photos (metadata.jsonl in the place of a manifest), which have no seed, show
+    their own first ones.
     """
     found = {name: lines for name, path in made.items() if (lines := _pictures(path))}
     words = {row["name"]: row for row in plan.get("rows", ())}
     order = [name for name in words if name in found] or list(found)
     seeded = [name for name in order if found[name][0]["seed"] is not None]
     keyed = {name: {(line["prompt"], line["seed"]): line for line in found[name]} for name in seeded}
-    shared = [key for key in (keyed[seeded[0]] if seeded else {}) if all(key in lines for lines in keyed.values())]
-    shared = shared[:COLUMNS]
+    met = Counter(key for lines in keyed.values() for key in lines)
+    compared = {name: lines for name, lines in keyed.items() if len(keyed) == 1 or any(met[key] > 1 for key in lines)}
+    first = next(iter(compared.values()), {})
+    shared = [key for key in first if met[key] == len(compared)][:COLUMNS]
     ending = _ending([prompt for prompt, _ in shared])
     rows = []
     for name in order:
         checked = read_json(made[name] / "check.json")
         failed = {entry["file"]: tuple(entry["failed"]) for entry in checked.get("pictures", ())}
-        shown = [keyed[name][key] for key in shared] if shared and name in keyed else found[name][:COLUMNS]
+        shown = [compared[name][key] for key in shared] if shared and name in compared else found[name][:COLUMNS]
         thumbs = []
         for line in shown:
             file, prompt = line["file"], line["prompt"] or line["file"]

@@ -1,0 +1,104 @@
+"""What onbrand-tiny can do, in pixels and by the reader of garments: writes score.json beside the pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.ndimage import distance_transform_edt
+from world import draw
+
+from onbrand import api
+from onbrand.data.garments import garment_folder, garments
+from onbrand.generate.config import GenerateConfig
+from onbrand.measure.intervals import mean
+from onbrand.measure.lab import distance, lab_of, to_lab
+from onbrand.measure.text import all_right, open_judge, read
+from onbrand.models.bundle import decode, encode, load, to_x0
+
+ASKED = 400
+CLASS = "any picture"
+
+
+def pixels(pictures: np.ndarray) -> torch.Tensor:
+    """`(N, S, S, 3)` uint8 -> `(N, 3, S, S)` in [0, 1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+
+
+def autoencoder(model: Path) -> dict[str, float]:
+    """What the test split's ground and products are after encoding and decoding."""
+    pipe, (pictures, _) = load(model), garments("test")
+    parts = (to_x0(pipe, encode(pipe, part * 2 - 1)[0]) for part in pixels(pictures).split(50))
+    back = torch.cat([decode(pipe, x0) for x0 in parts]) / 2 + 0.5
+    returned = (back * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
+    ground = (pictures == 255).all(3)
+    far = np.stack([distance_transform_edt(one) for one in ground]) >= 4
+    off = distance(to_lab(pixels(returned)), lab_of((255, 255, 255)))
+    return {
+        "far ground at 255": float((returned == 255).all(3)[far].mean()),
+        "ground within dE 3": float((off.numpy() <= 3)[ground].mean()),
+        "mean error elsewhere, of 255": float(np.abs(returned.astype(int) - pictures)[~ground].mean()),
+    }
+
+
+def write(folder: Path, count: int, seed: int, split: str) -> list[dict[str, Any]]:
+    """Off-brand pictures as PNG with metadata.jsonl; returns its rows, with what the captions say."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures, captions, truths = draw(count, seed, split=split)
+    rows = []
+    for i, (picture, text, truth) in enumerate(zip(pictures, captions, truths, strict=True)):
+        Image.fromarray(picture).save(folder / f"{i:05d}.png")
+        rows.append({"file_name": f"{i:05d}.png", "text": text, "class": CLASS, "attributes": truth})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def own_world(model: Path, out: Path, guidance: float) -> dict[str, Any]:
+    """Garments and figures of the test split in the stock model's own world: what the reader finds, by start."""
+    reader = open_judge("garments")
+    write(out / "world", 4000, 8, "train")
+    rows = [row for row in write(out / "held", ASKED * 2, 9, "test") if row["attributes"]["view"] != "object"][:ASKED]
+    for row in rows:  # the reader knows no grounds
+        row["attributes"] = {k: v for k, v in row["attributes"].items() if k in reader.attributes}
+    requests = out / "held" / "requests.jsonl"
+    requests.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    api.fit(out / "world", model, out / "own", batch=100)
+    made = {"real": [out / "held" / row["file_name"] for row in rows]}
+    for start in ("image", "text", "noise"):
+        config = GenerateConfig(start=start, guidance=guidance, batch=50)
+        made[start] = api.generate(requests, model=model, prior=out / "own", out=out / f"{start}-{guidance:g}",
+                                   config=config)  # fmt: skip
+    score = {}
+    for name, files in made.items():
+        shown = pixels(np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files]))
+        right = read(reader, shown, [row["text"] for row in rows], [row["attributes"] for row in rows])
+        every = mean(all_right(right))
+        score[name] = {"all": every.value, "low": every.low, "high": every.high}
+        score[name] |= {attribute: float(column.nanmean()) for attribute, column in right.items()}
+    return score
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=Path("runs/tiny/pipeline"))
+    parser.add_argument("--out", type=Path, default=Path("runs/tiny/check"))
+    parser.add_argument("--guidance", type=float, default=1.0)
+    args = parser.parse_args()
+    warnings.simplefilter("ignore", UserWarning)
+    score: dict[str, Any] = {"autoencoder": autoencoder(args.model)}
+    api.fit(garment_folder(), args.model, args.out / "brand", split="train", batch=100)
+    classes = api.diagnose(args.out / "brand")["classes"]
+    score["sigma"] = {name: one["sigma"] for name, one in classes.items()}
+    score["own world"] = own_world(args.model, args.out, args.guidance)
+    (args.out / "score.json").write_text(json.dumps(score, indent=1) + "\n")
+    print(json.dumps(score, indent=1))
+
+
+if __name__ == "__main__":
+    main()
