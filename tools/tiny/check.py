@@ -22,7 +22,7 @@ from onbrand.measure.lab import distance, lab_of, to_lab
 from onbrand.measure.text import all_right, open_judge, read
 from onbrand.models.bundle import decode, encode, load, to_x0
 
-ASKED = 400
+ASKED = 200
 CLASS = "any picture"
 
 

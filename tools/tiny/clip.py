@@ -26,7 +26,7 @@ def build(words: int, bos: int, eos: int, pad: int) -> CLIPModel:
     return CLIPModel(CLIPConfig(
         text_config=common | {"vocab_size": words, "num_hidden_layers": 3, "max_position_embeddings": LENGTH,
                               "bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad},
-        vision_config=common | {"num_hidden_layers": 4, "image_size": SIDE, "patch_size": 8},
+        vision_config=common | {"num_hidden_layers": 4, "image_size": SIDE, "patch_size": 16},
         projection_dim=WIDTH,
     ))  # fmt: skip
 
@@ -52,7 +52,7 @@ def retrieved(folder: Path, split: str, among: int = 100, draws: int = 50) -> di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=64)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
