@@ -1,6 +1,7 @@
 # Two commands: `make demo` and `make test`. Each sets up what it needs in .venv first.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+DATA ?= photos
 BIN := .venv/bin
 
 .PHONY: demo test prove lint setup clean
@@ -12,7 +13,7 @@ setup: .venv/ready
 	touch $@
 
 demo: setup
-	$(BIN)/python tools/demo.py --out demo
+	$(BIN)/python tools/demo.py --out demo --data $(DATA)
 
 test: setup lint
 	$(BIN)/python -m pytest

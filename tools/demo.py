@@ -1,4 +1,4 @@
-"""`make demo`: the whole job on embedded photos, from a folder and a stock model to a page that shows what changed."""
+"""`make demo`: the whole job on an embedded catalogue, from a stock model to a page that shows what changed."""
 
 from __future__ import annotations
 
@@ -7,104 +7,168 @@ import json
 import os
 import time
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from onbrand import api
-from onbrand.data.catalogue import CLASS, COLOURS, KINDS, caption, write_folder
+from onbrand.data import catalogue
+from onbrand.data.catalogue import descriptions, garment_folder, write_folder, write_garments
+from onbrand.data.garments import caption
 from onbrand.generate.config import GenerateConfig
-from onbrand.train.config import EngineConfig, LogConfig, LossConfig, OptimConfig, TrainConfig
+from onbrand.train.config import LogConfig, LossConfig, OptimConfig, TrainConfig
 
-STEPS, BATCH, LR = 240, 32, 3e-4
-PHOTOS, SEEDS = 1200, 2
+BATCH = 32
+TINY = Path(__file__).parent / "tiny" / "weights"
+"""onbrand-tiny as far as it is trained (docs/tiny.md)."""
 
 ROWS = {
     "before": ("plain", "noise", "Fine-tuned as usual, started from noise",
-               "The usual way: the same photos, the same steps. Grounds, places and crops come out as chance has it."),
+               "The usual way: the same pictures, the same steps. Grounds, places, crops come out as chance has it."),
     "mean": ("plain", "mean", "The same weights, started from the brand's mean",
-             "No other training: only the start of sampling differs."),
+             "No other training: only the start of sampling differs (the paper's offset inference)."),
     "text": ("plain", "text", "The same weights, started from the mean that the words predict",
              "Ours, no other training: the prior's mean given the prompt."),
     "after": ("constant", "mean", "Fine-tuned and started with onbrand",
-              "The same photos, steps and seeds; trained with the start that sampling has (constant gain)."),
+              "The same pictures, steps and seeds; trained with the start that sampling has (constant gain)."),
+    "control": ("plain", "image", "The usual weights, started from real pictures' own latents",
+                "A control, not a method: the start already holds the picture. The prompts are theirs."),
 }  # fmt: skip
 """Row of the page: the run its weights come from, its start, its caption and its sentence."""
 
 
-def prompts() -> list[dict[str, object]]:
-    """24 prompts, each kind and each colour, in the brand's words."""
-    colours = list(COLOURS)
-    pairs = [(KINDS[i % len(KINDS)], colours[(5 * i + i // 12) % len(colours)]) for i in range(24)]
-    asked = [{"prompt": caption(kind, colour), "class": CLASS} for kind, colour in pairs]
-    return [row | {"seed": 1000 * copy + i} for copy in range(SEEDS) for i, row in enumerate(asked)]
+@dataclass(frozen=True)
+class Brand:
+    """A catalogue to show the job on, and the stock model and reader that belong to it."""
+
+    model: str
+    reader: str
+    title: str
+    photos: Callable[[Path], Path]
+    """Writes the pictures to learn from into a folder, or names the folder where they are."""
+    real: Callable[[Path], Path]
+    """Writes pictures that nothing is learnt from, with metadata.jsonl."""
+    asked: Callable[[], list[dict[str, Any]]]
+    """The requests."""
+    split: str | None
+    guidance: float
+    steps: int
+    optim: OptimConfig
+    command: str
+    notes: tuple[str, ...]
 
 
-def plan(out: Path) -> None:
+def asked_photos() -> list[dict[str, Any]]:
+    """24 prompts, each kind and each colour, in the brand's words, under two seeds each."""
+    kinds, colours = catalogue.KINDS, list(catalogue.COLOURS)
+    pairs = [(kinds[i % len(kinds)], colours[(5 * i + i // 12) % len(colours)]) for i in range(24)]
+    rows = [{"prompt": catalogue.caption(kind, colour), "class": catalogue.CLASS} for kind, colour in pairs]
+    return [row | {"seed": 1000 * copy + i} for copy in range(2) for i, row in enumerate(rows)]
+
+
+def asked_garments(seeds: int = 1) -> list[dict[str, Any]]:
+    """The catalogue's 24 descriptions as garment and as figure, women's and men's in turn, under `seeds` seeds each."""
+    by_gender = {name: [d for d in descriptions() if d["gender"] == name] for name in ("female", "male")}
+    order = [d for pair in zip_longest(*by_gender.values()) for d in pair if d]
+    rows = []
+    for seed in range(seeds):
+        for i, told in enumerate(order):
+            for view, kind in (("garment", "garment"), ("figure", "person")):
+                name = f"{told['gender']} {kind}"
+                shows = told["attributes"] | {"gender": told["gender"], "view": view}
+                rows.append({"prompt": caption(name, told["text"]), "class": name, "seed": 100 * seed + i,
+                             "attributes": shows})  # fmt: skip
+    return rows
+
+
+BRANDS = {
+    "photos": Brand(
+        "pilot", "pilot", "onbrand on 1,200 product photos", lambda folder: write_folder(folder, "train", 1200),
+        lambda folder: write_folder(folder, "test", 48, seed=1), asked_photos, None, 1.0, 240,
+        OptimConfig(lr=3e-4, ema=0.98), "make demo",
+        ("The model is the pilot shipped with onbrand: the real classes of Stable Diffusion at 1/150 of its size, a "
+         "stand-in that a laptop can train. Its schedule is shifted so that it leaks as much as SD1.5's.",
+         "The photos are Fashion-MNIST's (Zalando, MIT), tinted in 12 colours."),
+    ),
+    "garments": Brand(
+        str(TINY), "garments", "onbrand on a catalogue of 4,020 pictures", lambda folder: garment_folder(),
+        lambda folder: write_garments(folder, "test", 48), asked_garments, "train", 2.0, 120,
+        OptimConfig(lr=1.2e-3, ema=0.95, schedule="cosine", warmup=10), "make demo DATA=garments",
+        ("The model is onbrand-tiny: the real classes of Stable Diffusion at 1/150 of its size, a stand-in that a "
+         "laptop can train. It has never seen the brand's ground, place or light.",
+         "The catalogue is drawn from CC0 meshes: garments alone and on people, as in the paper.",
+         "The 24 descriptions were written for this project; no picture in the catalogue belongs to them."),
+    ),
+}  # fmt: skip
+
+
+def plan(out: Path, brand: Brand) -> None:
     """What the page is to say beside what it reads off the folders."""
     rows = [{"name": name, "caption": words, "sentence": more} for name, (_, _, words, more) in ROWS.items()]
     rows.append(
-        {"name": "real", "caption": "Real photos of the brand", "sentence": "Held out: nothing learnt from them."}
+        {"name": "real", "caption": "Real pictures of the brand", "sentence": "Held out: nothing learnt from them."}
     )
     content = {
-        "title": "onbrand on 1,200 product photos",
-        "lead": "The same stock model, the same photos, prompts and seeds. What changed is where sampling starts, and "
-        "that training knew it.",
+        "title": brand.title,
+        "lead": "The same stock model, the same pictures, prompts and seeds. What changed is where sampling starts, "
+        "and that training knew it.",
         "rows": rows, "before": "before", "after": "after", "real": "real",
-        "notes": [
-            "The model is the pilot shipped with onbrand: the real classes of Stable Diffusion at 1/150 of its size, a "
-            "stand-in that a laptop can train. Its schedule is shifted so that it leaks as much as SD1.5's.",
-            "The photos are Fashion-MNIST's (Zalando, MIT), tinted in 12 colours.",
-            f"{STEPS} fine-tuning steps of {BATCH} photos for either run.",
-        ],
+        "notes": [*brand.notes, f"{brand.steps} fine-tuning steps of {BATCH} pictures for either run."],
         "runs": {"plain": "as usual", "constant": "with onbrand"},
-        "commands": ["make demo"],
+        "commands": [brand.command],
     }  # fmt: skip
     (out / "demo.json").write_text(json.dumps(content, indent=1))
+
+
+def jobs(out: Path, brand: Brand) -> list[tuple[str, Callable[[], object]]]:
+    """What is done, in words and as functions, in this order."""
+    prior, real, requests = out / "brand", out / "pictures" / "real", out / "prompts.jsonl"
+    photos = brand.photos(out / "photos")
+    todo: list[tuple[str, Callable[[], object]]] = [
+        ("fitting the brand's prior", lambda: api.fit(photos, brand.model, prior, split=brand.split, batch=48)),
+        ("asking whether noise is a wrong start", lambda: api.diagnose(prior)),
+    ]
+    for name, offset in (("plain", "none"), ("constant", "mean")):
+        config = TrainConfig(
+            offset=offset, gain="constant", steps=brand.steps, batch=BATCH, optim=brand.optim,
+            loss=LossConfig(dropout=0.1), log=LogConfig(checkpoint_every=50),
+        )  # fmt: skip
+        words = "fine-tuning as usual" if name == "plain" else "fine-tuning with the brand's start"
+        todo.append((words, lambda name=name, config=config: api.train(
+            photos, brand.model, out / "runs" / name, prior=prior, split=brand.split, config=config)))  # fmt: skip
+    todo.append(("writing real pictures to compare with", lambda: brand.real(real)))
+    for row, (run, start, words, _) in ROWS.items():
+        config = GenerateConfig(start=start, guidance=brand.guidance, batch=24, trace=1)
+        file = real / "metadata.jsonl" if start == "image" else requests
+        todo.append((f"pictures: {words[:1].lower()}{words[1:]}", lambda row=row, run=run, config=config, file=file:
+            api.generate(file, model=out / "runs" / run, prior=prior, out=out / "pictures" / row,
+                         config=config)))  # fmt: skip
+    for row in (*ROWS, "real"):
+        todo.append((f"checking {row}", lambda row=row: api.check(
+            out / "pictures" / row, photos, split=brand.split, prior=prior, reader=brand.reader)))  # fmt: skip
+    todo.append(("writing the page", lambda: api.report(out)))
+    return todo
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"))
-    out = parser.parse_args().out
+    parser.add_argument("--data", choices=BRANDS, default="photos")
+    args = parser.parse_args()
+    out, brand = args.out, BRANDS[args.data]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.simplefilter("ignore", UserWarning)  # a start that the weights were not trained for is what is shown here
-    began, photos, brand = time.time(), out / "photos", out / "brand"
-    jobs = [
-        ("writing the photos", lambda: write_folder(photos, "train", PHOTOS)),
-        ("fitting the brand's prior", lambda: api.fit(photos, "pilot", brand)),
-        ("asking whether noise is a wrong start", lambda: api.diagnose(brand)),
-    ]  # fmt: skip
-    for name, offset in (("plain", "none"), ("constant", "mean")):
-        config = TrainConfig(
-            offset=offset, gain="constant", steps=STEPS, batch=BATCH, optim=OptimConfig(lr=LR, ema=0.98),
-            loss=LossConfig(dropout=0.1), engine=EngineConfig(), log=LogConfig(checkpoint_every=80),
-        )  # fmt: skip
-        words = "fine-tuning as usual" if name == "plain" else "fine-tuning with the brand's start"
-        jobs.append((words, lambda name=name, config=config: api.train(
-            photos, "pilot", out / "runs" / name, prior=brand, config=config)))  # fmt: skip
-    requests = out / "prompts.jsonl"
-    for row, (run, start, words, _) in ROWS.items():
-        config = GenerateConfig(start=start, guidance=1.0, batch=24, trace=1)
-
-        def make(row: str = row, run: str = run, config: GenerateConfig = config) -> None:
-            api.generate(requests, model=out / "runs" / run, prior=brand, out=out / "pictures" / row, config=config)
-            api.check(out / "pictures" / row, photos, prior=brand, reader="pilot")
-
-        jobs.append((f"pictures: {words}", make))
-
-    def compare() -> None:
-        real = write_folder(out / "pictures" / "real", "test", 24 * SEEDS, seed=1)
-        api.check(real, photos, prior=brand, reader="pilot")
-
-    jobs.append(("checking real photos beside them", compare))
-    jobs.append(("writing the page", lambda: api.report(out)))
-
+    began = time.time()
     out.mkdir(parents=True, exist_ok=True)
-    requests.write_text("".join(json.dumps(row) + "\n" for row in prompts()))
-    plan(out)
-    for number, (words, job) in enumerate(jobs, 1):
-        tqdm.write(f"\n[{number}/{len(jobs)}] {words} ({time.time() - began:.0f} s so far)")
+    (out / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in brand.asked()))
+    plan(out, brand)
+    todo = jobs(out, brand)
+    for number, (words, job) in enumerate(todo, 1):
+        tqdm.write(f"\n[{number}/{len(todo)}] {words} ({time.time() - began:.0f} s so far)")
         job()
     print(f"\nDone in {time.time() - began:.0f} s. Open {out / 'report.html'}")
 

@@ -126,7 +126,7 @@ class TestNotThere:
 
     def test_dtype(self):
         with pytest.raises(ValueError, match="dtype must be one of float32, float16, bfloat16, got 'fp16'"):
-            bundle.load("tiny", dtype="fp16")
+            bundle.load("pilot", dtype="fp16")
 
 
 class TestFingerprint:

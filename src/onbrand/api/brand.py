@@ -29,7 +29,7 @@ def fit(
 
     Args:
         photos: folder of photos with a metadata.jsonl (file_name, text, class), with .txt captions, or with none
-        model: folder, .safetensors or .ckpt file, Hub id owner/name of a Stable Diffusion model, or "tiny"
+        model: folder, .safetensors or .ckpt file, Hub id owner/name of a Stable Diffusion model, or "pilot"
         out: the brand's folder: prior.safetensors, fit.json, means/<class>.png, latents/ (the cache)
         split: train, test, ...: which part of photos that come in several
         k: principal components to find in each class; 0 fits the means alone, in one pass

@@ -49,7 +49,7 @@ def check(
         json: print what check.json says instead of the table
         prior: the brand's folder (or its prior.safetensors), for kind, variety and distance
         model: model whose autoencoder encodes for the prior; left out: the one that the brand was fitted with
-        reader: folder with reader.json or of a CLIPModel, or a shipped reader: "garments", "pilot" (photos)
+        reader: folder with reader.json or of a CLIPModel, or a shipped reader: "pilot" (photos), "garments"
         split: which part of `against`, as for `fit`
         device: cuda, cpu, ..., for the autoencoder; left out: a GPU where there is one
 
