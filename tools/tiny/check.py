@@ -96,7 +96,7 @@ def main() -> None:
     classes = api.diagnose(args.out / "brand")["classes"]
     score["sigma"] = {name: one["sigma"] for name, one in classes.items()}
     score["own world"] = own_world(args.model, args.out, args.guidance)
-    (args.out / "score.json").write_text(json.dumps(score, indent=1) + "\n")
+    (args.model / "score.json").write_text(json.dumps(score, indent=1) + "\n")
     print(json.dumps(score, indent=1))
 
 
