@@ -13,7 +13,7 @@ setup: .venv/ready
 	touch $@
 
 demo: setup
-	$(BIN)/python tools/demo.py --out demo --data $(DATA)
+	$(BIN)/python tools/demo.py --out $(if $(filter photos,$(DATA)),demo,demo-$(DATA)) --data $(DATA)
 
 test: setup lint
 	$(BIN)/python -m pytest
@@ -27,4 +27,4 @@ lint: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo demo-garments
