@@ -102,6 +102,8 @@ def main() -> None:
     run("unet", {"unet": unet}, loss, steps=args.steps, lr=1e-3, out=args.out, ema=0.995)
     if rank > 0:
         return
+    for part in (vae, unet):
+        part.register_to_config(_name_or_path="")  # where it was loaded from is no one's business
     pipe = StableDiffusionPipeline(
         vae=vae, text_encoder=text, tokenizer=tok, unet=unet, scheduler=scheduler, safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
