@@ -117,6 +117,11 @@ def test_a_row_of_other_prompts_shows_its_own_and_leaves_the_columns_as_they_are
     assert page.rows[1].pictures[0].alt == "another, seed 70"
 
 
+def test_the_only_row_has_its_own_prompts_over_it(demo: Path) -> None:
+    (demo / "pictures" / "z-plain" / "manifest.jsonl").unlink()
+    assert read(demo).columns == ("a teal dress", "a blue coat", "a red bag")
+
+
 def test_real_photos_have_a_row_without_seeds(demo: Path) -> None:
     real = demo / "pictures" / "real"
     real.mkdir()
