@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +14,7 @@ from onbrand.core import Prior
 from onbrand.measure import intervals
 from onbrand.measure.diversity import diversity, redrawn
 from onbrand.measure.frechet import frechet, moments
+from onbrand.measure.joints import Stance
 from onbrand.measure.kind import belongs, kind_values
 from onbrand.measure.reference import Reference, judge
 from onbrand.measure.text import Reader, Scorer, all_right, read
@@ -37,6 +39,11 @@ RULES = {
     "diversity": ("variety kept", "Variance over the photos', in the prior's components; 1 is all of it."),
     "frechet": ("distance from the photos", "Frechet distance in the prior's components (no FID); less is better."),
     "stray": ("of no kind", "Share less likely under every kind than 99.5 % of its photos; .005 is the photos' own."),
+    "person": ("a person only where asked", "A pose net finds a person in a figure, and none in a product alone."),
+    "pose_spread": (
+        "spread of poses",
+        "Distance of figures' joints from the photos' mean pose; 1 is the photos' own.",
+    ),
     "clip": ("CLIP similarity", "Cosine of picture and prompt, by {name}; more is better."),
 }
 """Title and rule, in a retailer's words, of what is judged; docs/properties.md has the formulas."""
@@ -48,8 +55,13 @@ def judge_pictures(
     prior: Prior | None,
     pipe: StableDiffusionPipeline | None,
     text: Reader | Scorer | None = None,
+    stances: Mapping[str, Stance] | None = None,
+    joints: Tensor | None = None,
 ) -> dict[str, Any]:
-    """Every property of every picture, shares and measures with their intervals: what check.json says."""
+    """Every property of every picture, shares and measures with their intervals: what check.json says.
+
+    stances, joints `(B, 6, 2, 2)`: how the photos' people stand, and where a pose net finds the pictures' joints.
+    """
     x0 = encode_x0(pipe, made.pixels) if prior and pipe else None
     kinds = kind_values(prior, x0, made.classes) if prior and x0 is not None else None
     verdict = judge(reference, made.pixels, kinds, made.classes if prior else None)
@@ -74,6 +86,8 @@ def judge_pictures(
         measures |= spread_of(prior, x0, made.classes, words)
         stray = ~belongs(reference.lines, prior, x0)
         measures["stray"] = _measure("stray", intervals.mean(stray.float()), words)
+    if stances and joints is not None:
+        measures |= poses_of(stances, joints, made.classes, words)
     table = torch.stack(list(passed.values()), 1).nan_to_num(1.0) > 0  # what a prompt does not ask for is no failure
     failed = [[name for name, good in zip(passed, row, strict=True) if not good] for row in table.tolist()]
     entries = []
@@ -123,6 +137,23 @@ def spread_of(prior: Prior, x0: Tensor, classes: Sequence[str], words: Mapping[s
         measures[name] = _measure(name, intervals.statistic(redraws, float(values[0]), sum(weights)), words)
     measures["diversity"]["components"] = by_class
     return measures
+
+
+def poses_of(
+    stances: Mapping[str, Stance], joints: Tensor, classes: Sequence[str], words: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Share of joints `(B, 6, 2, 2)` that are there where, and only where, the class has a stance; and how far figures
+    lie from it: root mean square distance over the photos' own, 1 is theirs."""
+    asked = torch.tensor([name in stances for name in classes])
+    found = joints.isfinite().flatten(1).all(1)
+    off = torch.full((len(joints),), torch.nan)
+    for i, name in enumerate(classes):
+        if name in stances:
+            off[i] = (stances[name].distances(joints[i : i + 1]) / stances[name].spread).square()[0]
+    mean = intervals.mean(off)
+    spread = intervals.Interval(math.sqrt(mean.value), math.sqrt(mean.low), math.sqrt(mean.high), mean.n)
+    told = {"person": _measure("person", intervals.mean((asked == found).float()), words)}
+    return told | ({"pose_spread": _measure("pose_spread", spread, words)} if spread.n else {})
 
 
 def _share(column: Tensor) -> dict[str, Any]:

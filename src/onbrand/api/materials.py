@@ -23,6 +23,7 @@ from onbrand.core import Prior
 from onbrand.data.images import Refused, open_picture, pad, to_tensor
 from onbrand.data.records import Record, read_folder
 from onbrand.generate import manifest
+from onbrand.measure.joints import Net, Stance, learn_stances
 from onbrand.measure.reference import Reference, learn
 from onbrand.models.bundle import decode, encode, to_x0
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 LEARNT, NUMBERS = 2000, 4e8
 """Photos learnt from, evenly spread over the folder: at most, and such that their pixels take 1.6 GB."""
+POSED = 100
+"""Photos of each class that the pose net sees, at most."""
 SHEET = "check.png"
 """The contact sheet of a check, which is no picture to check."""
 
@@ -103,16 +106,9 @@ def open_reference(
         held = json.loads(file.read_text())
         if held["key"] == key:
             return Reference.from_json(json.dumps(held["reference"]))
-    opened: list[tuple[Record, Tensor]] = []
-    for record in tqdm(records, "photos", unit=" photos"):
-        content = record.read()
-        picture = content if isinstance(content, Refused) else open_picture(record.file, content)
-        if not isinstance(picture, Refused):
-            opened.append((record, _pixels(picture, size)))
-    if not opened:
+    pixels, used = _open_photos(records, size)
+    if not used:
         raise ValueError(f"photos to learn from are needed; {photos} has none that can be opened")
-    pixels = torch.stack([picture for _, picture in opened])
-    used = [record for record, _ in opened]
     x0, classes, decoded = None, None, None
     if prior and pipe:
         flip = prior.provenance.flip
@@ -123,6 +119,35 @@ def open_reference(
     if file:
         write_json(file, {"key": key, "reference": json.loads(reference.to_json())})
     return reference
+
+
+def open_stances(
+    net: Net, photos: str | Path, size: tuple[int, int], prior: Prior | None, split: str | None = None
+) -> dict[str, Stance]:
+    """How people stand in the photos, by class: POSED of each, evenly spread. ValueError where there are none."""
+    by_class: dict[str, list[Record]] = {}
+    for record in read_folder(photos, split)[0]:
+        name = _class(prior, record.class_name, record.text) if prior else ""
+        by_class.setdefault(name, []).append(record)
+    stances: dict[str, Stance] = {}
+    for name, records in by_class.items():
+        pixels, _ = _open_photos(records[:: math.ceil(len(records) / POSED)], size)
+        stances |= learn_stances(net, pixels, [name] * len(pixels)) if len(pixels) else {}
+    if not stances:
+        raise ValueError(f"a pose is learnt from photos of people; the net finds none in {photos}; leave out --pose")
+    return stances
+
+
+def _open_photos(records: Sequence[Record], size: tuple[int, int]) -> tuple[Tensor, list[Record]]:
+    """Photos that can be opened, `(B, 3, H, W)` in [0, 1], and their records."""
+    pixels, used = [], []
+    for record in tqdm(records, "photos", unit=" photos"):
+        content = record.read()
+        picture = content if isinstance(content, Refused) else open_picture(record.file, content)
+        if not isinstance(picture, Refused):
+            pixels.append(_pixels(picture, size))
+            used.append(record)
+    return torch.stack(pixels) if pixels else torch.zeros(0, 3, *size), used
 
 
 @torch.no_grad()
