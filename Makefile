@@ -1,7 +1,6 @@
 # Two commands: `make demo` and `make test`. Each sets up what it needs in .venv first.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-DATA ?= photos
 BIN := .venv/bin
 
 .PHONY: demo test prove lint setup clean
@@ -13,7 +12,7 @@ setup: .venv/ready
 	touch $@
 
 demo: setup
-	$(BIN)/python tools/demo.py --out $(if $(filter photos,$(DATA)),demo,demo-$(DATA)) --data $(DATA)
+	$(BIN)/python tools/demo.py --out demo
 
 test: setup lint
 	$(BIN)/python -m pytest
@@ -27,4 +26,4 @@ lint: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv demo demo-garments
+	rm -rf .venv demo

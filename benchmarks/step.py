@@ -111,7 +111,7 @@ def starts(pipe: object, prior: Prior, repeats: int = 5) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="pilot")
+    parser.add_argument("--model", default="tiny")
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default="cpu")

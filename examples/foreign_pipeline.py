@@ -14,7 +14,12 @@ from diffusers import StableDiffusionPipeline
 import onbrand
 from onbrand.core import Prior
 
-PROMPTS = ["a red ankle boot, white background", "blue trousers, white background", "a teal bag, white background"]
+PROMPTS = [
+    "female person wearing garment, a red knee-length dress",
+    "female garment, no person, white background, a red knee-length dress",
+    "male person wearing garment, blue trousers",
+]
+"""Each begins with the name of its kind of picture, as the captions that the prior was fitted to do."""
 
 
 def main() -> None:

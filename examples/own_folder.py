@@ -1,6 +1,6 @@
 """Five minutes, no training: a folder of photos and a checkpoint that exists give pictures in the brand's look.
 
-    python examples/own_folder.py photos/ out/ --model MODEL --prompt "a red ankle boot, white background"
+    python examples/own_folder.py photos/ out/ --model MODEL --prompt "male garment, a red t-shirt"
 
 photos/ holds pictures and, if you have them, captions: metadata.jsonl (file_name, text, class) or a .txt beside each.
 """
@@ -16,8 +16,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--model", default="pilot", help="a diffusers folder, a .safetensors file, a Hub id, or pilot")
-    parser.add_argument("--prompt", default="a red ankle boot, white background")
+    parser.add_argument("--model", default="tiny", help="a diffusers folder, a .safetensors file, a Hub id, or tiny")
+    parser.add_argument("--prompt", default="male garment, no person, white background, a red t-shirt")
     parser.add_argument("--count", type=int, default=8)
     given = parser.parse_args()
     brand = given.out / "brand"
@@ -26,7 +26,7 @@ def main() -> None:
     api.diagnose(brand)  # does starting from noise miss this brand, and by how much?
     for start in ("noise", "mean", "text"):
         pictures = given.out / "pictures" / start
-        config = GenerateConfig(start=start, guidance=1.0 if given.model == "pilot" else 7.5)
+        config = GenerateConfig(start=start, guidance=1.0 if given.model == "tiny" else 7.5)
         api.generate(
             model=given.model, prior=brand, out=pictures, prompt=given.prompt, count=given.count, config=config
         )

@@ -1,4 +1,4 @@
-"""README's blocks run as they stand, one after the other, on a small folder of photos and the shipped pilot."""
+"""README's blocks run as they stand, one after the other, on some of the catalogue's pictures and the stock model."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ import torch
 
 import onbrand
 from onbrand import cli
-from onbrand.data.catalogue import CLASS, write_folder
+from onbrand.data.catalogue import write_garments
 from onbrand.models import bundle
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +33,7 @@ def test_make_targets_of_the_readme_exist():
 def workplace(tmp_path_factory):
     """A folder with photos/, in which README's commands have been run."""
     folder = tmp_path_factory.mktemp("readme")
-    write_folder(folder / "photos", "train", 60)
+    write_garments(folder / "photos", "train", 240)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for line in (line for line in commands() if line.startswith("onbrand ")):
@@ -51,9 +51,9 @@ def test_commands_leave_what_they_promise(workplace):
 def test_three_lines_and_two_run(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     train, generate = (text for kind, text in BLOCKS if kind == "python")
-    pipe = bundle.load("pilot")
-    timesteps, classes = torch.tensor([980, 951, 300]), [CLASS] * 3
-    noise, latents = torch.randn(2, 3, 4, 16, 16).unbind()
+    pipe = bundle.load("tiny")
+    timesteps, classes = torch.tensor([980, 951, 300]), ["male garment"] * 3
+    noise, latents = torch.randn(2, 3, 4, 32, 32).unbind()
     names = {
         "scheduler": pipe.scheduler,
         "noise": noise,
@@ -64,10 +64,10 @@ def test_three_lines_and_two_run(workplace, monkeypatch):
     exec(train, names)  # README's own words
     start = pipe.scheduler.add_noise(latents, names["noise"], timesteps)
     abar = pipe.scheduler.alphas_cumprod[951]
-    expected = abar.sqrt() * names["prior"].mean(CLASS)[0] + (1 - abar).sqrt() * noise[1]
+    expected = abar.sqrt() * names["prior"].mean("male garment")[0] + (1 - abar).sqrt() * noise[1]
     assert torch.allclose(start[1], expected, atol=1e-5)  # Eq. 13: nothing of the picture is left at the start
-    prompts = ["a red bag, white background", "blue trousers, white background"]
+    prompts = ["male person wearing garment, a red t-shirt", "female garment, no person, white background, a skirt"]
     asked = {"onbrand": onbrand, "pipe": pipe, "prior": names["prior"], "prompts": prompts, "seeds": [1, 2]}
     few = generate.replace("num_inference_steps=20", "num_inference_steps=4")
     exec(few, asked)
-    assert [picture.size for picture in asked["pictures"]] == [(64, 64)] * 2
+    assert [picture.size for picture in asked["pictures"]] == [(128, 128)] * 2

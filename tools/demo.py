@@ -8,7 +8,6 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,15 @@ from typing import Any
 from tqdm import tqdm
 
 from onbrand import api
-from onbrand.data import catalogue
-from onbrand.data.catalogue import descriptions, garment_folder, write_folder, write_garments
+from onbrand.data.catalogue import descriptions, garment_folder, write_garments
 from onbrand.data.garments import caption
 from onbrand.generate.config import GenerateConfig
 from onbrand.train.config import LogConfig, LossConfig, OptimConfig, TrainConfig
 
-BATCH = 32
-TINY = Path(__file__).parent / "tiny" / "weights"
-"""onbrand-tiny as far as it is trained (docs/tiny.md)."""
+STEPS, BATCH, GUIDANCE = 300, 16, 2.0
+OPTIM = OptimConfig(lr=1e-3, ema=0.97, schedule="cosine", warmup=20)
+REAL = 48
+"""Held-out pictures that the page shows beside the generated ones, and that the control is started from."""
 
 ROWS = {
     "before": ("plain", "noise", "Fine-tuned as usual, started from noise",
@@ -41,36 +40,7 @@ ROWS = {
 """Row of the page: the run its weights come from, its start, its caption and its sentence."""
 
 
-@dataclass(frozen=True)
-class Brand:
-    """A catalogue to show the job on, and the stock model and reader that belong to it."""
-
-    model: str
-    reader: str
-    title: str
-    photos: Callable[[Path], Path]
-    """Writes the pictures to learn from into a folder, or names the folder where they are."""
-    real: Callable[[Path], Path]
-    """Writes pictures that nothing is learnt from, with metadata.jsonl."""
-    asked: Callable[[], list[dict[str, Any]]]
-    """The requests."""
-    split: str | None
-    guidance: float
-    steps: int
-    optim: OptimConfig
-    command: str
-    notes: tuple[str, ...]
-
-
-def asked_photos() -> list[dict[str, Any]]:
-    """24 prompts, each kind and each colour, in the brand's words, under two seeds each."""
-    kinds, colours = catalogue.KINDS, list(catalogue.COLOURS)
-    pairs = [(kinds[i % len(kinds)], colours[(5 * i + i // 12) % len(colours)]) for i in range(24)]
-    rows = [{"prompt": catalogue.caption(kind, colour), "class": catalogue.CLASS} for kind, colour in pairs]
-    return [row | {"seed": 1000 * copy + i} for copy in range(2) for i, row in enumerate(rows)]
-
-
-def asked_garments(seeds: int = 1) -> list[dict[str, Any]]:
+def asked(seeds: int = 1) -> list[dict[str, Any]]:
     """The catalogue's 24 descriptions as garment and as figure, women's and men's in turn, under `seeds` seeds each."""
     by_gender = {name: [d for d in descriptions() if d["gender"] == name] for name in ("female", "male")}
     order = [d for pair in zip_longest(*by_gender.values()) for d in pair if d]
@@ -85,71 +55,56 @@ def asked_garments(seeds: int = 1) -> list[dict[str, Any]]:
     return rows
 
 
-BRANDS = {
-    "photos": Brand(
-        "pilot", "pilot", "onbrand on 1,200 product photos", lambda folder: write_folder(folder, "train", 1200),
-        lambda folder: write_folder(folder, "test", 48, seed=1), asked_photos, None, 1.0, 240,
-        OptimConfig(lr=3e-4, ema=0.98), "make demo",
-        ("The model is the pilot shipped with onbrand: the real classes of Stable Diffusion at 1/150 of its size, a "
-         "stand-in that a laptop can train. Its schedule is shifted so that it leaks as much as SD1.5's.",
-         "The photos are Fashion-MNIST's (Zalando, MIT), tinted in 12 colours."),
-    ),
-    "garments": Brand(
-        str(TINY), "garments", "onbrand on a catalogue of 4,020 pictures", lambda folder: garment_folder(),
-        lambda folder: write_garments(folder, "test", 48), asked_garments, "train", 2.0, 120,
-        OptimConfig(lr=1.2e-3, ema=0.95, schedule="cosine", warmup=10), "make demo DATA=garments",
-        ("The model is onbrand-tiny: the real classes of Stable Diffusion at 1/150 of its size, a stand-in that a "
-         "laptop can train. It has never seen the brand's ground, place or light.",
-         "The catalogue is drawn from CC0 meshes: garments alone and on people, as in the paper.",
-         "The 24 descriptions were written for this project; no picture in the catalogue belongs to them."),
-    ),
-}  # fmt: skip
-
-
-def plan(out: Path, brand: Brand) -> None:
+def plan(out: Path) -> None:
     """What the page is to say beside what it reads off the folders."""
     rows = [{"name": name, "caption": words, "sentence": more} for name, (_, _, words, more) in ROWS.items()]
     rows.append(
         {"name": "real", "caption": "Real pictures of the brand", "sentence": "Held out: nothing learnt from them."}
     )
     content = {
-        "title": brand.title,
+        "title": "onbrand on a catalogue of 4,020 pictures",
         "lead": "The same stock model, the same pictures, prompts and seeds. What changed is where sampling starts, "
         "and that training knew it.",
         "rows": rows, "before": "before", "after": "after", "real": "real",
-        "notes": [*brand.notes, f"{brand.steps} fine-tuning steps of {BATCH} pictures for either run."],
+        "notes": [
+            "The model is onbrand-tiny: the real classes of Stable Diffusion at 1/150 of its size, a stand-in that a "
+            "laptop can train. It has never seen the brand's place, pose or light.",
+            "The catalogue is drawn from CC0 meshes: garments alone and on people, as in the paper.",
+            "The 24 descriptions were written for this project; no picture in the catalogue belongs to them.",
+            f"{STEPS} fine-tuning steps of {BATCH} pictures for either run.",
+        ],
         "runs": {"plain": "as usual", "constant": "with onbrand"},
-        "commands": [brand.command],
+        "commands": ["make demo"],
     }  # fmt: skip
     (out / "demo.json").write_text(json.dumps(content, indent=1))
 
 
-def jobs(out: Path, brand: Brand) -> list[tuple[str, Callable[[], object]]]:
+def jobs(out: Path) -> list[tuple[str, Callable[[], object]]]:
     """What is done, in words and as functions, in this order."""
     prior, real, requests = out / "brand", out / "pictures" / "real", out / "prompts.jsonl"
-    photos = brand.photos(out / "photos")
+    photos = garment_folder()
     todo: list[tuple[str, Callable[[], object]]] = [
-        ("fitting the brand's prior", lambda: api.fit(photos, brand.model, prior, split=brand.split, batch=48)),
+        ("fitting the brand's prior", lambda: api.fit(photos, "tiny", prior, split="train")),
         ("asking whether noise is a wrong start", lambda: api.diagnose(prior)),
     ]
     for name, offset in (("plain", "none"), ("constant", "mean")):
         config = TrainConfig(
-            offset=offset, gain="constant", steps=brand.steps, batch=BATCH, optim=brand.optim,
+            offset=offset, gain="constant", steps=STEPS, batch=BATCH, optim=OPTIM,
             loss=LossConfig(dropout=0.1), log=LogConfig(checkpoint_every=50),
         )  # fmt: skip
         words = "fine-tuning as usual" if name == "plain" else "fine-tuning with the brand's start"
         todo.append((words, lambda name=name, config=config: api.train(
-            photos, brand.model, out / "runs" / name, prior=prior, split=brand.split, config=config)))  # fmt: skip
-    todo.append(("writing real pictures to compare with", lambda: brand.real(real)))
+            photos, "tiny", out / "runs" / name, prior=prior, split="train", config=config)))  # fmt: skip
+    todo.append(("writing real pictures to compare with", lambda: write_garments(real, "test", REAL)))
     for row, (run, start, words, _) in ROWS.items():
-        config = GenerateConfig(start=start, guidance=brand.guidance, batch=24, trace=1)
+        config = GenerateConfig(start=start, guidance=GUIDANCE, batch=24, trace=1)
         file = real / "metadata.jsonl" if start == "image" else requests
         todo.append((f"pictures: {words[:1].lower()}{words[1:]}", lambda row=row, run=run, config=config, file=file:
             api.generate(file, model=out / "runs" / run, prior=prior, out=out / "pictures" / row,
                          config=config)))  # fmt: skip
     for row in (*ROWS, "real"):
         todo.append((f"checking {row}", lambda row=row: api.check(
-            out / "pictures" / row, photos, split=brand.split, prior=prior, reader=brand.reader)))  # fmt: skip
+            out / "pictures" / row, photos, split="train", prior=prior, reader="garments")))  # fmt: skip
     todo.append(("writing the page", lambda: api.report(out)))
     return todo
 
@@ -157,16 +112,14 @@ def jobs(out: Path, brand: Brand) -> list[tuple[str, Callable[[], object]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"))
-    parser.add_argument("--data", choices=BRANDS, default="photos")
-    args = parser.parse_args()
-    out, brand = args.out, BRANDS[args.data]
+    out = parser.parse_args().out
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.simplefilter("ignore", UserWarning)  # a start that the weights were not trained for is what is shown here
     began = time.time()
     out.mkdir(parents=True, exist_ok=True)
-    (out / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in brand.asked()))
-    plan(out, brand)
-    todo = jobs(out, brand)
+    (out / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked()))
+    plan(out)
+    todo = jobs(out)
     for number, (words, job) in enumerate(todo, 1):
         tqdm.write(f"\n[{number}/{len(todo)}] {words} ({time.time() - began:.0f} s so far)")
         job()

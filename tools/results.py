@@ -13,17 +13,17 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from demo import TINY
-from demo import asked_garments as asked
+from demo import GUIDANCE, asked
 from onbrand import api
 from onbrand.data.catalogue import garment_folder, write_garments
 from onbrand.generate.config import GenerateConfig
 from onbrand.train.config import EngineConfig, LogConfig, LossConfig, OptimConfig, TrainConfig
 
+TINY = "tiny"
 SEEDS, CURVE_SEEDS, HELD = 10, 2, 480
 CURVE = (100, 300, 1000)
 """Fine-tuning steps at which the offset-trained models are sampled; the last is the length of every run."""
-LR, BATCH = 3e-4, 32
+LR, BATCH = 6e-4, 32
 MODELS = {"tiny": None, "plain": ("none", "window"), "window": ("mean", "window"), "constant": ("mean", "constant"),
           "constant-text": ("text", "constant")}  # fmt: skip
 """Row's weights -> (offset, gain) of their fine-tuning."""
@@ -63,7 +63,7 @@ def fit(out: Path) -> None:
     if not (out / "held" / "metadata.jsonl").exists():
         write_garments(out / "held", "test", HELD)
     write_requests(out)
-    api.fit(garment_folder(), str(TINY), out / "brand", split="train", batch=48)
+    api.fit(garment_folder(), TINY, out / "brand", split="train")
     api.diagnose(out / "brand", spacing="trailing")
     api.diagnose(out / "brand")
 
@@ -76,7 +76,7 @@ def train(out: Path, name: str) -> None:
     run = out / "runs" / name
     for steps in CURVE if name != "plain" else CURVE[-1:]:
         if not (out / f"{name}-{steps}.done").exists():
-            api.train(garment_folder(), str(TINY), run, prior=out / "brand", split="train",
+            api.train(garment_folder(), TINY, run, prior=out / "brand", split="train",
                       config=config(*MODELS[name], steps))  # fmt: skip
             if name != "plain":
                 pictures(out, f"curve-{name}-{steps}", run, start, "curve")
@@ -84,13 +84,13 @@ def train(out: Path, name: str) -> None:
 
 
 def pictures(out: Path, row: str, model: Path | str, start: str, requests: str = "requests") -> None:
-    """Make the pictures of one row, 20 DDIM steps, no guidance."""
+    """Make the pictures of one row, 20 DDIM steps."""
     file = out / f"{requests}.jsonl"
     if start == "image":
         file = out / "held" / "metadata.jsonl"
     elif start == "swapped":
         start, file = "mean", out / "swapped.jsonl"
-    made = GenerateConfig(start=start, guidance=1.0, batch=48, trace=1)
+    made = GenerateConfig(start=start, guidance=GUIDANCE, batch=48, trace=1)
     api.generate(file, model=model, prior=out / "brand", out=out / "pictures" / row, config=made)
 
 

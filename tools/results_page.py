@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from demo import GUIDANCE
 from onbrand.measure import intervals
 from results import BATCH, CURVE, CURVE_SEEDS, LR, MODELS, SEEDS, STARTS
 
@@ -145,8 +146,8 @@ Made by `python tools/results.py` and `python tools/results_page.py` on an AMD E
 real classes. Fine-tuned on the catalogue's 4,020 training pictures ([garments.md](garments.md)) for {CURVE[-1]:,} steps
 of {BATCH} at learning rate {LR}, in bfloat16; then the 24 freeform descriptions, which belong to no picture of the
 catalogue, as garment and as figure under {SEEDS} seeds, {count} pictures a row, equal seeds in all rows, 20 DDIM steps,
-no guidance, one training seed. The control is started from {len(passed(run / "held", "all"))} held-out test pictures'
-own latents under their own captions. 95 % bootstrap intervals over pictures.
+guidance {GUIDANCE:g}, one training seed. The control is started from {len(passed(run / "held", "all"))} held-out test
+pictures' own latents under their own captions. 95 % bootstrap intervals over pictures.
 
 How far the class means stand out of the noise at the first step, in sigma (`onbrand diagnose`): {sigmas}.
 

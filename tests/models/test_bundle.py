@@ -126,7 +126,7 @@ class TestNotThere:
 
     def test_dtype(self):
         with pytest.raises(ValueError, match="dtype must be one of float32, float16, bfloat16, got 'fp16'"):
-            bundle.load("pilot", dtype="fp16")
+            bundle.load("tiny", dtype="fp16")
 
 
 class TestFingerprint:
@@ -176,6 +176,17 @@ class TestPictures:
         theirs = DiagonalGaussianDistribution(torch.cat([mean, logvar], 1)).sample(torch.Generator().manual_seed(1))
         torch.testing.assert_close(x0, theirs * pipe.vae.config.scaling_factor)
         assert torch.equal(bundle.to_x0(pipe, mean), mean * pipe.vae.config.scaling_factor)
+
+    def test_channels_last_changes_nothing_but_the_layout_and_is_taken_back(self, tmp_path):
+        pipe, pictures = tiny_pipeline(seed=4), torch.rand(2, 3, 64, 64) * 2 - 1
+        plain, name, weight = bundle.encode(pipe, pictures)[0], bundle.fingerprint(pipe.vae), pipe.vae.encoder.conv_in
+        with pytest.raises(KeyError), bundle.channels_last(pipe.vae):
+            assert weight.weight.is_contiguous(memory_format=torch.channels_last)
+            torch.testing.assert_close(bundle.encode(pipe, pictures)[0], plain, atol=1e-5, rtol=1e-5)
+            assert bundle.fingerprint(pipe.vae) == name
+            raise KeyError("also after an error")
+        bundle.save(pipe, tmp_path)  # safetensors takes contiguous tensors alone
+        assert bundle.fingerprint(bundle.load(tmp_path).vae) == name
 
     def test_decode_is_the_pipelines(self, pipe):
         latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))

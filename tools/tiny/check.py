@@ -68,7 +68,7 @@ def own_world(model: Path, out: Path, guidance: float) -> dict[str, Any]:
         row["attributes"] = {k: v for k, v in row["attributes"].items() if k in reader.attributes}
     requests = out / "held" / "requests.jsonl"
     requests.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    api.fit(out / "world", model, out / "own", batch=100)
+    api.fit(out / "world", model, out / "own")
     made = {"real": [out / "held" / row["file_name"] for row in rows]}
     for start in ("image", "text", "noise"):
         config = GenerateConfig(start=start, guidance=guidance, batch=50)
@@ -92,7 +92,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
     score: dict[str, Any] = {"autoencoder": autoencoder(args.model)}
-    api.fit(garment_folder(), args.model, args.out / "brand", split="train", batch=100)
+    api.fit(garment_folder(), args.model, args.out / "brand", split="train")
     classes = api.diagnose(args.out / "brand")["classes"]
     score["sigma"] = {name: one["sigma"] for name, one in classes.items()}
     score["own world"] = own_world(args.model, args.out, args.guidance)

@@ -16,18 +16,19 @@ from vae import crops, error, scaled
 from world import draw
 
 OFF = 0.35
-"""Largest deviation of a latent from its picture's, in standard deviations of latents: fine and coarse errors each."""
+"""Largest deviation of a latent from its picture's, in standard deviations of latents: fine, coarse and even, each."""
 OVER = 1.08
 """What pure white is decoded to before it is cut to 1: a margin that keeps it 255."""
 
 
 def disturbed(z: torch.Tensor, scale: float, generator: torch.Generator) -> torch.Tensor:
-    """Latents `(B, C, h, w)` with errors by pixel and by quarter of the side, as samplers leave them."""
+    """Latents `(B, C, h, w)` with errors by pixel, by quarter of the side and all over, as samplers leave them."""
     b, c, h, w = z.shape
-    fine, coarse = (torch.rand((2, b, 1, 1, 1), generator=generator) * OFF * scale).unbind(0)
+    fine, coarse, even = (torch.rand((3, b, 1, 1, 1), generator=generator) * OFF * scale).unbind(0)
     patches = torch.randn((b, c, 4, 4), generator=generator)
     wide = interpolate(patches, (h, w), mode="bilinear")
-    return z + fine * torch.randn(z.shape, generator=generator) + coarse * wide
+    tint = torch.randn((b, c, 1, 1), generator=generator)
+    return z + fine * torch.randn(z.shape, generator=generator) + coarse * wide + even * tint
 
 
 def main() -> None:

@@ -63,10 +63,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
     parser.add_argument("--photos", help="folder of Fashion-MNIST's idx files; default: the embedded part")
-    parser.add_argument("--count", type=int, default=24000)
+    parser.add_argument("--count", type=int, default=36000)
     parser.add_argument("--steps", type=int, default=7000)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--start", type=Path, help="weights to go on from where there is no state: a UNet's folder")
+    parser.add_argument("--weights", type=Path, help="weights to go on from where there is no state: a UNet's folder")
     args = parser.parse_args()
     rank, processes = place()
     vae = AutoencoderKL.from_pretrained(args.out / "vae").eval()
@@ -83,7 +83,11 @@ def main() -> None:
         hidden = torch.cat([text(input_ids=part).last_hidden_state.half() for part in ids.split(500)])
     index, empty = torch.from_numpy(index[:-1]), int(index[-1])
     scheduler = schedule()
-    unet = UNet2DConditionModel.from_pretrained(args.start).float() if args.start else build(text.config.hidden_size)
+    abar = scheduler.alphas_cumprod
+    weight = (5 * (1 - abar) / abar).clamp(max=1) / abar.sqrt()  # Min-SNR-5; early steps half way to v's weight
+    unet = build(text.config.hidden_size)
+    if args.weights:
+        unet = UNet2DConditionModel.from_pretrained(args.weights).float()
     unet.set_attn_processor(AttnProcessor())  # the backward of fused attention takes a fifth of a step on a CPU
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
@@ -97,7 +101,7 @@ def main() -> None:
         words = torch.where(torch.rand(args.batch, generator=generator) < 0.1, empty, index[which])
         with torch.autocast("cpu", torch.bfloat16):
             guess = unet(scheduler.add_noise(x0, noise, t), t, hidden[words].float()).sample
-        return (guess.float() - noise).square().mean()
+        return (weight[t] * (guess.float() - noise).square().mean((1, 2, 3))).mean()
 
     run("unet", {"unet": unet}, loss, steps=args.steps, lr=1e-3, out=args.out, ema=0.995)
     if rank > 0:

@@ -15,7 +15,7 @@ from onbrand.data.garments import COLOURS, SIZE, garments
 GROUNDS = COLOURS | {"white": (255, 255, 255), "orange": (242, 134, 32), "teal": (32, 158, 162)}
 """Grounds that captions can name: white and 13 colours, made paler by a random share."""
 
-PHOTOS = 0.2
+PHOTOS = 0.1
 """Share of the pictures that show one of the photos' objects."""
 
 TEMPLATES = {
@@ -73,7 +73,7 @@ def ground(rng: np.random.Generator, name: str) -> np.ndarray:
     else:
         pale = base + (255 - base) * rng.uniform(0, 0.45)
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) / SIZE - 0.5
-    angle, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0, 70)
+    angle, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0, 45)
     light = slope * (x * np.cos(angle) + y * np.sin(angle))
     if rng.random() < 0.25:  # a floor, lighter or darker than the wall
         light += np.where(y > rng.uniform(0.05, 0.45), rng.uniform(-40, 40), 0)
@@ -83,13 +83,13 @@ def ground(rng: np.random.Generator, name: str) -> np.ndarray:
 
 def paste(tile: Image.Image, canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The cut-out on a ground, at a random scale, place, tilt and light; the frame may cut it."""
-    side = round(SIZE * rng.uniform(0.5, 1.4))
+    side = round(SIZE * rng.uniform(0.7, 1.25))
     if rng.random() < 0.5:
         tile = tile.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     tile = tile.resize((side, side), Image.Resampling.BILINEAR if side > SIZE else Image.Resampling.BOX)
-    if rng.random() < 0.4:
-        tile = tile.rotate(rng.uniform(-12, 12), Image.Resampling.BILINEAR)
-    slack = abs(SIZE - side) / 2 + 0.14 * SIZE
+    if rng.random() < 0.3:
+        tile = tile.rotate(rng.uniform(-8, 8), Image.Resampling.BILINEAR)
+    slack = abs(SIZE - side) / 2 + 0.1 * SIZE
     middle = SIZE / 2 + rng.uniform(-slack, slack, 2)
     left, top = np.round(middle - side / 2).astype(int)
     layer = Image.new("RGBa", (SIZE, SIZE))
@@ -97,7 +97,7 @@ def paste(tile: Image.Image, canvas: np.ndarray, rng: np.random.Generator) -> np
     cut = np.asarray(layer, np.float32)
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) / SIZE - 0.5
     angle = rng.uniform(0, 2 * np.pi)
-    light = rng.uniform(0.72, 1.1) + rng.uniform(0, 0.3) * (x * np.cos(angle) + y * np.sin(angle))
+    light = rng.uniform(0.78, 1.08) + rng.uniform(0, 0.25) * (x * np.cos(angle) + y * np.sin(angle))
     return cut[..., :3] * light[..., None] + (1 - cut[..., 3:] / 255) * canvas
 
 

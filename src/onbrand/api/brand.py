@@ -29,7 +29,7 @@ def fit(
 
     Args:
         photos: folder of photos with a metadata.jsonl (file_name, text, class), with .txt captions, or with none
-        model: folder, .safetensors or .ckpt file, Hub id owner/name of a Stable Diffusion model, or "pilot"
+        model: folder, .safetensors or .ckpt file, Hub id owner/name of a Stable Diffusion model, or "tiny"
         out: the brand's folder: prior.safetensors, fit.json, means/<class>.png, latents/ (the cache)
         split: train, test, ...: which part of photos that come in several
         k: principal components to find in each class; 0 fits the means alone, in one pass
@@ -66,7 +66,7 @@ def fit(
         return {}
     say_summary(summary)
 
-    for mean, _, records in tqdm(iterate(store, summary.used), "fit", unit=" batches"):
+    for mean, _, records in tqdm(iterate(store, summary.used, 512), "fit", unit=" batches"):
         fitter.update(bundle.to_x0(pipe, mean), [record.class_name for record in records])
     gaussians = fitter.finish()
     text = fit_text(pipe, store, summary.used, gaussians)

@@ -96,7 +96,8 @@ def encode_records(
     store = Store(folder, Key(bundle.fingerprint(pipe.vae), size, flip))
     state = processes(pipe)
     rank, world = (state.process_index, state.num_processes) if state else (0, 1)
-    summary = encode_all(records, lambda part: bundle.encode(pipe, part), store, batch, rank == 0, rank, world)
+    with bundle.channels_last(pipe.vae):
+        summary = encode_all(records, lambda part: bundle.encode(pipe, part), store, batch, rank == 0, rank, world)
     if state:
         state.wait_for_everyone()
         store.reload()

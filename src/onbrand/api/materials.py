@@ -25,7 +25,7 @@ from onbrand.data.records import Record, read_folder
 from onbrand.generate import manifest
 from onbrand.measure.joints import Net, Stance, learn_stances
 from onbrand.measure.reference import Reference, learn
-from onbrand.models.bundle import decode, encode, to_x0
+from onbrand.models.bundle import channels_last, decode, encode, to_x0
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -151,16 +151,17 @@ def _open_photos(records: Sequence[Record], size: tuple[int, int]) -> tuple[Tens
 
 
 @torch.no_grad()
-def encode_x0(pipe: StableDiffusionPipeline, pixels: Tensor, batch: int = 16) -> Tensor:
+def encode_x0(pipe: StableDiffusionPipeline, pixels: Tensor, batch: int = 8) -> Tensor:
     """x0 `(B, C, h, w)` on the CPU of pictures `(B, 3, H, W)` in [0, 1]: the posterior's mean, as in the fit."""
-    parts = [to_x0(pipe, encode(pipe, part * 2 - 1)[0]).cpu() for part in pixels.split(batch)]
-    return torch.cat(parts)
+    with channels_last(pipe.vae):
+        return torch.cat([to_x0(pipe, encode(pipe, part * 2 - 1)[0]).cpu() for part in pixels.split(batch)])
 
 
-def decode_x0(pipe: StableDiffusionPipeline, x0: Tensor, batch: int = 16) -> Tensor:
+def decode_x0(pipe: StableDiffusionPipeline, x0: Tensor, batch: int = 8) -> Tensor:
     """Pictures `(B, 3, H, W)` in [0, 1], on the CPU, of x0 `(B, C, h, w)`: the photos as a VAE leaves them."""
     parts = tqdm(x0.split(batch), "photos decoded", unit=f" x {batch}")
-    return torch.cat([((decode(pipe, part) + 1) / 2).cpu() for part in parts])
+    with channels_last(pipe.vae):
+        return torch.cat([((decode(pipe, part) + 1) / 2).cpu() for part in parts])
 
 
 def _stored_x0(

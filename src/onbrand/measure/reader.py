@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -59,9 +58,9 @@ class Reader(nn.Module):
         (folder / "reader.json").write_text(json.dumps(built, indent=1))
 
     @classmethod
-    def load(cls, folder: str | Path | None = None) -> Reader:
-        """A saved reader; by default the one shipped here, of Fashion-MNIST's kinds and the catalogue's colours."""
-        folder = Path(folder) if folder else Path(str(resources.files("onbrand") / "assets" / "reader"))
+    def load(cls, folder: str | Path) -> Reader:
+        """A saved reader; ValueError where there is none."""
+        folder = Path(folder)
         if not (folder / "reader.json").exists():
             raise ValueError(f"a reader's folder holds reader.json and reader.safetensors; there is none in {folder}")
         reader = cls(**json.loads((folder / "reader.json").read_text()))

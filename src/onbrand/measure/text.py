@@ -13,7 +13,7 @@ from torch import Tensor
 
 from onbrand.measure.reader import Reader as Network
 
-SHIPPED = {"pilot": "reader", "garments": "garment-reader"}
+SHIPPED = {"garments": "garment-reader", "pilot": "reader"}
 """Name of a reader that comes with the package -> its folder in `onbrand/assets/`."""
 
 

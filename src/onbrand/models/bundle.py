@@ -26,7 +26,7 @@ from onbrand.models.record import offset_of as offset_of
 if TYPE_CHECKING:
     from onbrand.core.prior import Prior
 
-SHIPPED = ("pilot",)
+SHIPPED = ("tiny", "pilot")
 """Models that come with the package, by name, in `onbrand/assets/`."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _known: weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]] = weakref.WeakKeyDictionary()
@@ -39,7 +39,7 @@ def load(
 
     `model`: a folder in diffusers' layout (or a run folder that holds one in `model/`), a single .safetensors or
     .ckpt file (with `config`, a folder in diffusers' layout, nothing is asked of the Hub), the name of a shipped
-    model ("pilot"), or a Hub id "owner/name". Only a Hub id uses the network; no code of the model's is ever run.
+    model ("pilot", "tiny"), or a Hub id "owner/name". Only a Hub id uses the network; no code of the model is run.
     ValueError that says what was looked for, if there is no such model or it is of another kind.
     """
     if dtype not in DTYPES:
@@ -142,6 +142,16 @@ def encode(pipe: StableDiffusionPipeline, pictures: Tensor) -> tuple[Tensor, Ten
     if not torch.isfinite(posterior.mean).all():
         raise ValueError(f"the VAE overflows in {pipe.vae.dtype}: load the model with dtype='float32'")
     return posterior.mean.float(), posterior.logvar.float()
+
+
+@contextmanager
+def channels_last(module: nn.Module) -> Iterator[None]:
+    """The module's weights with channels last: a CPU's convolutions are two to three times as fast."""
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        yield
+    finally:  # what safetensors can save
+        module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 def to_x0(
