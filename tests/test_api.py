@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from PIL import Image, ImageDraw
 
 from onbrand import api, cli
@@ -131,6 +134,21 @@ def test_diagnose_says_it_in_a_table_and_a_file(world: Path, brand: Path, capsys
     assert moved["first"] == 999 and "trailing" in moved["command"]
     with pytest.raises(ValueError, match="flow matching"):
         api.diagnose(brand, scheduler="FlowMatchEulerDiscreteScheduler")
+
+
+def test_zero_snr_mends_the_mismatch_under_trailing_spacing_only(world: Path, brand: Path, tmp_path: Path) -> None:
+    prior = Prior.load(brand / "prior.safetensors")
+    far = {name: replace(one, mean=one.mean * 100) for name, one in prior.gaussians.items()}  # as far out as SD's
+    replace(prior, gaussians=far).save(tmp_path / "prior.safetensors")
+
+    def codes(**options: Any) -> set[str]:
+        return {finding["code"] for finding in api.diagnose(tmp_path, **options)["findings"]}
+
+    assert "OB001" in codes() and "OB001" in codes(spacing="trailing") and "OB001" in codes(zero_snr=True)
+    assert codes(zero_snr=True, spacing="trailing") == {"OB005"}
+    config = bundle.load(world / "model").scheduler.config
+    theirs = DDIMScheduler.from_config(config, rescale_betas_zero_snr=True).alphas_cumprod[951]
+    assert api.diagnose(tmp_path, zero_snr=True)["abar"] == pytest.approx(float(theirs)) and theirs > 0
 
 
 def test_train_leaves_a_model_a_log_and_the_way_back(world: Path, brand: Path, run: Path) -> None:

@@ -64,7 +64,8 @@ def fit(out: Path) -> None:
         write_garments(out / "held", "test", HELD)
     write_requests(out)
     api.fit(garment_folder(), TINY, out / "brand", split="train")
-    api.diagnose(out / "brand", spacing="trailing")
+    other = api.diagnose(out / "brand", zero_snr=True, spacing="trailing")
+    (out / "zero-snr.json").write_text(json.dumps(other))
     api.diagnose(out / "brand")
 
 

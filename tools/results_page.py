@@ -137,6 +137,8 @@ def page(run: Path, table: dict) -> str:
     attributes = tuple(sorted(name for name in table["real pictures"] if name.startswith("text: ")))
     words = Path(__file__).with_name("results_words.md").read_text().rstrip()
     leak = json.loads((run / "brand" / "leak.json").read_text())
+    other = " ".join(f"{one['code']} {one['title']}. {one['sentence']}"
+                     for one in json.loads((run / "zero-snr.json").read_text())["findings"])  # fmt: skip
     sigmas = ", ".join(f"{name} {one['sigma']:.1f}" for name, one in leak["classes"].items())
     count = 48 * SEEDS
     return f"""# Results on the catalogue
@@ -149,7 +151,8 @@ catalogue, as garment and as figure under {SEEDS} seeds, {count} pictures a row,
 guidance {GUIDANCE:g}, one training seed. The control is started from {len(passed(run / "held", "all"))} held-out test
 pictures' own latents under their own captions. 95 % bootstrap intervals over pictures.
 
-How far the class means stand out of the noise at the first step, in sigma (`onbrand diagnose`): {sigmas}.
+How far the class means stand out of the noise at the first step, in sigma (`onbrand diagnose`): {sigmas}. Of the same
+model's schedule rescaled to zero terminal SNR (`onbrand diagnose --zero_snr --spacing trailing`): "{other}"
 
 {words}
 

@@ -15,6 +15,7 @@ def diagnose(
     scheduler: str | None = None,
     steps: int = 20,
     spacing: str | None = None,
+    zero_snr: bool = False,
 ) -> dict[str, Any]:
     """Say whether a model that starts from noise will miss the brand's look, how badly, and what to do.
 
@@ -27,23 +28,27 @@ def diagnose(
         scheduler: diffusers' class name of the sampler, such as DPMSolverMultistepScheduler; left out: the model's own
         steps: sampling steps
         spacing: leading, trailing or linspace; left out: the scheduler's own
+        zero_snr: ask it of the model's schedule rescaled to zero terminal SNR (a model must be trained for it)
 
     Returns:
         What leak.json says: numbers by class, and the findings.
 
     Raises:
-        ValueError: a scheduler that no start can enter, with the reason.
+        ValueError: a scheduler that no start can enter, or that cannot be rescaled, with the reason.
     """
     from dataclasses import asdict
 
     from onbrand.api.inputs import open_model, prior_file
     from onbrand.core import Prior, findings, measure_leak
     from onbrand.models import bundle
-    from onbrand.models.schedule import read, with_options
+    from onbrand.models.schedule import read, rescaled, with_options
 
+    given = {"brand": brand, "model": model, "scheduler": scheduler, "steps": steps, "spacing": spacing}
+    given["zero_snr"] = zero_snr
     prior = Prior.load(prior_file(brand))
     pipe = open_model(prior.provenance.model if model is None else model, "cpu")
-    schedule = read(with_options(pipe.scheduler, scheduler, spacing), steps)
+    base = rescaled(pipe.scheduler) if zero_snr else pipe.scheduler
+    schedule = read(with_options(base, scheduler, spacing), steps)
     trained = bundle.offset_of(pipe) or {}
     window = (trained["first"], len(schedule.abars) - 1) if trained.get("gain") == "window" else None
 
@@ -75,9 +80,7 @@ def diagnose(
         "abar": schedule.abar,
         "classes": classes,
         "findings": list(found.values()),
-        "command": command(
-            diagnose, {"brand": brand, "model": model, "scheduler": scheduler, "steps": steps, "spacing": spacing}
-        ),
+        "command": command(diagnose, given),
     }
     folder = Path(brand) if Path(brand).is_dir() else Path(brand).parent
     write_json(folder / "leak.json", result)

@@ -194,6 +194,16 @@ def with_options(
     return new
 
 
+def rescaled(scheduler: Any) -> Any:
+    """A scheduler like this one whose noise schedule ends in zero SNR (Lin et al. 2023, arXiv 2305.08891).
+
+    ValueError where its class has no `rescale_betas_zero_snr`.
+    """
+    if "rescale_betas_zero_snr" not in inspect.signature(type(scheduler)).parameters:
+        raise ValueError(f"{type(scheduler).__name__} has no rescale_betas_zero_snr: take a model with DDIM")
+    return type(scheduler).from_config(scheduler.config, rescale_betas_zero_snr=True)
+
+
 def restore(record: Mapping[str, Any]) -> Any:
     """The scheduler whose class is record["class"] and whose config is the rest of `record`."""
     return _class(record["class"]).from_config({key: value for key, value in record.items() if key != "class"})
