@@ -48,7 +48,8 @@ def main() -> None:
             with torch.no_grad():
                 z = vae.encode(x).latent_dist.mean.float()
             y = vae.decode(disturbed(z, scale, generator)).sample.float()
-        return error(x, y, OVER)
+        short = (1 - y).clamp(min=0).where(x >= 1, 0.0)  # of white; beside a silhouette too
+        return error(x, y, OVER) + 6 * short.mean()
 
     run("decoder", {"vae": vae}, loss, steps=args.steps, lr=5e-4, out=args.out, ema=0.995)
     vae.save_pretrained(args.out / "vae")  # the encoder is as it was
