@@ -45,7 +45,7 @@ def open_judge(folder: str | Path) -> Reader | Scorer:
     ValueError where it is neither.
     """
     if str(folder) in SHIPPED:
-        return Network.load(Path(str(resources.files("onbrand") / "assets" / SHIPPED[str(folder)])))
+        folder = Path(str(resources.files("onbrand") / "assets" / SHIPPED[str(folder)]))
     if (Path(folder) / "reader.json").is_file():
         return Network.load(folder)
     from onbrand.models import clip  # transformers takes seconds to import: only where it is asked for
