@@ -66,6 +66,7 @@ def plan(out: Path) -> None:
         "lead": "The same stock model, the same pictures, prompts and seeds. What changed is where sampling starts, "
         "and that training knew it.",
         "rows": rows, "before": "before", "after": "after", "real": "real",
+        "numbers": ["ground", "text", "all"],
         "notes": [
             "The model is onbrand-tiny: the real classes of Stable Diffusion at 1/150 of its size, a stand-in that a "
             "laptop can train. It has never seen the brand's place, pose or light.",
