@@ -1,6 +1,7 @@
 """CLIP similarity against transformers' own way from a picture and a caption to embeddings."""
 
 import json
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
+from onbrand.data.garments import garments
+from onbrand.measure.text import open_judge
 from onbrand.models import clip
 from tiny import tiny_tokenizer
 
@@ -83,3 +86,22 @@ def test_what_is_no_clip_or_does_not_fit_is_refused(folder, pictures, tmp_path):
     assert not clip.is_clip(tmp_path) and clip.is_clip(folder)
     with pytest.raises(ValueError, match="one prompt a picture"):
         clip.load(folder)(pictures, PROMPTS[:2])
+
+
+def test_the_shipped_clip_finds_a_picture_by_its_caption_as_its_score_says():
+    """R@1 among 100 held-out pictures of the catalogue, both ways, drawn here."""
+    scorer = open_judge("garments-clip")
+    said = json.loads((resources.files("onbrand") / "assets/garment-clip/score.json").read_text())["test"]
+    pictures, rows = garments("test")
+    by_caption = {row["text"]: i for i, row in enumerate(rows)}
+    held = list(by_caption.values())
+    images, texts = scorer.embed(
+        torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255, [r["text"] for r in rows]
+    )
+    generator, found = torch.Generator().manual_seed(0), []
+    for _ in range(30):
+        some = torch.tensor(held)[torch.randperm(len(held), generator=generator)[:100]]
+        table = texts[some] @ images[some].T
+        found.append([float((table.argmax(d) == torch.arange(100)).float().mean()) for d in (1, 0)])
+    assert np.mean(found, 0) == pytest.approx([said["text to picture"], said["picture to text"]], abs=0.03)
+    assert scorer.name.startswith("garment-clip"), "scores are labelled with it"

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from onbrand.measure.reader import Reader as Network
 
-SHIPPED = {"garments": "garment-reader", "pilot": "reader"}
-"""Name of a reader that comes with the package -> its folder in `onbrand/assets/`."""
+SHIPPED = {"garments": "garment-reader", "garments-clip": "garment-clip", "pilot": "reader"}
+"""Name of a reader or CLIPModel that comes with the package -> its folder in `onbrand/assets/`."""
 
 
 class Reader(Protocol):
@@ -40,7 +40,7 @@ class Scorer(Protocol):
 
 
 def open_judge(folder: str | Path) -> Reader | Scorer:
-    """What lies in a folder: a reader (reader.json), or a CLIPModel (config.json); or a shipped reader, by its name.
+    """What lies in a folder: a reader (reader.json), or a CLIPModel (config.json); or a shipped one, by its name.
 
     ValueError where it is neither.
     """
