@@ -111,15 +111,15 @@ def test_a_property_counts_the_kinds_that_have_it_and_strays_belong_to_none(tmp_
 
 
 def test_poses_are_counted_where_people_were_asked_for() -> None:
-    """Three figures and two garments: a figure without a person, a garment with one; distances in closed form."""
+    """Three figures, one without a person, and three garments, one with a person; distances in closed form."""
     standing = torch.tensor([[[4.0, 2], [8, 2]], [[3, 5], [9, 5]], [[2, 8], [10, 8]], [[5, 8], [7, 8]],
                              [[5, 12], [7, 12]], [[5, 16], [7, 16]]])  # fmt: skip
     raised, nobody = standing.clone(), torch.full_like(standing, torch.nan)
     raised[2, :, 1] -= 6  # the wrists by a torso: sqrt(2 / 12) away
     stances = {"figure": Stance(stand(standing[None])[0], 0.5)}
-    joints = torch.stack([standing, raised, nobody, nobody, raised])
-    said = poses_of(stances, joints, ["figure"] * 3 + ["garment"] * 2, {})
-    assert said["person"]["value"] == pytest.approx(3 / 5) and said["person"]["of"] == 5
+    joints = torch.stack([standing, raised, nobody, nobody, nobody, raised])
+    said = poses_of(stances, joints, ["figure"] * 3 + ["garment"] * 3, {})
+    assert said["person"]["value"] == pytest.approx(4 / 6) and said["person"]["of"] == 6
     assert said["pose_spread"]["value"] == pytest.approx(math.sqrt((0 + 2 / 12 / 0.25) / 2)), "of those that it finds"
     assert said["pose_spread"]["of"] == 2
 

@@ -39,8 +39,8 @@ def test_a_kind_has_a_stance_where_the_net_finds_people_in_its_photos():
     nobody = torch.full_like(PERSON, torch.nan)
     apart = PERSON.clone()
     apart[JOINTS.index("wrists")] += torch.tensor([[-6.0, 0], [6, 0]])
-    joints = torch.stack([PERSON, nobody, apart, nobody, nobody, PERSON])
-    stances = learn_stances(lambda pictures: joints, torch.zeros(6, 3, 8, 8), ["a", "b", "a", "b", "b", "b"])
+    joints = torch.stack([PERSON, nobody, apart, nobody, nobody, PERSON, PERSON])
+    stances = learn_stances(lambda pictures: joints, torch.zeros(7, 3, 8, 8), ["a", "b", "a", "b", "b", "b", "b"])
     assert set(stances) == {"a"}
     assert stances["a"].spread == pytest.approx(math.sqrt(2 * 0.5**2 / 12), rel=1e-5)  # each is half of it off
 
