@@ -17,7 +17,7 @@ from onbrand.measure.reference import learn
 from onbrand.models import bundle
 
 
-@pytest.mark.filterwarnings("ignore:real photos kept back pass less often")  # of 60 a kind
+@pytest.mark.filterwarnings("ignore:real photos kept back pass less often")
 @pytest.mark.filterwarnings("ignore:.*its mean shows those pictures")  # 25 of a kind
 def test_with_a_prior_photos_may_look_as_the_autoencoder_leaves_them(tmp_path: Path) -> None:
     photos = write_garments(tmp_path / "photos", "train", 100)

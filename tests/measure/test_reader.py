@@ -1,4 +1,4 @@
-"""The shipped reader reads held-out pictures as well as its score.json says, and survives saving."""
+"""The shipped readers read held-out pictures as well as their score.json say, and survive saving."""
 
 import json
 from importlib import resources
@@ -7,10 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from onbrand.data.catalogue import garments, shown
+from onbrand.data.catalogue import COLOURS, KINDS, brand_picture, garments, photos, shown
 from onbrand.measure.reader import Reader
 from onbrand.measure.text import all_right, open_judge
 from onbrand.measure.text import read as judged
+
+
+def test_the_photos_reader_meets_its_score_on_held_out_photos():
+    said = json.loads((resources.files("onbrand") / "assets/reader/score.json").read_text())
+    (grey, kinds), colours = photos("test"), list(COLOURS)
+    tinted = np.stack([brand_picture(grey[i], colours[i % 12]) for i in range(600)])
+    read = open_judge("pilot").read(torch.from_numpy(tinted).permute(0, 3, 1, 2).float() / 255)
+    kind = np.mean([KINDS[k] == r for k, r in zip(kinds, read["kind"], strict=False)])
+    colour = np.mean([colours[i % 12] == r for i, r in enumerate(read["colour"])])
+    assert abs(kind - said["kind"]) < 0.04 and abs(colour - said["colour"]) < 0.02
+    assert kind > 0.85 and colour > 0.97
 
 
 def test_saved_reader_reads_the_same(tmp_path):

@@ -94,6 +94,13 @@ def test_half_precision_files_alone_are_found(tmp_path, pipe):
     assert bundle.fingerprint(loaded.unet) == bundle.fingerprint(pipe.unet)
 
 
+@pytest.mark.parametrize("name", bundle.SHIPPED)
+def test_shipped_models_load_and_draw(name):
+    pipe = bundle.load(name)
+    picture = pipe(["a red skirt"], num_inference_steps=1, generator=torch.Generator().manual_seed(0)).images[0]
+    assert picture.width == pipe.vae.config.sample_size and pipe.scheduler.config.prediction_type == "epsilon"
+
+
 class TestNotThere:
     def test_no_folder(self, tmp_path):
         with pytest.raises(ValueError, match=f"no model at {tmp_path / 'nothing'}: give a folder with model_index"):

@@ -43,8 +43,8 @@ def diagnose(
     from onbrand.models import bundle
     from onbrand.models.schedule import read, rescaled, with_options
 
-    given = {"brand": brand, "model": model, "scheduler": scheduler, "steps": steps, "spacing": spacing}
-    given["zero_snr"] = zero_snr
+    given = {"brand": brand, "model": model, "scheduler": scheduler, "steps": steps}
+    given |= {"spacing": spacing, "zero_snr": zero_snr}
     prior = Prior.load(prior_file(brand))
     pipe = open_model(prior.provenance.model if model is None else model, "cpu")
     base = rescaled(pipe.scheduler) if zero_snr else pipe.scheduler

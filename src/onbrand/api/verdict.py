@@ -79,8 +79,8 @@ def check(
     size = fitted.provenance.resolution if fitted else size_of_first(pictures)
     made = open_pictures(pictures, size, fitted)
     brand = Path(prior) if prior is not None and Path(prior).is_dir() else None
-    reference = open_reference(against, size, fitted, pipe, brand, split)
     stances = open_stances(net, against, size, fitted, split) if net else None
+    reference = open_reference(against, size, fitted, pipe, brand, split)
     content = judge_pictures(made, reference, fitted, pipe, judge, stances, net(made.pixels) if net else None)
     given = {"pictures": pictures, "against": against, "require": require, "prior": prior, "model": model}
     content |= {
