@@ -20,7 +20,7 @@ from onbrand.core import Prior
 from onbrand.data.images import to_picture, to_tensor
 from onbrand.generate.config import GenerateConfig
 from onbrand.generate.start import start
-from onbrand.models import bundle
+from onbrand.models import bundle, codec
 from onbrand.report.folder import read
 from onbrand.train.config import LogConfig, TrainConfig
 from tiny import tiny_pipeline
@@ -81,11 +81,11 @@ def test_fit_writes_what_was_fitted(world: Path, brand: Path) -> None:
     for i in range(0, COUNT, 2):
         picture = open_picture(world / "photos" / f"{i:03d}.png")
         assert isinstance(picture, Image.Image)
-        x0.append(bundle.to_x0(pipe, bundle.encode(pipe, to_tensor(pad(picture, (16, 16)))[None])[0]))
+        x0.append(codec.to_x0(pipe, codec.encode(pipe, to_tensor(pad(picture, (16, 16)))[None])[0]))
     mean = torch.cat(x0).mean(0)
     assert torch.allclose(prior.mean("block")[0], mean, atol=1e-5)
     drawn = np.asarray(Image.open(brand / "means" / "block.png")).astype(int)
-    assert np.abs(drawn - np.asarray(to_picture(bundle.decode(pipe, mean[None])[0])).astype(int)).max() <= 1
+    assert np.abs(drawn - np.asarray(to_picture(codec.decode(pipe, mean[None])[0])).astype(int)).max() <= 1
 
 
 def test_fit_again_encodes_nothing(world: Path, brand: Path, capsys: pytest.CaptureFixture[str]) -> None:

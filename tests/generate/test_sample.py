@@ -12,7 +12,7 @@ from onbrand.generate.config import GenerateConfig
 from onbrand.generate.requests import Request
 from onbrand.generate.sample import plan, run, sample
 from onbrand.generate.start import generator_for, start
-from onbrand.models import bundle
+from onbrand.models import codec
 from onbrand.models.schedule import with_options
 
 REQUESTS = [Request(f"garment, item {seed}", seed, negative_prompt="blue" if seed % 2 else "") for seed in range(5)]
@@ -35,7 +35,7 @@ def test_a_picture_is_what_the_pipeline_makes_of_the_start(pipe, prior, options)
         (0, "garment", (0, 2)),
         (1, "garment", (0, 2)),
     ]
-    assert made[0].image.tobytes() == to_picture(bundle.decode(pipe, made[0].latents[None])[0]).tobytes()
+    assert made[0].image.tobytes() == to_picture(codec.decode(pipe, made[0].latents[None])[0]).tobytes()
 
 
 @pytest.mark.parametrize("options", [{}, {"eta": 1.0}, {"scheduler": "EulerAncestralDiscreteScheduler"},

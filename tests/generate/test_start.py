@@ -16,7 +16,7 @@ from diffusers import (
 )
 
 from onbrand.generate.start import generator_for, noise_for, start
-from onbrand.models.bundle import embed
+from onbrand.models.codec import embed
 from tiny import tiny_pipeline, tiny_prior
 
 PROMPTS = ["garment, a red coat", "garment on a person, a blue dress", "garment, a sandal"]

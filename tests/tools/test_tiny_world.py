@@ -1,26 +1,14 @@
 """The world that onbrand-tiny learns from: fixed by its seed, truthful in words, and not the brand's."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from onbrand.data.garments import garments
 
-FOLDER = Path(__file__).parents[2] / "tools" / "tiny"
-
 
 @pytest.fixture(scope="module")
-def world():
-    before, sys.path[:0] = set(sys.modules), [str(FOLDER)]
-    import world
-
-    yield world
-    sys.path.remove(str(FOLDER))
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(FOLDER.parent):
-            del sys.modules[name]  # their short names are free again
+def world(tiny_tool):
+    return tiny_tool("world")
 
 
 @pytest.fixture(scope="module")

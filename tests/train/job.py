@@ -15,7 +15,8 @@ from onbrand.core.prior import Prior
 from onbrand.data.encode import encode_all
 from onbrand.data.latents import Key, Store
 from onbrand.data.records import read_folder
-from onbrand.models.bundle import encode, fingerprint, load
+from onbrand.models.bundle import fingerprint, load
+from onbrand.models.codec import encode
 from onbrand.train.config import EngineConfig, LogConfig, LossConfig, OptimConfig, TrainConfig
 from tiny import tiny_pipeline, tiny_prior
 

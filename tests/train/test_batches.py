@@ -7,7 +7,7 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from job import CLASSES, COUNT, open_all, settings
 
-from onbrand.models.bundle import embed
+from onbrand.models.codec import embed
 from onbrand.train import draws
 from onbrand.train.batches import Batches
 from onbrand.train.captions import Captions

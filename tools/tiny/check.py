@@ -20,7 +20,8 @@ from onbrand.generate.config import GenerateConfig
 from onbrand.measure.intervals import mean
 from onbrand.measure.lab import distance, lab_of, to_lab
 from onbrand.measure.text import all_right, open_judge, read
-from onbrand.models.bundle import decode, encode, load, to_x0
+from onbrand.models.bundle import load
+from onbrand.models.codec import decode, encode, to_x0
 
 ASKED = 200
 CLASS = "any picture"

@@ -51,7 +51,7 @@ def fit(
     from onbrand.api.inputs import LATENTS, PRIOR, encode_photos, open_model, processes, say_summary, size_of
     from onbrand.core import Fitter, Prior, Provenance
     from onbrand.data.latents import iterate
-    from onbrand.models import bundle
+    from onbrand.models import codec
 
     given = {"photos": photos, "model": model, "out": out, "k": k}
     options = {"split": split, "resolution": resolution, "flip": flip}
@@ -67,7 +67,7 @@ def fit(
     say_summary(summary)
 
     for mean, _, records in tqdm(iterate(store, summary.used, 512), "fit", unit=" batches"):
-        fitter.update(bundle.to_x0(pipe, mean), [record.class_name for record in records])
+        fitter.update(codec.to_x0(pipe, mean), [record.class_name for record in records])
     gaussians = fitter.finish()
     text = fit_text(pipe, store, summary.used, gaussians)
     provenance = Provenance(

@@ -17,7 +17,7 @@ from onbrand.core import Conditional, ConditionalFitter, Gaussian, Prior
 from onbrand.data.images import RGB, Refused, ground_of, open_picture, to_picture
 from onbrand.data.latents import Store, iterate
 from onbrand.data.records import Record
-from onbrand.models.bundle import decode, embed, to_x0, warn_long
+from onbrand.models.codec import decode, embed, to_x0, warn_long
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline

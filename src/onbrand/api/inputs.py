@@ -14,7 +14,7 @@ from onbrand.core import Prior
 from onbrand.data.encode import encode_all
 from onbrand.data.latents import Key, Store, Summary
 from onbrand.data.records import Record, read_folder
-from onbrand.models import bundle
+from onbrand.models import bundle, codec
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -96,8 +96,8 @@ def encode_records(
     store = Store(folder, Key(bundle.fingerprint(pipe.vae), size, flip))
     state = processes(pipe)
     rank, world = (state.process_index, state.num_processes) if state else (0, 1)
-    with bundle.channels_last(pipe.vae):
-        summary = encode_all(records, lambda part: bundle.encode(pipe, part), store, batch, rank == 0, rank, world)
+    with codec.channels_last(pipe.vae):
+        summary = encode_all(records, lambda part: codec.encode(pipe, part), store, batch, rank == 0, rank, world)
     if state:
         state.wait_for_everyone()
         store.reload()

@@ -25,7 +25,7 @@ from onbrand.data.records import Record, read_folder
 from onbrand.generate import manifest
 from onbrand.measure.joints import Net, Stance, learn_stances
 from onbrand.measure.reference import Reference, learn
-from onbrand.models.bundle import channels_last, decode, encode, to_x0
+from onbrand.models.codec import channels_last, decode, encode, to_x0
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline

@@ -21,7 +21,7 @@ from onbrand.generate.requests import Request
 from onbrand.generate.sample import Picture, Plan, plan, run, scheduled
 from onbrand.generate.settings import compare, dtype_of, fingerprints, settings_of, short
 from onbrand.generate.trace import Trace
-from onbrand.models.bundle import decode
+from onbrand.models.codec import decode
 from onbrand.models.schedule import restore
 
 if TYPE_CHECKING:

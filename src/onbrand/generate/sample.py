@@ -19,7 +19,8 @@ from onbrand.generate.guard import check_effect, check_prior, check_trained
 from onbrand.generate.requests import Request
 from onbrand.generate.start import begin, classes_of, components, generator_for
 from onbrand.generate.trace import Recorder, Trace
-from onbrand.models.bundle import decode, offset_of, warn_long
+from onbrand.models.bundle import offset_of
+from onbrand.models.codec import decode, warn_long
 from onbrand.models.schedule import Schedule, describe, set_steps, with_options
 
 if TYPE_CHECKING:

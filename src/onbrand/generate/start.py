@@ -11,7 +11,8 @@ from torch import Tensor
 
 from onbrand.generate.config import Start
 from onbrand.generate.guard import check_effect, check_prior, check_trained
-from onbrand.models.bundle import embed, encode, offset_of, to_x0
+from onbrand.models.bundle import offset_of
+from onbrand.models.codec import embed, encode, to_x0
 from onbrand.models.schedule import describe, latents_for, set_steps
 
 if TYPE_CHECKING:

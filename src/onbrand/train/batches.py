@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from onbrand.models.bundle import to_x0
+from onbrand.models.codec import to_x0
 
 from . import draws
 from .captions import Captions

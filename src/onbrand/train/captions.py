@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from onbrand.models.bundle import embed
+from onbrand.models.codec import embed
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
