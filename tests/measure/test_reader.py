@@ -14,10 +14,10 @@ from onbrand.measure.text import read as judged
 
 
 def test_the_photos_reader_meets_its_score_on_held_out_photos():
-    said = json.loads((resources.files("onbrand") / "assets/reader/score.json").read_text())
+    said = json.loads((resources.files("onbrand") / "assets/photos-reader/score.json").read_text())
     (grey, kinds), colours = photos("test"), list(COLOURS)
     tinted = np.stack([brand_picture(grey[i], colours[i % 12]) for i in range(600)])
-    read = open_judge("pilot").read(torch.from_numpy(tinted).permute(0, 3, 1, 2).float() / 255)
+    read = open_judge("photos").read(torch.from_numpy(tinted).permute(0, 3, 1, 2).float() / 255)
     kind = np.mean([KINDS[k] == r for k, r in zip(kinds, read["kind"], strict=False)])
     colour = np.mean([colours[i % 12] == r for i, r in enumerate(read["colour"])])
     assert abs(kind - said["kind"]) < 0.04 and abs(colour - said["colour"]) < 0.02

@@ -49,7 +49,7 @@ def demo(tmp_path: Path) -> Path:
         Image.new("RGB", (8, 8)).save(trace / f"{step:02d}-t{t}-xt.png")
     (folder / "brand" / "means").mkdir(parents=True)
     Image.new("RGB", (8, 8), (255, 255, 255)).save(folder / "brand" / "means" / "product photo.png")
-    fit = {"model": "pilot", "resolution": [8, 8], "k": 4, "used": 1200, "classes": {"product photo": {"count": 1200}}}
+    fit = {"model": "tiny", "resolution": [8, 8], "k": 4, "used": 1200, "classes": {"product photo": {"count": 1200}}}
     fit |= {"refused": [{"file": "photos/<b>.png", "reason": "truncated"}], "versions": {"torch": "2.13.0"}}
     (folder / "brand" / "fit.json").write_text(json.dumps(fit))
     leak = {"classes": {"product photo": {"sigma": 6.5, "k_worth": 2, "mean_power": [9, 1], "spread_power": [4, 0.5]}}}

@@ -50,7 +50,7 @@ def check(
         json: print what check.json says instead of the table
         prior: the brand's folder (or its prior.safetensors), for kind, variety and distance
         model: model whose autoencoder encodes for the prior; left out: the one that the brand was fitted with
-        reader: folder with reader.json or of a CLIPModel, or shipped: garments, garments-clip, pilot (photos)
+        reader: folder with reader.json or of a CLIPModel, or shipped: garments, garments-clip, photos
         split: which part of `against`, as for `fit`
         pose: pose net for figures: pose_landmark_full.tflite, or the mediapipe wheel that holds it (onbrand[pose])
         device: cuda, cpu, ..., for the autoencoder; left out: a GPU where there is one

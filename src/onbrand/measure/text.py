@@ -13,7 +13,7 @@ from torch import Tensor
 
 from onbrand.measure.reader import Reader as Network
 
-SHIPPED = {"garments": "garment-reader", "garments-clip": "garment-clip", "pilot": "reader"}
+SHIPPED = {"garments": "garment-reader", "garments-clip": "garment-clip", "photos": "photos-reader"}
 """Name of a reader or CLIPModel that comes with the package -> its folder in `onbrand/assets/`."""
 
 

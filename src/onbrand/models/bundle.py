@@ -25,7 +25,7 @@ from onbrand.models.record import offset_of as offset_of
 if TYPE_CHECKING:
     from onbrand.core.prior import Prior
 
-SHIPPED = ("tiny", "pilot")
+SHIPPED = ("tiny",)
 """Models that come with the package, by name, in `onbrand/assets/`."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _known: weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]] = weakref.WeakKeyDictionary()
@@ -38,7 +38,7 @@ def load(
 
     `model`: a folder in diffusers' layout (or a run folder that holds one in `model/`), a single .safetensors or
     .ckpt file (with `config`, a folder in diffusers' layout, nothing is asked of the Hub), the name of a shipped
-    model ("pilot", "tiny"), or a Hub id "owner/name". Only a Hub id uses the network; no code of the model is run.
+    model (SHIPPED), or a Hub id "owner/name". Only a Hub id uses the network; no code of the model is run.
     ValueError that says what was looked for, if there is no such model or it is of another kind.
     """
     if dtype not in DTYPES:

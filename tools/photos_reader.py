@@ -1,4 +1,4 @@
-"""The reader of kind and colour, trained on real tinted photos only; its score on held-out ones is the truth."""
+"""The photos' reader: kind and colour, off real tinted photos only; its score on held-out ones is the truth."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from steps import run
 from torch.nn import functional as F
 
 from onbrand.data.catalogue import COLOURS, KINDS, brand_picture, photos, tint_of
 from onbrand.measure.reader import Reader
+from tiny.steps import run
 
 
 def real(split: str, source: str | None, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,7 +26,7 @@ def real(split: str, source: str | None, seed: int) -> tuple[torch.Tensor, torch
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs/pilot"))
+    parser.add_argument("--out", type=Path, default=Path("runs/photos"))
     parser.add_argument("--photos", help="folder of Fashion-MNIST's idx files; default: the embedded part")
     parser.add_argument("--steps", type=int, default=1500)
     args = parser.parse_args()
