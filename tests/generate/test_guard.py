@@ -1,4 +1,4 @@
-"""Offset-trained weights refuse a start outside their window and warn of one that is not theirs."""
+"""Offset-trained weights refuse a start outside their window and warn of one not theirs; what the hand-off refuses."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import warnings
 import pytest
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
+from onbrand.generate.config import GenerateConfig
+from onbrand.generate.handoff import HandOff
+from onbrand.generate.requests import Request
+from onbrand.generate.sample import sample
 from onbrand.generate.start import start
 from onbrand.models import bundle
 from onbrand.models.schedule import with_options
@@ -105,3 +109,64 @@ def test_weights_carry_their_window(pipe, prior, tmp_path, quiet):
     with pytest.raises(ValueError, match="OB003"):
         start(loaded, prior, ["garment"], seeds=[1], num_inference_steps=10)
     start(loaded, prior, ["garment"], seeds=[1], num_inference_steps=10, offset=None)
+
+
+REQUESTS = [Request("garment", 3), Request("garment", 4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("PNDMScheduler", {}, "got PNDMScheduler: take one of these"),
+        ("HeunDiscreteScheduler", {}, "got HeunDiscreteScheduler: take one"),
+        ("LMSDiscreteScheduler", {}, "got LMSDiscreteScheduler: take one"),
+        ("DDPMScheduler", {}, "got DDPMScheduler: take one"),
+        ("EulerAncestralDiscreteScheduler", {}, "got EulerAncestralDiscreteScheduler: take one"),
+        ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, "draws noise: set 'dpmsolver\\+\\+'"),
+        ("DDIMScheduler", {"clip_sample": True}, "clips x0_hat but not the noise: set clip_sample=False"),
+        ("DDIMScheduler", {"thresholding": True}, "clips x0_hat but not the noise"),
+        ("UniPCMultistepScheduler", {"solver_p": DDIMScheduler()}, "set solver_p=None"),
+    ],
+)
+def test_schedulers_that_the_hand_off_cannot_follow(pipe, prior, name, options, said):
+    pipe = copy.copy(pipe)
+    made = with_options(pipe.scheduler, name, None if name == "PNDMScheduler" else "trailing")
+    pipe.scheduler = type(made).from_config(made.config, **options)
+    latents = start(pipe, prior, ["garment"] * 2, seeds=[3, 4], offset=WINDOW)
+    for refused in (
+        lambda: HandOff(pipe, latents, seeds=[3, 4], offset=WINDOW),
+        lambda: sample(pipe, prior, REQUESTS, GenerateConfig(handoff=True), WINDOW),
+    ):
+        with pytest.raises(ValueError, match=f"finds x0_hat from a deterministic first-order step, as DDIM.*{said}"):
+            refused()
+
+
+@pytest.mark.parametrize(
+    ("offset", "said"),
+    [
+        (None, "these were trained plainly"),
+        ({"gain": "constant", "kind": "mean", "start": 951}, "a constant gain, which"),
+    ],
+)
+def test_weights_that_the_hand_off_is_not_for(pipe, prior, offset, said):
+    latents = start(pipe, prior, ["garment"] * 2, seeds=[3, 4])
+    with pytest.raises(ValueError, match=f"offset-trained with the window gain; .*{said}.*leave the hand-off out"):
+        HandOff(pipe, latents, seeds=[3, 4], offset=offset)
+    with pytest.raises(ValueError, match=said):
+        sample(pipe, prior, REQUESTS, GenerateConfig(handoff=True), offset)
+
+
+def test_other_mistakes_with_the_hand_off(pipe, prior):
+    latents = start(pipe, prior, ["garment"] * 2, seeds=[3, 4])
+    with pytest.raises(
+        ValueError, match="950 or later .*; 10 steps of DDIMScheduler start at 901. Take num_inference_st"
+    ):
+        HandOff(pipe, latents, seeds=[3, 4], num_inference_steps=10, offset=WINDOW)
+    with pytest.warns(UserWarning, match="this start is noise"), pytest.raises(ValueError, match="950 or later"):
+        sample(pipe, prior, REQUESTS, GenerateConfig(steps=10, start="noise", handoff=True), WINDOW)
+    with pytest.raises(ValueError, match="a seed for each of 2 latents; got 1"):
+        HandOff(pipe, latents, seeds=3, offset=WINDOW)
+    with pytest.raises(ValueError, match="those of seed 5 hold another: give the seeds"):
+        HandOff(pipe, latents, seeds=[3, 5], offset=WINDOW)
+    with pytest.raises(ValueError, match="without fresh noise: leave eta 0; got 0.5"):
+        GenerateConfig(handoff=True, eta=0.5)

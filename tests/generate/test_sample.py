@@ -126,6 +126,15 @@ def test_image_start_from_files(pipe, prior, tmp_path):
     latents = start(pipe, prior, seeds=[0, 1], classes="garment", kind="image", images=rounded, num_inference_steps=2)
     theirs = pipe(["garment"] * 2, latents=latents, num_inference_steps=2, guidance_scale=1.0, output_type="latent")
     torch.testing.assert_close(torch.stack([picture.latents for picture in made]), theirs.images)
+    projected = list(sample(pipe, prior, requests, GenerateConfig(steps=2, guidance=1.0, start="image", k=2)))
+    latents = start(
+        pipe, prior, seeds=[0, 1], classes="garment", kind="image", images=rounded, num_inference_steps=2, k=2
+    )
+    theirs = pipe(["garment"] * 2, latents=latents, num_inference_steps=2, guidance_scale=1.0, output_type="latent")
+    torch.testing.assert_close(torch.stack([picture.latents for picture in projected]), theirs.images)
+    assert not torch.allclose(projected[0].latents, made[0].latents, atol=1e-3)
+    with pytest.raises(ValueError, match="needs a prior"):
+        sample(pipe, None, requests, GenerateConfig(start="image", k=2))
     files[1].write_bytes(b"no picture")
     with pytest.raises(ValueError, match="an image start needs pictures: .*1.png"):
         list(sample(pipe, prior, requests, config))

@@ -148,6 +148,28 @@ def test_image_start_is_the_vaes_mode(pipe, prior, pictures):
         start(pipe, prior, PROMPTS, seeds=SEEDS, kind="image", images=torch.zeros(3, 3, 24, 24))
 
 
+def test_image_start_projected_on_components(pipe, prior, pictures):
+    """Figs. 2, 3: what k components make of a picture, by hand: no seed in it; whole again with k left out."""
+    whole = x_start_of(pipe, prior, kind="image", images=pictures)
+    for k in (1, 3):
+        projected = x_start_of(pipe, prior, kind="image", images=pictures, k=k)
+        for x_start, latent, name in zip(projected, whole, CLASSES, strict=True):
+            gaussian = prior.gaussians[name]
+            axes = gaussian.components[:k].flatten(1)
+            rest = (latent - gaussian.mean).flatten()
+            expected = gaussian.mean + (axes.T @ (axes @ rest)).view(4, 8, 8)
+            torch.testing.assert_close(x_start, expected, rtol=1e-3, atol=5e-3)
+    with pytest.raises(ValueError, match="'image' takes k = 1..3, as many as were fitted; got 4"):
+        start(pipe, prior, PROMPTS, seeds=SEEDS, kind="image", images=pictures, k=4)
+    with pytest.raises(ValueError, match="an image start of k = 3 components needs a prior"):
+        start(pipe, None, seeds=SEEDS, kind="image", images=pictures, k=3)
+    trained = {"gain": "window", "kind": "pca", "k": 2, "first": 950}
+    with pytest.warns(UserWarning, match=r"from pca \(k=2\); this start is image$"):
+        start(pipe, prior, PROMPTS, seeds=SEEDS, kind="image", images=pictures, offset=trained)
+    with pytest.warns(UserWarning, match=r"this start is image \(k=2\)$"):
+        start(pipe, prior, PROMPTS, seeds=SEEDS, kind="image", images=pictures, k=2, offset=trained)
+
+
 def test_literal_alpha(pipe, prior):
     """Eq. 8 as printed: abar_999 = .00466 (METHOD.md), though 20 steps start at 951."""
     latents = start(pipe, prior, PROMPTS, seeds=SEEDS, literal=True)

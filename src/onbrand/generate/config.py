@@ -16,7 +16,8 @@ class GenerateConfig:
     Attributes:
         start: x_start: none (noise), the class mean, a draw of its first components (pca), the class's mean given the
             prompt (text), or each request's own picture (image)
-        k: components of a pca start; null: as many as the weights were trained with, else 3
+        k: components of a pca start, or that an image start is projected on; null: as many as the weights were
+            trained with, else 3 (pca), or the whole latent (image)
         residual: with start text, also draw what the text leaves open
         literal: the paper's alpha_T, abar at T-1, instead of the abar of the first inference timestep
         steps: inference steps
@@ -26,6 +27,8 @@ class GenerateConfig:
         guidance: classifier-free guidance scale; 1 or less: none
         eta: DDIM's eta in [0, 1]: 0 deterministic, 1 as random as DDPM
         batch: pictures made at a time; the last bits of a picture depend on it
+        handoff: out of the window that the weights were trained with, go on from the noise drawn instead of the one
+            estimated (window gain; DDIM, Euler, DPM++ 2M or UniPC)
         trace: how many pictures, from the first on, also leave x_t and x0_hat of every step
     """
 
@@ -40,6 +43,7 @@ class GenerateConfig:
     guidance: float = 7.5
     eta: float = 0.0
     batch: int = 8
+    handoff: bool = False
     trace: int = 0
 
     def __post_init__(self) -> None:
@@ -52,3 +56,5 @@ class GenerateConfig:
                 raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in [0, 1]; got {self.eta}")
+        if self.handoff and self.eta:
+            raise ValueError(f"the hand-off finds x0_hat from a step without fresh noise: leave eta 0; got {self.eta}")

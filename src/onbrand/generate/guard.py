@@ -82,4 +82,4 @@ def check_trained(
 
 
 def _say(kind: str, k: int) -> str:
-    return f"{kind} (k={k})" if kind == "pca" else kind
+    return f"{kind} (k={k})" if kind in ("pca", "image") and k else kind

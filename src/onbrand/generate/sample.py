@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 from onbrand.data.images import Refused, open_picture, pad, to_picture, to_tensor
 from onbrand.generate.config import GenerateConfig
 from onbrand.generate.guard import check_effect, check_prior, check_trained
+from onbrand.generate.handoff import HandOff, check
 from onbrand.generate.requests import Request
 from onbrand.generate.start import begin, classes_of, components, generator_for
 from onbrand.generate.trace import Recorder, Trace
@@ -97,6 +98,8 @@ def plan(
             raise ValueError(f"an image start needs a picture a request; {len(missing)} lack one, as {missing[0]}")
     check_effect(config.start, schedule)
     check_trained(scheduler, schedule, config.steps, config.start, k, prior, trained)
+    if config.handoff:
+        check(live, trained)
     warn_long(pipe, prompts)
     return Plan(pipe, prior, requests, config, live, schedule, classes, k, trained)
 
@@ -150,6 +153,11 @@ def _batch(plan: Plan, batch: range) -> list[Picture]:
     with scheduled(pipe, copy.deepcopy(plan.scheduler)):
         if hasattr(pipe.scheduler, "noise_sampler_seed"):
             pipe.scheduler.noise_sampler_seed = [generator.initial_seed() for generator in generators]
+        callbacks: list[Callable[..., dict[str, Any]]] = []
+        if config.handoff:
+            callbacks.append(HandOff(pipe, latents, seeds=seeds, num_inference_steps=config.steps, offset=plan.offset))
+        if traced:  # last: it is to see what the network goes on from
+            callbacks.append(recorder)
         with recorder.attached(pipe):
             x0 = pipe(
                 prompts,
@@ -160,7 +168,7 @@ def _batch(plan: Plan, batch: range) -> list[Picture]:
                 eta=config.eta,
                 generator=generators,
                 output_type="latent",
-                callback_on_step_end=recorder if traced else None,
+                callback_on_step_end=_in_turn(callbacks) if callbacks else None,
             ).images
     if not bool(torch.isfinite(x0).all()):
         raise ValueError(f"the network overflows in {pipe.unet.dtype}: load the model with dtype='float32'")
@@ -178,6 +186,17 @@ def _batch(plan: Plan, batch: range) -> list[Picture]:
         )
         for place, index in enumerate(batch)
     ]
+
+
+def _in_turn(callbacks: Sequence[Callable[..., dict[str, Any]]]) -> Callable[..., dict[str, Any]]:
+    """One callback_on_step_end of several: each is given what those before it made."""
+
+    def call(pipe: Any, step: int, timestep: Any, given: dict[str, Any]) -> dict[str, Any]:
+        for callback in callbacks:
+            given = {**given, **callback(pipe, step, timestep, given)}
+        return given
+
+    return call
 
 
 def _images(plan: Plan, requests: Sequence[Request]) -> Tensor:

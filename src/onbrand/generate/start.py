@@ -43,7 +43,8 @@ def start(
 
     kind: what x_start is. "noise": none, the pipeline's own start. "mean": the class mean. "pca": a draw from the
     class's first `k` components (the number trained with, else 3). "text": the class's mean given the prompt; with
-    `residual` a draw of what the text leaves open too. "image": `images` (B or 1, 3, H, W) in [-1, 1], encoded.
+    `residual` a draw of what the text leaves open too. "image": `images` (B or 1, 3, H, W) in [-1, 1], encoded;
+    with `k` projected on the class's first `k` components.
     classes: a name a picture, or one for all; None: each prompt's prefix says it.
     literal: Eq. 8 with the paper's abar_{T-1} instead of the abar of the first inference timestep.
     offset: how the weights were offset-trained; "recorded": as the pipeline's folder says; None: plainly.
@@ -87,6 +88,9 @@ def begin(
     else:
         if kind == "image":
             x_start = _encoded(pipe, prior, images, len(seeds))
+            if k:
+                assert prior is not None and classes is not None
+                x_start = prior.project(x_start, classes, k)
         else:
             assert prior is not None and classes is not None
             x_start = _drawn(pipe, prior, prompts, classes, seeds, kind, k, residual)
@@ -126,14 +130,21 @@ def classes_of(
 
 
 def components(prior: Prior | None, kind: Start, k: int | None, offset: Mapping[str, Any] | None) -> int:
-    """How many components a pca start draws: k, or the number trained with, or 3 (fewer if fitted); 0 for others."""
-    if kind != "pca" or prior is None:
+    """How many components a start has: a pca start k, or the number trained with, or 3 (fewer if fitted); an image
+    start k, or 0 for its whole latent; 0 for others. ValueError where that many were not fitted."""
+    if kind == "image" and k is not None and prior is None:
+        raise ValueError(
+            f"an image start of k = {k} components needs a prior: give one, or leave k out (the whole latent)"
+        )
+    if prior is None or kind not in ("pca", "image") or (kind == "image" and k is None):
         return 0
     if k is None:
         trained = offset.get("k") if offset is not None and offset["kind"] == "pca" else None
         k = trained or min(3, prior.k)
     if not 1 <= k <= prior.k:
-        raise ValueError(f"a pca start takes k = 1..{prior.k}, as many as were fitted; got {k}: fit with a larger k")
+        raise ValueError(
+            f"the start {kind!r} takes k = 1..{prior.k}, as many as were fitted; got {k}: fit with a larger k"
+        )
     return k
 
 
