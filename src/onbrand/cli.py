@@ -17,7 +17,15 @@ from onbrand import __version__, api
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-VERBS: tuple[Callable[..., Any], ...] = (api.fit, api.diagnose, api.train, api.generate, api.check, api.report)
+VERBS: tuple[Callable[..., Any], ...] = (
+    api.fit,
+    api.diagnose,
+    api.train,
+    api.generate,
+    api.check,
+    api.compare,
+    api.report,
+)
 """In the order of the work."""
 EXPECTED = (ValueError, OSError, FloatingPointError)
 """Errors that are the user's to mend: one line, no traceback."""

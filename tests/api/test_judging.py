@@ -48,10 +48,10 @@ def test_text_is_judged_where_it_is_asked_for() -> None:
     made = {}
     for name, prompts in asked.items():
         shown = Pictures([str(i) for i in range(40)], images, pixels, prompts, [""] * 40)
-        made[name] = judge_pictures(shown, reference, None, None, reader)
+        made[name] = judge_pictures(shown, reference, None, None, [reader])
     told = [{"colour": rows[i]["colour"]} for i in plain]  # outweighs the prompt, whose kind is wrong
     shown = Pictures([str(i) for i in range(40)], images, pixels, wrong, [""] * 40, told)
-    said = judge_pictures(shown, reference, None, None, reader)
+    said = judge_pictures(shown, reference, None, None, [reader])
     assert said["properties"]["text"]["share"] > 0.9 and set(said["attributes"]) == {"colour"}
     assert set(made["right"]["attributes"]) == {"kind", "colour"} and made["wrong"]["attributes"]["kind"]["share"] < 0.1
     share = {name: said["properties"].get("text", {}).get("share") for name, said in made.items()}

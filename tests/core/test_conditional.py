@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import subspace_angles
+from sklearn.cross_decomposition import CCA
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
-from onbrand.core import ConditionalFitter, Gaussian
+from onbrand.core import ConditionalFitter, Gaussian, regression
 
 N, E, K = 230, 9, 4
 
@@ -131,3 +133,65 @@ def test_wrong_input_is_refused(gaussian, pairs):
         ours.mean(gaussian, text[:2, :5])
     with pytest.raises(ValueError, match=r"\(2, 4\): got \(2, 3\)"):
         ours.draw(gaussian, text[:2], torch.zeros(2, 3))
+
+
+class TestLowerRank:
+    def fitted(self, gaussian, text, x0, alpha=10.0, **more):
+        fitter = ConditionalFitter(gaussian)
+        fitter.update(text, x0, torch.arange(len(text)))
+        return fitter.finish((alpha,), **more)
+
+    @pytest.mark.parametrize("method", ["reduced-rank", "cca"])
+    def test_the_full_rank_is_ridge(self, gaussian, pairs, method, monkeypatch):
+        monkeypatch.setattr(regression, "RANKS", ())
+        text, x0, y = pairs
+        ours = self.fitted(gaussian, text, x0, method=method)
+        np.testing.assert_allclose(ours.weight, Ridge(10.0).fit(text.numpy(), y.numpy()).coef_.T, atol=2e-4)
+
+    @pytest.mark.parametrize("rank", [1, 2, 3])
+    def test_cca_finds_scikit_learns_canonical_directions(self, gaussian, pairs, rank):
+        text, x0, y = pairs
+        ridge = regression._Ridge(sums_of(gaussian, text, x0))
+        weight = ridge.solve(1e-8, True, rank)[0].numpy()
+        theirs = CCA(rank, scale=False, max_iter=5000, tol=1e-12).fit(text.numpy(), y.numpy())
+        angles = subspace_angles(np.linalg.svd(weight)[0][:, :rank], theirs.x_rotations_)
+        assert angles.max() < 1e-3
+        assert np.linalg.matrix_rank(weight, tol=1e-6) == rank
+        t, z = text.numpy() - text.numpy().mean(0), y.numpy() - y.numpy().mean(0)
+        variates = t @ theirs.x_rotations_
+        best = variates @ np.linalg.lstsq(variates, z, rcond=None)[0]
+        np.testing.assert_allclose(t @ weight, best, atol=1e-3 * np.abs(best).max())
+
+    @pytest.mark.parametrize("rank", [1, 2])
+    def test_reduced_rank_is_the_best_fit_of_its_rank(self, gaussian, pairs, rank):
+        """Eckart-Young: the fitted values of least squares, cut to their leading singular directions."""
+        text, x0, y = pairs
+        weight = regression._Ridge(sums_of(gaussian, text, x0)).solve(1e-8, False, rank)[0].numpy()
+        t, z = text.numpy() - text.numpy().mean(0), y.numpy() - y.numpy().mean(0)
+        fitted = t @ np.linalg.lstsq(t, z, rcond=None)[0]
+        u, s, v = np.linalg.svd(fitted, full_matrices=False)
+        np.testing.assert_allclose(t @ weight, (u[:, :rank] * s[:rank]) @ v[:rank], atol=1e-3)
+
+    def test_one_direction_of_few_pairs_is_found_with_one_rank(self, gaussian):
+        generator = torch.Generator().manual_seed(5)
+        text, far = torch.randn(60, E, generator=generator), torch.randn(2000, E, generator=generator)
+        truth = torch.outer(torch.randn(E, generator=generator), torch.tensor([1.0, -1, 1, 0.5]))
+        y = text @ truth + 4 * torch.randn(60, K, generator=generator)
+        off = {}
+        for method in ("ridge", "reduced-rank"):
+            fitter = ConditionalFitter(gaussian)
+            fitter.update(text, gaussian.place(y), torch.arange(60))
+            made = fitter.finish((1e-2, 1.0, 1e2), method=method, shrink=False)
+            off[method] = float(((far - made.text_mean) @ made.weight + made.intercept - far @ truth).square().mean())
+            assert (made.shrink == 1).all()
+        assert off["reduced-rank"] < off["ridge"]
+
+    def test_another_method_is_refused(self, gaussian, pairs):
+        with pytest.raises(ValueError, match="one of ridge, reduced-rank, cca; got 'lasso'"):
+            self.fitted(gaussian, *pairs[:2], method="lasso")
+
+
+def sums_of(gaussian, text, x0) -> regression.Sums:
+    fitter = ConditionalFitter(gaussian)
+    fitter.update(text, x0, torch.zeros(len(text), dtype=torch.int64))
+    return fitter._folds[0]

@@ -108,8 +108,8 @@ def test_a_constant_gain_from_elsewhere_is_found():
     t = timesteps(DDIMScheduler, 50)
     found = {finding.code: finding for finding in start(t, start_trained=951)}
     assert "trained to start at timestep 951 and starts at 981" in found["OB006"].sentence
-    assert "overshoot" in found["OB006"].sentence
-    assert "fall short" in start(timesteps(DDIMScheduler, 20), start_trained=999)[-1].sentence
+    assert "exaggerated" in found["OB006"].sentence
+    assert "damped" in start(timesteps(DDIMScheduler, 20), start_trained=999)[-1].sentence
 
 
 def test_timesteps_that_differ_by_rounding_are_one():

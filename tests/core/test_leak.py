@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from onbrand.core import Gaussian, measure_leak
+from onbrand.core.leak import mismatch
 
 SHAPE = (2, 2, 3)
 D = 12
@@ -106,3 +107,57 @@ def test_wrong_input_is_refused():
     for abar in (-0.1, 1.1, 951, math.nan):
         with pytest.raises(ValueError, match=r"\[0, 1\]"):
             measure_leak(made(3), abar)
+
+
+class TestMismatch:
+    """KL of two Gaussians, per mode, against torch.distributions' in the full space."""
+
+    def gaussian(self):
+        generator = torch.Generator().manual_seed(3)
+        basis = torch.linalg.qr(torch.randn(8, 8, generator=generator))[0].T[:3]
+        return Gaussian(
+            torch.randn(2, 2, 2, generator=generator), basis, torch.tensor([9.0, 4.0, 1.0]), 14.0 + 5 * 0.3, 99
+        )
+
+    @pytest.mark.parametrize("trained", ["picture", "mean", "text", "pca", "noise"])
+    @pytest.mark.parametrize("start", ["picture", "mean", "text", "pca", "noise"])
+    def test_is_the_distance_of_the_two_given_the_text(self, trained, start):
+        gaussian, abar, r2 = self.gaussian(), 0.3, torch.tensor([0.5, 0.25, 0.0])
+        basis, flat = gaussian.components.double(), gaussian.mean.double().flatten()
+        # what the text tells of the modes: m ~ N(0, r2 lambda); the expected KL over it, by its second moment
+        told = (r2 * gaussian.variances).double()
+
+        def state(word, m):
+            cover, mean = torch.zeros(8, 8, dtype=torch.float64), flat.clone()
+            if word == "picture":
+                rest = torch.eye(8, dtype=torch.float64) - basis.T @ basis
+                cover = basis.T @ torch.diag(gaussian.variances.double() - told) @ basis + gaussian.residual * rest
+            if word == "pca":
+                cover = basis.T @ torch.diag(gaussian.variances.double()) @ basis
+            if word in ("picture", "text"):
+                mean = mean + m @ basis
+            eye = torch.eye(8, dtype=torch.float64)
+            if word == "noise":
+                return torch.zeros(8, dtype=torch.float64), eye
+            return abar**0.5 * mean, abar * cover + (1 - abar) * eye
+
+        kl = torch.distributions.kl_divergence
+        normal = torch.distributions.MultivariateNormal
+        # quadratic in m, so the mean over m = +-sqrt(3 told) along each mode, one at a time, is exact
+        zero = torch.zeros(3, dtype=torch.float64)
+        base = float(kl(normal(*state(trained, zero)), normal(*state(start, zero))))
+        exact = base
+        for i in range(3):
+            for sign in (-1, 1):
+                m = zero.clone()
+                m[i] = sign * told[i] ** 0.5
+                exact += (float(kl(normal(*state(trained, m)), normal(*state(start, m)))) - base) / 2
+        assert mismatch(gaussian, abar, trained, start, r2) == pytest.approx(exact, rel=1e-5, abs=1e-6)
+
+    def test_is_the_leak_where_the_text_is_silent(self):
+        gaussian = self.gaussian()
+        assert mismatch(gaussian, 0.1, "picture", "noise") == pytest.approx(measure_leak(gaussian, 0.1).nats)
+
+    def test_an_unknown_word_is_refused(self):
+        with pytest.raises(ValueError, match="picture, mean, text, pca or noise; got 'image'"):
+            mismatch(self.gaussian(), 0.1, "picture", "image")

@@ -15,7 +15,16 @@ import torch
 from diffusers import DDIMScheduler, EDMEulerScheduler, EulerDiscreteScheduler, StableDiffusionImg2ImgPipeline
 from diffusers.utils import is_torchsde_available
 
-from onbrand.models.schedule import latents_for, read, scales, set_steps, suggest, with_options
+from onbrand.models.schedule import (
+    latents_for,
+    read,
+    saved,
+    scales,
+    set_steps,
+    suggest,
+    with_options,
+    with_terminal,
+)
 
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 BASE = DDIMScheduler(**SD, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
@@ -270,3 +279,25 @@ def test_a_scheduler_that_cannot_follow_the_models_schedule_is_refused():
         if is_torchsde_available():
             pytest.skip("torchsde is installed")
         with_options(BASE, "DPMSolverSDEScheduler")
+
+
+def test_another_terminal_abar_is_diffusers_rescaling_with_another_end():
+    """At an end of 0 it would be diffusers' rescale_zero_terminal_snr."""
+    from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+
+    base = made("DDIMScheduler")
+    ended = with_terminal(base, 1e-10)
+    betas = rescale_zero_terminal_snr(base.betas)
+    theirs = torch.cumprod(1 - betas.double(), 0)
+    assert torch.allclose(ended.alphas_cumprod.double(), theirs, atol=2e-5)
+    assert with_terminal(base, 1 / 256).alphas_cumprod[-1].item() == pytest.approx(1 / 256, rel=1e-3)
+    assert type(ended) is DDIMScheduler and ended.config.timestep_spacing == base.config.timestep_spacing
+    with pytest.raises(ValueError, match=r"the last abar lies in \(0, 1\): got 0"):
+        with_terminal(base, 0)
+
+
+def test_a_saved_scheduler_is_read_from_a_models_folder(tmp_path):
+    base = EulerDiscreteScheduler(timestep_spacing="trailing")
+    base.save_pretrained(tmp_path / "scheduler")
+    again = saved(tmp_path)
+    assert type(again) is EulerDiscreteScheduler and again.config.timestep_spacing == "trailing"

@@ -41,6 +41,7 @@ def run(
     rank, processes = place()
     parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, betas=(0.9, 0.99))
+    buffers = [b for m in modules.values() for b in m.buffers()]  # running statistics of batches
     average = [p.detach().clone() for p in parameters]
     path, first = out / f"{name}.state.pt", 0
     if path.exists():
@@ -50,6 +51,8 @@ def run(
         for p, a, saved, mean in zip(parameters, average, state["parameters"], state["average"], strict=True):
             p.data.copy_(saved)
             a.copy_(mean)
+        for buffer, saved in zip(buffers, state["buffers"], strict=True):
+            buffer.copy_(saved)
     log = (out / f"{name}.log").open("a") if rank == 0 else None
     start, recent = time.time(), []
     for step in tqdm(range(first, steps), name, initial=first, total=steps, mininterval=10, disable=rank > 0):
@@ -72,7 +75,7 @@ def run(
             print(step + 1, f"{sum(recent) / len(recent):.5f}", f"{time.time() - start:.0f}s", file=log, flush=True)
             recent = []
         if (step + 1) % keep == 0 or step + 1 == steps:
-            state = {"step": step + 1, "optimizer": optimizer.state_dict(), "average": average}
+            state = {"step": step + 1, "optimizer": optimizer.state_dict(), "average": average, "buffers": buffers}
             torch.save(state | {"parameters": [p.detach() for p in parameters]}, path.with_suffix(".tmp"))
             os.replace(path.with_suffix(".tmp"), path)
     for p, a in zip(parameters, average, strict=True):

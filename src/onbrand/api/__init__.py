@@ -1,10 +1,11 @@
-"""The six verbs, one function each, mostly wiring: what the command line does, from Python."""
+"""The seven verbs, one function each, mostly wiring: what the command line does, from Python."""
 
 from onbrand.api.brand import fit
+from onbrand.api.comparison import compare
 from onbrand.api.diagnosis import diagnose
 from onbrand.api.page import report
 from onbrand.api.pictures import generate
 from onbrand.api.run import train
 from onbrand.api.verdict import check
 
-__all__ = ["check", "diagnose", "fit", "generate", "report", "train"]
+__all__ = ["check", "compare", "diagnose", "fit", "generate", "report", "train"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from onbrand.api.again import command, versions, write_json
 
@@ -15,6 +15,7 @@ def fit(
     out: str | Path,
     *,
     k: int = 16,
+    text: Literal["ridge", "reduced-rank", "cca"] = "ridge",
     split: str | None = None,
     resolution: int | tuple[int, int] | None = None,
     flip: bool = False,
@@ -33,6 +34,7 @@ def fit(
         out: the brand's folder: prior.safetensors, fit.json, means/<class>.png, latents/ (the cache)
         split: train, test, ...: which part of photos that come in several
         k: principal components to find in each class; 0 fits the means alone, in one pass
+        text: regression from the captions: ridge, or of lower rank: reduced-rank, cca
         resolution: side of the pictures in pixels, or [height, width]; left out: the model's own
         flip: fit mirrored pictures too; training then mirrors as well
         batch: pictures encoded at a time
@@ -53,7 +55,7 @@ def fit(
     from onbrand.data.latents import iterate
     from onbrand.models import codec
 
-    given = {"photos": photos, "model": model, "out": out, "k": k}
+    given = {"photos": photos, "model": model, "out": out, "k": k, "text": text}
     options = {"split": split, "resolution": resolution, "flip": flip}
     out, pipe = Path(out), open_model(model, device, dtype)
     size = size_of(pipe, resolution)
@@ -69,7 +71,7 @@ def fit(
     for mean, _, records in tqdm(iterate(store, summary.used, 512), "fit", unit=" batches"):
         fitter.update(codec.to_x0(pipe, mean), [record.class_name for record in records])
     gaussians = fitter.finish()
-    text = fit_text(pipe, store, summary.used, gaussians)
+    told = fit_text(pipe, store, summary.used, gaussians, text)
     provenance = Provenance(
         vae=store.key.vae,
         scaling_factor=float(vae.scaling_factor),
@@ -79,13 +81,13 @@ def fit(
         flip=flip,
         ground=ground_of_all(summary.used),
     )
-    prior = Prior(gaussians, provenance, text)
+    prior = Prior(gaussians, provenance, told)
     prior.save(out / PRIOR)
     files = draw_means(pipe, prior, out / "means")
 
     counts = Counter(record.class_name for record in summary.used)
     classes: dict[str, dict[str, Any]] = {name: {"count": counts[name], "file": files[name]} for name in prior.classes}
-    for name, part in text.items():
+    for name, part in told.items():
         spread = gaussians[name].variances
         classes[name]["r2"] = float((part.shrink * spread).sum() / spread.sum())
     result = {
@@ -102,7 +104,7 @@ def fit(
     }
     write_json(out / "fit.json", result)
     for name, entry in classes.items():
-        told = f", {100 * entry['r2']:.0f} % of their spread told by the captions" if "r2" in entry else ""
-        print(f"{name}: {entry['count']} photos, {gaussians[name].k} components{told}")
+        words = f", {100 * entry['r2']:.0f} % of their spread told by the captions" if "r2" in entry else ""
+        print(f"{name}: {entry['count']} photos, {gaussians[name].k} components{words}")
     print(f"wrote {out / PRIOR}, fit.json and means/")
     return result

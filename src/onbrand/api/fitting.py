@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from onbrand.core import Conditional, ConditionalFitter, Gaussian, Prior
+from onbrand.core.regression import Method
 from onbrand.data.images import RGB, Refused, ground_of, open_picture, to_picture
 from onbrand.data.latents import Store, iterate
 from onbrand.data.records import Record
@@ -29,8 +30,9 @@ SEEN = 200
 
 
 def fit_text(
-    pipe: StableDiffusionPipeline, store: Store, records: Sequence[Record], gaussians: Mapping[str, Gaussian]
-) -> dict[str, Conditional]:
+    pipe: StableDiffusionPipeline, store: Store, records: Sequence[Record], gaussians: Mapping[str, Gaussian],
+    method: Method = "ridge",
+) -> dict[str, Conditional]:  # fmt: skip
     """The regression from captions for each class that has components and captions enough (METHOD.md 5)."""
     captioned = [record for record in records if record.text]
     counts = Counter(record.class_name for record in captioned)
@@ -48,7 +50,7 @@ def fit_text(
             if rows:
                 text = torch.stack([pooled[chunk[i].text] for i in rows])
                 fitter.update(text, x0[rows], [chunk[i].index for i in rows])
-    return {name: fitter.finish() for name, fitter in fitters.items()}
+    return {name: fitter.finish(method=method) for name, fitter in fitters.items()}
 
 
 def embed_captions(pipe: StableDiffusionPipeline, captions: Sequence[str], batch: int = 64) -> dict[str, Tensor]:

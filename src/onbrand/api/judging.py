@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -17,7 +18,7 @@ from onbrand.measure.frechet import frechet, moments
 from onbrand.measure.joints import Stance
 from onbrand.measure.kind import belongs, kind_values
 from onbrand.measure.reference import Reference, judge
-from onbrand.measure.text import Reader, Scorer, all_right, read
+from onbrand.measure.text import Reader, Scorer, all_right, open_judge, read
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -54,13 +55,14 @@ def judge_pictures(
     reference: Reference,
     prior: Prior | None,
     pipe: StableDiffusionPipeline | None,
-    text: Reader | Scorer | None = None,
+    judges: Sequence[Reader | Scorer] = (),
     stances: Mapping[str, Stance] | None = None,
     joints: Tensor | None = None,
 ) -> dict[str, Any]:
     """Every property of every picture, shares and measures with their intervals: what check.json says.
 
-    stances, joints `(B, 6, 2, 2)`: how the photos' people stand, and where a pose net finds the pictures' joints.
+    judges: at most one reader of attributes and one scorer of similarity; stances, joints `(B, 6, 2, 2)`: how the
+    photos' people stand, and where a pose net finds the pictures' joints.
     """
     x0 = encode_x0(pipe, made.pixels) if prior and pipe else None
     kinds = kind_values(prior, x0, made.classes) if prior and x0 is not None else None
@@ -73,15 +75,16 @@ def judge_pictures(
     measures: dict[str, dict[str, Any]] = {}
     words: dict[str, str] = {}
     right: dict[str, Tensor] = {}
-    if hasattr(text, "attributes"):
-        reader = cast("Reader", text)
-        right = read(reader, made.pixels, made.prompts, made.attributes)
-        passed["text"] = all_right(right)
-        words["attributes"] = ", ".join(reader.attributes)
-    elif text is not None:
-        scorer = cast("Scorer", text)
-        words["name"] = scorer.name
-        measures["clip"] = _measure("clip", intervals.mean(scorer(made.pixels, made.prompts)), words)
+    for judge_of_text in judges:
+        if hasattr(judge_of_text, "attributes"):
+            reader = cast("Reader", judge_of_text)
+            right = read(reader, made.pixels, made.prompts, made.attributes)
+            passed["text"] = all_right(right)
+            words["attributes"] = ", ".join(reader.attributes)
+        else:
+            scorer = cast("Scorer", judge_of_text)
+            words["name"] = scorer.name
+            measures["clip"] = _measure("clip", intervals.mean(scorer(made.pixels, made.prompts)), words)
     if prior and x0 is not None:
         measures |= spread_of(prior, x0, made.classes, words)
         stray = ~belongs(reference.lines, prior, x0)
@@ -107,6 +110,14 @@ def judge_pictures(
         "ground": list(reference.ground),
         "pictures": entries,
     }
+
+
+def open_judges(*folders: str | Path | None) -> list[Reader | Scorer]:
+    """Who judges the text: of each folder a reader or a CLIPModel; ValueError for neither, and for two of one kind."""
+    judges = [open_judge(folder) for folder in folders if folder is not None]
+    if len({hasattr(one, "attributes") for one in judges}) < len(judges):
+        raise ValueError(f"text is judged by one reader and one CLIPModel at most; got {', '.join(map(str, folders))}")
+    return judges
 
 
 def spread_of(prior: Prior, x0: Tensor, classes: Sequence[str], words: Mapping[str, str]) -> dict[str, dict[str, Any]]:

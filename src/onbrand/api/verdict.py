@@ -33,6 +33,7 @@ def check(
     prior: str | Path | None = None,
     model: str | Path | None = None,
     reader: str | Path | None = None,
+    clip: str | Path | None = None,
     split: str | None = None,
     pose: str | Path | None = None,
     device: str | None = None,
@@ -51,6 +52,7 @@ def check(
         prior: the brand's folder (or its prior.safetensors), for kind, variety and distance
         model: model whose autoencoder encodes for the prior; left out: the one that the brand was fitted with
         reader: folder with reader.json or of a CLIPModel, or shipped: garments, garments-clip, photos
+        clip: a CLIPModel besides a reader, as for `reader`
         split: which part of `against`, as for `fit`
         pose: pose net for figures: pose_landmark_full.tflite, or the mediapipe wheel that holds it (onbrand[pose])
         device: cuda, cpu, ..., for the autoencoder; left out: a GPU where there is one
@@ -64,16 +66,15 @@ def check(
     from json import dumps
 
     from onbrand.api.inputs import open_model, open_prior
-    from onbrand.api.judging import judge_pictures
+    from onbrand.api.judging import judge_pictures, open_judges
     from onbrand.api.materials import SHEET, open_pictures, open_reference, open_stances, size_of_first
     from onbrand.measure.joints import BlazePose
-    from onbrand.measure.text import open_judge
     from onbrand.report.figures import contact_sheet
 
     if require is not None and not 0 <= require <= 1:
         raise ValueError(f"require is a share in [0, 1]; got {require}")
     fitted = None if prior is None else open_prior(prior)
-    judge = None if reader is None else open_judge(reader)
+    judges = open_judges(reader, clip)
     net = None if pose is None else BlazePose(pose)
     pipe = open_model(model or fitted.provenance.model, device) if fitted else None
     size = fitted.provenance.resolution if fitted else size_of_first(pictures)
@@ -81,11 +82,11 @@ def check(
     brand = Path(prior) if prior is not None and Path(prior).is_dir() else None
     stances = open_stances(net, against, size, fitted, split) if net else None
     reference = open_reference(against, size, fitted, pipe, brand, split)
-    content = judge_pictures(made, reference, fitted, pipe, judge, stances, net(made.pixels) if net else None)
+    content = judge_pictures(made, reference, fitted, pipe, judges, stances, net(made.pixels) if net else None)
     given = {"pictures": pictures, "against": against, "require": require, "prior": prior, "model": model}
     content |= {
         "against": str(against),
-        "command": command(check, given | {"reader": reader, "split": split, "pose": pose}),
+        "command": command(check, given | {"reader": reader, "clip": clip, "split": split, "pose": pose}),
         "versions": versions(),
         "fingerprints": {"prior": fitted.fingerprint} if fitted else {},
     }

@@ -110,11 +110,11 @@ def _of_window(first: float, timesteps: Sequence[float], window: tuple[float, fl
 
 
 def _of_start(first: float, trained: float) -> Finding:
-    way = "overshoot" if first > trained else "fall short"
+    way = "exaggerated" if first > trained else "damped"
     sentence = (
-        f"The constant gain was trained to start at timestep {trained:g} and starts at {first:g}: what is told from "
-        f"x_start may {way} (in theory, 951 run from 981: 1.23 times; 999 run from 951: .68 times; in a trial, text "
-        "moved by under .05 and the variance ratio from .67 to .95)."
+        f"The constant gain was trained to start at timestep {trained:g} and starts at {first:g}: what sets a "
+        f"picture apart from x_start may be {way} (in theory 951 run from 981: 1.23 times, 999 from 951: .68 times; "
+        "in a trial, text moved by under .05 and the variance ratio from .67 to .95)."
     )
     remedy = (
         f"Choose steps and spacing that start at {trained:g}; --spacing trailing starts at the last timestep always."

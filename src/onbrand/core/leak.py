@@ -73,6 +73,47 @@ def measure_leak(gaussian: Gaussian, abar: float, tolerance: float = 1.0) -> Lea
     )
 
 
+def mismatch(
+    gaussian: Gaussian, abar: float, trained: str, start: str, r2: Tensor | float = 0.0, k: int | None = None
+) -> float:
+    """KL( x_T in training || x_T at generation ) in nats a picture, given its text, at abar in [0, 1].
+
+    What a network that knows the text can tell of the two (Eq. 4-7, per mode); 0: no mismatch. `trained` and `start`
+    say what stands in the noise: "picture" (x0 itself: plain training, the control), "mean", "text" (the mean given
+    the text), "pca" (a draw of the first k components) or "noise" (nothing). r2: `(K,)` or a number in [0, 1], the
+    share of each mode's variance that the text tells. Expected over texts, Gaussian modes, in float64. ValueError for
+    another word.
+    """
+    for word in (trained, start):
+        if word not in ("picture", "mean", "text", "pca", "noise"):
+            raise ValueError(f"x_T holds picture, mean, text, pca or noise; got {word!r}")
+    variances = gaussian.variances.double().cpu()
+    mean, basis = gaussian.mean.double().cpu().flatten(), gaussian.components.double().cpu()
+    told = torch.as_tensor(r2, dtype=torch.float64).expand_as(variances) * variances
+    mu = basis @ mean
+    outside = max(float(mean.square().sum() - mu.square().sum()), 0.0)
+    rest = len(mean) - gaussian.k
+
+    def spread(word: str) -> tuple[Tensor, float]:
+        """Variance of x_T given the text: of the modes, and of each direction outside them."""
+        if word == "noise":
+            return torch.ones_like(variances), 1.0
+        own, left = {"picture": (variances - told, gaussian.residual)}.get(word, (torch.zeros_like(variances), 0.0))
+        if word == "pca":
+            own = torch.where(torch.arange(len(variances)) < (gaussian.k if k is None else k), variances, 0.0)
+        return abar * own + 1 - abar, abar * left + 1 - abar
+
+    (a, a_rest), (b, b_rest) = spread(trained), spread(start)
+    text = [word in ("picture", "text") for word in (trained, start)]
+    apart = abar * told if text[0] != text[1] else torch.zeros_like(told)
+    off = 0.0
+    if (trained == "noise") != (start == "noise"):
+        apart, off = apart + abar * mu.square(), abar * outside
+    nats = (a / b - 1 - (a / b).log() + apart / b).sum() / 2
+    left = torch.tensor(a_rest / b_rest, dtype=torch.float64)
+    return float(nats + rest * (left - 1 - left.log()) / 2 + off / b_rest / 2)
+
+
 def _kl(excess: Tensor) -> Tensor:
     """KL( N(0, 1 + excess) || N(0, 1) ) in nats; excess > -1, or -1 at abar = 1 without variance: infinite."""
     return (excess - excess.log1p()) / 2

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -202,6 +204,30 @@ def rescaled(scheduler: Any) -> Any:
     if "rescale_betas_zero_snr" not in inspect.signature(type(scheduler)).parameters:
         raise ValueError(f"{type(scheduler).__name__} has no rescale_betas_zero_snr: take a model with DDIM")
     return type(scheduler).from_config(scheduler.config, rescale_betas_zero_snr=True)
+
+
+def with_terminal(scheduler: Any, abar: float) -> Any:
+    """A scheduler like this one whose abar ends at `abar` in (0, 1), sqrt(abar) rescaled linearly, its first one kept
+    (Lin et al. 2023's rescaling with another end: the paper's smaller alpha_T). ValueError for another abar."""
+    if not 0 < abar < 1:
+        raise ValueError(f"the last abar lies in (0, 1): got {abar}; for 0 take the schedule of zero terminal SNR")
+    root = scheduler.alphas_cumprod.double().sqrt()
+    moved = root[0] + (root - root[0]) * (root[0] - abar**0.5) / (root[0] - root[-1])
+    new = moved.square()
+    betas = 1 - new / torch.cat([torch.ones(1, dtype=torch.float64), new[:-1]])
+    return type(scheduler).from_config(scheduler.config, trained_betas=betas.tolist())
+
+
+def with_prediction(scheduler: Any, prediction_type: str, spacing: str) -> Any:
+    """A scheduler like this one for a network that predicts something else, its timesteps spaced otherwise."""
+    options = {"prediction_type": prediction_type, "timestep_spacing": spacing}
+    return type(scheduler).from_config(scheduler.config, **options)
+
+
+def saved(model: Path) -> Any:
+    """The scheduler of a model's folder in diffusers' layout."""
+    config = json.loads((model / "scheduler" / "scheduler_config.json").read_text())
+    return _class(config["_class_name"]).from_config(config)
 
 
 def restore(record: Mapping[str, Any]) -> Any:

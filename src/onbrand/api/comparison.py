@@ -1,0 +1,118 @@
+"""compare: methods side by side, on the same photos, prompts, seeds and budget."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from onbrand.api.again import command, versions, write_json
+from onbrand.api.methods import USUAL, CompareConfig, by_number, read_method
+
+BASE = CompareConfig()
+"""The settings of a comparison where none are given: the paper's."""
+
+
+def compare(
+    photos: str | Path,
+    model: str | Path,
+    out: str | Path,
+    *,
+    methods: list[str] | str = USUAL,
+    prompts: str | Path | None = None,
+    sets: dict[str, str] | None = None,
+    held: str | Path | None = None,
+    prior: str | Path | None = None,
+    split: str | None = None,
+    reader: str | None = None,
+    clip: str | None = None,
+    questions: dict[str, list[str]] | None = None,
+    config: CompareConfig = BASE,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Train and sample methods side by side, check them, and write a table, figures and a page.
+
+    A method is TRAINING/START: stock/noise, plain/mean, mean-window/mean+handoff, text-constant:300/text@few ... Each
+    training and each row of pictures is named by its content: what is finished is not made again, and the same command
+    started several times at once shares the work. A method that fails is listed, the others go on.
+
+    Args:
+        photos: folder of the brand's photos, as for `fit`
+        model: model to start from, as for `fit`
+        out: folder for all of it: brand/, models/, runs/, pictures/, compare.json, compare.md, figures/, report.html
+        methods: separated by commas, each TRAINING[:option]/START[+option][@set]; TRAINING: stock, plain, mean-window,
+            mean-constant, text-..., pca3-..., pca3-sampled-..., offset-noise, zero-snr, small-alpha, its options
+            steps (:300), :seed1, :t999; START: noise, mean, text, text-rr, text-cca, pca3, image, image3, leak,
+            leak-dct, its options handoff, drawn, literal, pasted, steps (+8), solver (+unipc), spacing (+trailing),
+            guidance (+g3)
+        prompts: file of requests, as for `generate`; left out: 24 captions of the photos
+        sets: other files of requests by name, for methods that end in @name
+        held: folder of real pictures that no one learns from, checked as the row "real"
+        prior: the brand's folder; left out: fitted into out/brand
+        split: which part of `photos`, as for `fit`
+        reader: reader of attributes, as for `check`
+        clip: folder of a CLIPModel, or shipped, for CLIP similarity
+        questions: title -> methods: the first is compared with each of the others, and all are drawn
+        config: what all methods share
+        device: cuda, cpu, ...; left out: a GPU where there is one
+
+    Returns:
+        What compare.json says: by method and score value, low, high, n.
+
+    Raises:
+        ValueError: an unknown method or set, or inputs that do not go together, before anything is computed.
+    """
+    from filelock import FileLock
+    from tqdm import tqdm
+
+    from onbrand.api.inputs import open_model
+    from onbrand.api.judging import open_judges
+    from onbrand.api.page import report
+    from onbrand.api.rivals import prepare, usual_requests
+    from onbrand.api.trials import Trials, work
+    from onbrand.models import bundle
+    from onbrand.report import versus
+
+    methods = methods.split(",") if isinstance(methods, str) else methods
+    asked = [read_method(name, config) for name in methods]
+    twice = [name for name, count in Counter(methods).items() if count > 1]
+    unknown = sorted({name for group in (questions or {}).values() for name in group} - set(methods))
+    if not asked or twice or unknown:
+        raise ValueError(f"methods are named once each, questions ask for them; got twice {twice}, unknown {unknown}")
+    out, files = Path(out), {name: Path(file) for name, file in (sets or {}).items()}
+    lacking = {method.requests for method in asked} - {"", *files}
+    missing = [str(file) for file in (*files.values(), *((Path(prompts),) if prompts else ())) if not file.is_file()]
+    if lacking or missing:
+        raise ValueError(f"@set is one of {', '.join(files) or 'none here'}: got {sorted(lacking)}; no file {missing}")
+    open_judges(reader, clip)
+    pipe = open_model(model, device)
+    files[""] = Path(prompts) if prompts else usual_requests(photos, split, out / "prompts.jsonl")
+    (out / "locks").mkdir(parents=True, exist_ok=True)
+    with FileLock(out / "locks" / "prepared.lock"):
+        priors, fitted, models = prepare(pipe, asked, photos, model, out, prior, split, device)
+    weights = bundle.fingerprint(pipe.unet) + bundle.fingerprint(pipe.text_encoder)
+    trials = Trials(photos, model, out, split, device, reader, clip, files, priors, models, fitted, weights)
+    real = None if held is None else trials.real(held)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # starts that weights were not trained for are the question here
+        failed = work(trials.jobs(asked, real), out / "locks", tqdm.write)
+
+    lines = [trials.line(method, pipe.scheduler) for method in asked]
+    table = versus.table_of(lines, real)
+    given = {"photos": photos, "model": model, "out": out, "prompts": prompts, "held": held, "prior": prior}
+    result: dict[str, Any] = {
+        "methods": table,
+        "words": {line.name: {"training": line.training, "start": line.start, "set": line.requests} for line in lines},
+        "mismatch": {line.name: line.nats for line in lines},
+        "failed": failed, "command": command(compare, given | {"split": split, "reader": reader, "clip": clip}),
+        "versions": versions(),
+    }  # fmt: skip
+    write_json(out / "compare.json", result)
+    (out / "compare.md").write_text(versus.write(out / "figures", table, lines, questions or {}, by_number(asked)))
+    write_json(out / "demo.json", versus.page_plan(lines, real))
+    report(out)
+    for words, reason in failed.items():
+        print(f"failed: {words}: {reason}")
+    print(f"wrote {out / 'compare.json'}, compare.md, figures/ and report.html")
+    return result

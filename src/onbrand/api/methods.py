@@ -1,0 +1,225 @@
+"""Methods by name, as "mean-constant:300/text+handoff@few": how weights come about, and how pictures start."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from onbrand.generate.config import GenerateConfig
+from onbrand.train.config import EngineConfig, LogConfig, LossConfig, OptimConfig, Precision, TrainConfig
+
+SCHEDULES = ("zero-snr", "small-alpha")
+"""Rivals that change the noise schedule: zero terminal SNR with v-prediction and trailing spacing (Lin et al. 2023),
+and the paper's smaller alpha_T, abar_T = 1 / d (its supplementary)."""
+TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "stock": ("no training", {}),
+    "plain": ("plain training", {"offset": "none"}),
+    "offset-noise": ("offset noise .1", {"offset": "none", "noise_offset": 0.1}),
+    "zero-snr": ("zero terminal SNR, v-prediction", {"offset": "none"}),
+    "small-alpha": ("smaller alpha_T", {"offset": "none"}),
+}
+"""Name -> its words and its settings, of trainings without a start; with one: mean-window, text-constant, pca3-window,
+pca3-sampled-window and so on."""
+OFFSET = re.compile(r"(mean|zero|text|pca([1-9]\d*)(-sampled)?)-(window|constant)")
+START = re.compile(r"(noise|mean|zero|text|pca|image|leak)([1-9]\d*)?(-rr|-cca|-dct)?")
+PRIORS = {"zero": "zero", "text-rr": "reduced-rank", "text-cca": "cca", "leak": "leak", "leak-dct": "leak-dct"}
+"""Starts that have a prior of their own, fitted to the same latents -> its name."""
+START_WORDS = {
+    "noise": "noise", "mean": "class mean", "text": "mean given the text", "pca": "PCA draw", "image": "own latent",
+    "zero": "x_start = 0", "text-rr": "mean given the text, reduced rank", "text-cca": "mean given the text, CCA",
+    "leak": "signal leak, per element", "leak-dct": "signal leak, low frequencies",
+}  # fmt: skip
+SOLVERS = {
+    "ddim": "DDIMScheduler", "dpm2m": "DPMSolverMultistepScheduler", "unipc": "UniPCMultistepScheduler",
+    "euler": "EulerDiscreteScheduler", "eulera": "EulerAncestralDiscreteScheduler",
+}  # fmt: skip
+SPACINGS = ("leading", "trailing", "linspace")
+USUAL = (
+    "stock/noise,stock/mean,stock/text,plain/noise,plain/mean,plain/text,mean-window/mean,mean-constant/mean,"
+    "text-constant/text"
+)
+"""What is compared where nothing is asked for: without training, as usual, by the paper, by ours."""
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What all methods of a comparison share.
+
+    Attributes:
+        fine_tuning: optimiser steps of a training (a name's `:300` says another number)
+        batch: pictures a step
+        lr: learning rate after a warm-up of a twentieth of the steps, at most 50
+        ema: decay of the running mean of the weights; null: the last weights
+        dropout: share of captions dropped in training, for guidance
+        precision: of training's arithmetic, as for `train`
+        sampling: inference steps (a name's `+8` says another number)
+        guidance: classifier-free guidance scale (`+g3`)
+        at_a_time: pictures made at a time
+    """
+
+    fine_tuning: int = 1000
+    batch: int = 16
+    lr: float = 1e-5
+    ema: float | None = None
+    dropout: float = 0.1
+    precision: Precision = "auto"
+    sampling: int = 20
+    guidance: float = 7.5
+    at_a_time: int = 8
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a method's weights come about."""
+
+    name: str
+    """As it is written, options and all."""
+    base: str
+    """Without options; "stock": no training."""
+    words: str
+    """For people."""
+    config: TrainConfig | None
+    """None: no training."""
+    prior: str = ""
+    """Name of the prior that it is trained with; "": the brand's."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of a comparison."""
+
+    name: str
+    training: Training
+    start: GenerateConfig
+    words: str
+    """How pictures start, for people."""
+    prior: str = ""
+    """Name of the prior that it starts from; "": the brand's."""
+    pasted: bool = False
+    """The ground is replaced afterwards."""
+    requests: str = ""
+    """Name of the set of requests; "": the prompts."""
+
+
+def read_method(name: str, config: CompareConfig) -> Method:
+    """The method called TRAINING[:option...]/START[+option...][@set]; ValueError, saying what there is, for others.
+
+    Training options: a number of steps, `seed1`, `t999` (first timestep). Start options: handoff, drawn (what the text
+    leaves open too), literal (the paper's alpha_T), pasted (the ground replaced), a number of inference steps, a solver
+    (ddim, dpm2m, unipc, euler, eulera), a spacing, `g3` (guidance).
+    """
+    body, _, requests = name.partition("@")
+    made, slash, begun = body.partition("/")
+    if not slash:
+        raise _wrong(name, "a method is TRAINING/START")
+    training = read_training(made, config, name)
+    kind, *options = begun.split("+")
+    found = START.fullmatch(kind)
+    base = found and found[1] + (found[3] or "")
+    if not found or base not in START_WORDS or (found[2] and found[1] not in ("pca", "image")):
+        raise _wrong(name, f"a start is one of {', '.join(START_WORDS)}, pca3, image3; got {kind!r}")
+    plain: Any = {"leak": "pca", "zero": "mean"}.get(found[1], found[1])
+    start = GenerateConfig(
+        start=plain, k=int(found[2]) if found[2] else None, steps=config.sampling, guidance=config.guidance,
+        batch=config.at_a_time,
+    )  # fmt: skip
+    words = [START_WORDS[str(base)] + (f", {found[2]} components" if found[2] else "")]
+    pasted = False
+    for option in options:
+        change, said = _start_option(option, name)
+        pasted = pasted or option == "pasted"
+        start, words = replace(start, **change), [*words, said]
+    return Method(name, training, start, ", ".join(words), PRIORS.get(str(base), ""), pasted, requests)
+
+
+def read_training(made: str, config: CompareConfig, name: str) -> Training:
+    """The training called `made`, of the method `name`."""
+    base, *options = made.split(":")
+    offset = OFFSET.fullmatch(base)
+    settings: dict[str, Any] = {}
+    if offset:
+        kind, k, sampled, gain = offset.groups()
+        settings |= {"offset": "pca" if k else kind.replace("zero", "mean"), "gain": gain} | (
+            {"k": int(k)} if k else {}
+        )
+        settings |= {"draw": "sampled"} if sampled else {}
+        words = f"{kind.removesuffix('-sampled')} offset{', drawn anew' if sampled else ''}, "
+        words += "window (the paper)" if gain == "window" else "constant gain (ours)"
+    elif base in TRAININGS:
+        words, fixed = TRAININGS[base]
+        settings |= fixed
+    else:
+        raise _wrong(name, f"a training is one of {', '.join(TRAININGS)}, mean-window, mean-constant, text-..., "
+                     f"pca3-..., pca3-sampled-...; got {base!r}")  # fmt: skip
+    changes: dict[str, Any] = {}
+    for option in options:
+        told = re.fullmatch(r"(seed|t)?(\d+)", option)
+        if not told or base == "stock":
+            raise _wrong(name, f"a training's options are steps, as :300, :seed1, :t999; got {option!r}")
+        field = {None: "steps", "seed": "seed", "t": "first"}[told[1]]
+        changes[field] = int(told[2])
+        words += {"steps": f", {told[2]} steps", "seed": f", seed {told[2]}", "first": f", from t = {told[2]}"}[field]
+    if base == "stock":
+        return Training(made, base, words, None)
+    steps = changes.get("steps", config.fine_tuning)
+    noise = settings.pop("noise_offset", 0.0)
+    taught = TrainConfig(
+        **settings, **{"steps": steps, **changes}, batch=config.batch,
+        loss=LossConfig(dropout=config.dropout, noise_offset=noise), engine=EngineConfig(precision=config.precision),
+        optim=OptimConfig(lr=config.lr, ema=config.ema, schedule="constant_with_warmup",
+                          warmup=min(50, config.fine_tuning // 20)),
+        log=LogConfig(checkpoint_every=100, keep=1),
+    )  # fmt: skip
+    return Training(made, base, words, taught, "zero" if base.startswith("zero-") and offset else "")
+
+
+def by_number(methods: Sequence[Method]) -> dict[str, dict[str, dict[float, str]]]:
+    """{"fine-tuning steps" or "sampling steps": {words of a line: {number: method}}}, of methods that differ in it
+    alone."""
+    found: dict[str, dict[str, dict[float, str]]] = {}
+    for label, mark in (("fine-tuning steps", ":"), ("sampling steps", "+")):
+        groups: dict[Any, dict[float, Method]] = {}
+        for method in methods:
+            config, start = method.training.config, method.start
+            if mark == ":" and config is None:
+                continue
+            told = (method.training.base, config, start, method.prior, method.pasted, method.requests)
+            steps = config.steps if mark == ":" and config else start.steps
+            same = [replace(part, steps=1) if i == (1 if mark == ":" else 2) else part for i, part in enumerate(told)]  # type: ignore[type-var]
+            groups.setdefault(tuple(same), {})[steps] = method
+        lines = {}
+        for group in groups.values():
+            if len(group) > 1:
+                number, first = min(group.items())
+                lines[first.name.replace(f"{mark}{number:g}", "", 1)] = {x: m.name for x, m in group.items()}
+        if lines:
+            found[label] = lines
+    return found
+
+
+def _start_option(option: str, name: str) -> tuple[dict[str, Any], str]:
+    """The settings that one option of a start changes, and its words."""
+    if option == "pasted":
+        return {}, "ground replaced"
+    if option == "handoff":
+        return {"handoff": True}, "exact hand-off"
+    if option == "drawn":
+        return {"residual": True}, "rest drawn"
+    if option == "literal":
+        return {"literal": True}, "alpha_T of the formula"
+    if option in SOLVERS:
+        return {"scheduler": SOLVERS[option]}, option
+    if option in SPACINGS:
+        return {"spacing": option}, option
+    if option.isdigit() and int(option):
+        return {"steps": int(option)}, f"{option} steps"
+    if re.fullmatch(r"g\d+(\.\d+)?", option):
+        return {"guidance": float(option[1:])}, f"guidance {option[1:]}"
+    raise _wrong(name, "a start's options are handoff, drawn, literal, pasted, a number of steps, "
+                 f"{', '.join((*SOLVERS, *SPACINGS))}, g3; got {option!r}")  # fmt: skip
+
+
+def _wrong(name: str, rule: str) -> ValueError:
+    return ValueError(f"method {name!r}: {rule}")

@@ -1,0 +1,124 @@
+"""What rivals need beside a training: another noise schedule, another prior, the ground replaced afterwards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from PIL import Image
+
+from onbrand.api.methods import SCHEDULES
+from onbrand.api.methods import Method as Compared
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+    from onbrand.core import Prior
+    from onbrand.core.regression import Method
+
+
+def prepare(
+    pipe: StableDiffusionPipeline, asked: list[Compared], photos: str | Path, model: str | Path, out: Path,
+    prior: str | Path | None, split: str | None, device: str | None,
+) -> tuple[dict[str, Path], Prior, dict[str, Path]]:  # fmt: skip
+    """The brand's prior, and the priors and models that rivals need: by name, made where they are not there yet."""
+    from onbrand.api.brand import fit
+    from onbrand.api.inputs import LATENTS, PRIOR, open_model, open_prior
+
+    brand = Path(prior) if prior else out / "brand"
+    if prior and not brand.is_dir():
+        raise ValueError(f"a comparison takes the brand's folder, as `fit` writes it, with its latents; got {prior}")
+    if not prior and not (brand / "prior.safetensors").exists():
+        fit(photos, model, brand, split=split, device=device)
+    fitted = open_prior(brand)
+    assert fitted is not None
+    priors, models = {"": brand}, {}
+    for name in dict.fromkeys(name for m in asked for name in (m.prior, m.training.prior) if name):
+        priors[name] = out / "priors" / f"{name}-{fitted.fingerprint[:12]}"
+        if not priors[name].exists():
+            draft = priors[name].with_name(f".{name}.tmp")
+            shutil.rmtree(draft, ignore_errors=True)
+            other_prior(pipe, name, fitted, photos, brand, split).save(draft / PRIOR)
+            (draft / LATENTS).symlink_to((brand / LATENTS).resolve())
+            draft.rename(priors[name])
+    for name in dict.fromkeys(method.training.base for method in asked if method.training.base in SCHEDULES):
+        models[name] = out / "models" / name
+        if not (models[name] / "model_index.json").exists():
+            rival_model(open_model(model, device), name, models[name])
+    return priors, fitted, models
+
+
+def rival_model(pipe: StableDiffusionPipeline, name: str, folder: Path) -> Path:
+    """The model with a rival's noise schedule (SCHEDULES), saved in `folder`."""
+    from onbrand.models import bundle
+    from onbrand.models.schedule import rescaled, with_prediction, with_terminal
+
+    assert name in SCHEDULES
+    d = pipe.unet.config.in_channels * pipe.unet.config.sample_size**2
+    if name == "zero-snr":
+        pipe.scheduler = with_prediction(rescaled(pipe.scheduler), "v_prediction", "trailing")
+    else:
+        pipe.scheduler = with_terminal(pipe.scheduler, 1 / d)
+    draft = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    bundle.save(pipe, draft)
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+    return folder
+
+
+def other_prior(
+    pipe: StableDiffusionPipeline, name: str, prior: Prior, photos: str | Path, brand: Path, split: str | None
+) -> Prior:
+    """The brand's prior with another regression from text, or a rival's, of the same latents."""
+    from onbrand.api.fitting import fit_text
+    from onbrand.api.inputs import LATENTS, encode_photos
+    from onbrand.core import Prior, signal_leak
+    from onbrand.data.latents import iterate
+    from onbrand.models.codec import to_x0
+
+    told = prior.provenance
+    if name == "zero":
+        zeros = {one: replace(part, mean=torch.zeros_like(part.mean)) for one, part in prior.gaussians.items()}
+        return Prior(zeros, told)
+    store, summary = encode_photos(pipe, photos, brand / LATENTS, told.resolution, told.flip, split=split)
+    if not name.startswith("leak"):
+        return Prior(prior.gaussians, told, fit_text(pipe, store, summary.used, prior.gaussians, cast("Method", name)))
+    made = signal_leak.elementwise if name == "leak" else signal_leak.low_frequencies
+    parts: dict[str, list[torch.Tensor]] = {one: [] for one in prior.classes}
+    for mean, _, records in iterate(store, summary.used, 512):
+        x0 = to_x0(pipe, mean)
+        for i, record in enumerate(records):
+            parts[record.class_name].append(x0[i])
+    return Prior({one: made(torch.stack(rows)) for one, rows in parts.items()}, told)
+
+
+def paste(made: Path, out: Path, size: tuple[int, int]) -> None:
+    """A folder's pictures with their ground replaced by white, as studios do it; the manifest is theirs."""
+    from onbrand.api.materials import open_pictures
+    from onbrand.measure.paste import pasted
+
+    pictures = open_pictures(made, size, None)
+    out.mkdir(parents=True, exist_ok=True)
+    white = (pasted(pictures.pixels) * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
+    for file, pixels in zip(pictures.files, white, strict=True):
+        Image.fromarray(pixels).save(out / file)
+    shutil.copy2(made / "manifest.jsonl", out / "manifest.jsonl")
+
+
+def usual_requests(photos: str | Path, split: str | None, out: Path, count: int = 24) -> Path:
+    """Captions of the photos, evenly spread over them, each under a seed of its own, as a file of requests."""
+    from onbrand.data.records import read_folder
+
+    told = [record for record in read_folder(photos, split)[0] if record.text]
+    if not told:
+        raise ValueError(f"a comparison needs prompts: {photos} has no captions; give --prompts FILE.jsonl")
+    few: list[Any] = told[:: max(1, len(told) // count)][:count]
+    lines = [json.dumps({"prompt": r.text, "class": r.class_name, "seed": i}) + "\n" for i, r in enumerate(few)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("".join(lines))
+    return out

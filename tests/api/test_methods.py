@@ -1,0 +1,84 @@
+"""Methods by name: what each one's training and start are, and what is said of a name that means nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from onbrand.api.methods import USUAL, CompareConfig, by_number, read_method
+
+CONFIG = CompareConfig(fine_tuning=600, sampling=20, guidance=2.0, lr=1e-4)
+
+
+def read(name: str):
+    return read_method(name, CONFIG)
+
+
+def test_the_papers_rows() -> None:
+    plain, mean, window = read("plain/noise"), read("plain/mean"), read("mean-window/mean")
+    assert (plain.training.config.offset, plain.start.start) == ("none", "noise")
+    assert plain.training.config == mean.training.config and mean.start.start == "mean"
+    assert (window.training.config.offset, window.training.config.gain) == ("mean", "window")
+    assert window.training.config.steps == 600 and window.start.steps == 20 and window.start.guidance == 2.0
+    assert read("stock/mean").training.config is None
+    projected, sampled = read("pca3-window/pca3").training.config, read("pca16-sampled-window/pca16").training.config
+    assert (projected.offset, projected.k, projected.draw) == ("pca", 3, "projected")
+    assert (sampled.k, sampled.draw) == (16, "sampled") and read("pca3-window/pca3").start.k == 3
+    assert read("plain/image3@held").start.k == 3 and read("plain/image3@held").requests == "held"
+
+
+def test_rivals_and_ours() -> None:
+    assert read("offset-noise/noise").training.config.loss.noise_offset == 0.1
+    assert read("plain/noise").training.config.loss.noise_offset == 0
+    assert read("plain/leak").start.start == "pca" and read("plain/leak-dct").prior == "leak-dct"
+    assert read("plain/text-cca").prior == "cca" and read("plain/text").prior == ""
+    zero = read("zero-constant/zero")
+    assert (zero.training.config.offset, zero.training.prior, zero.start.start, zero.prior) == ("mean", "zero") * 2
+    assert read("plain/noise+pasted").pasted and not read("plain/noise").pasted
+    assert read("mean-window/mean+handoff").start.handoff and read("plain/text+drawn").start.residual
+
+
+def test_options() -> None:
+    training = read("mean-constant:300:seed2:t999/mean").training
+    assert (training.config.steps, training.config.seed, training.config.first) == (300, 2, 999)
+    assert training.words.endswith(", 300 steps, seed 2, from t = 999")
+    start = read("mean-constant/mean+8+unipc+trailing+g1.5").start
+    assert (start.steps, start.scheduler, start.spacing) == (8, "UniPCMultistepScheduler", "trailing")
+    assert start.guidance == 1.5
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mean", "a method is TRAINING/START"),
+        ("means-window/mean", "a training is one of stock, plain"),
+        ("plain/average", "a start is one of noise, mean"),
+        ("plain/mean3", "a start is one of noise"),
+        ("plain/leak-rr", "a start is one of noise"),
+        ("plain:fast/mean", "a training's options are steps"),
+        ("stock:300/mean", "a training's options are steps"),
+        ("plain/mean+0", "a start's options are handoff"),
+        ("plain/mean+heun", "a start's options are handoff"),
+    ],
+)
+def test_other_names_are_refused_with_what_there_is(name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        read(name)
+
+
+def test_the_usual_ones_exist() -> None:
+    assert [read(name).name for name in USUAL.split(",")] == USUAL.split(",")
+
+
+def test_what_differs_in_a_number_of_steps_alone_is_a_curve() -> None:
+    names = ["plain:100/mean@few", "plain:300/mean@few", "plain/mean@few", "mean-window:300/mean@few", "plain/mean",
+             "plain/mean+8", "plain/mean+8+unipc", "plain/mean+4+unipc", "stock/mean"]  # fmt: skip
+    found = by_number([read(name) for name in names])
+    assert found == {
+        "fine-tuning steps": {
+            "plain/mean@few": {100: "plain:100/mean@few", 300: "plain:300/mean@few", 600: "plain/mean@few"}
+        },
+        "sampling steps": {
+            "plain/mean": {8: "plain/mean+8", 20: "plain/mean"},
+            "plain/mean+unipc": {4: "plain/mean+4+unipc", 8: "plain/mean+8+unipc"},
+        },
+    }
