@@ -14,7 +14,8 @@ from onbrand.models import bundle
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-SHORTER = {"--steps 1000": "--steps 2 --batch 4", "--count 8": "--count 2 --steps 2"}
+SHORTER = {"--steps 1000": "--steps 2 --batch 4", "--count 8": "--count 2 --steps 2",
+           "--fine_tuning 300": "--fine_tuning 2 --batch 4 --sampling 2"}  # fmt: skip
 """What a test cannot wait for: settings of README's commands, and what stands for them here."""
 
 

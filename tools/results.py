@@ -10,17 +10,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image, ImageDraw, ImageFont
 
 from demo import asked
 from onbrand import api
 from onbrand.api.methods import CompareConfig
 from onbrand.data import catalogue
 from onbrand.data.garments import garments
+from onbrand.report.versus import figure_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 CONFIG = CompareConfig(fine_tuning=600, batch=16, lr=6e-4, ema=0.98, precision="bf16", guidance=1.5, at_a_time=24)
@@ -29,37 +32,31 @@ HELD, LONG = 240, 2000
 
 CORE = ["plain/noise", "plain/mean", "plain/text", "mean-window/mean", "mean-constant/mean", "text-constant/text"]
 """Under ten seeds."""
-CONTROL = ["plain/image@held", "stock/image@held"]
+CONTROL = ["plain/image@held"]
 UNTRAINED = ["stock/noise@two", "stock/mean@two", "stock/text@two"]
-PAPER = [
-    "plain/noise@two", "plain/mean@two", "plain/pca1@two", "plain/pca3@two", "plain/pca16@two", "plain/image3@held",
-    "mean-window/mean@two", "mean-window/noise@two", "pca1-window:300/pca1@two", "pca3-window:300/pca3@two",
-    "pca16-window:300/pca16@two", "pca1-sampled-window:300/pca1@two", "pca3-sampled-window:300/pca3@two",
-    "pca16-sampled-window:300/pca16@two", "small-alpha/noise@two",
-]  # fmt: skip
-RIVALS = [
-    "offset-noise/noise@two", "zero-snr/noise@two", "plain/leak@two", "plain/leak-dct@two", "plain/noise+pasted@two",
-]  # fmt: skip
-OURS = [
-    "plain/text@two", "plain/text-rr@two", "plain/text-cca@two", "plain/text+drawn@two", "text-window/text@two",
-    "mean-window/mean+handoff@two", "text-window/text+handoff@two", "mean-constant/mean@two",
-    "mean-constant/text@two", "mean-constant/mean+trailing@two", "zero-constant/zero@two", "text-constant/text@two",
-    f"text-constant:{LONG}/text@two", f"mean-constant:{LONG}/mean@two", f"plain:{LONG}/noise@two",
-]  # fmt: skip
-SEEDS = [f"{name}:seed{seed}/{start}@two" for seed in (1, 2)
-         for name, start in (("plain", "noise"), ("mean-window", "mean"), ("mean-constant", "mean"))]  # fmt: skip
+PAPER = ["plain/noise@two", "plain/mean@two", "plain/pca1@two", "plain/pca3@two", "plain/pca16@two",
+         "plain/image3@held", "mean-window/mean@two", "mean-window/noise@two"]  # fmt: skip
+OFFSET_PCA = [f"pca{k}-window:300/pca{k.partition('-')[0]}@two" for k in ("1", "3", "3-sampled", "16-sampled")]
+RIVALS = ["offset-noise/noise@two", "zero-snr/noise@two", "small-alpha/noise@two", "plain/leak@two",
+          "plain/leak-dct@two", "plain/noise+pasted@two"]  # fmt: skip
+OURS = ["plain/text@two", "plain/text-rr@two", "plain/text-cca@two", "plain/text+drawn@two",
+        "mean-window/mean+handoff@two", "mean-constant/mean@two", "mean-constant/text@two",
+        "mean-constant/mean+trailing@two", "zero-constant/zero@two", "text-window/text@two",
+        "text-window/text+handoff@two", "text-constant/text@two"]  # fmt: skip
 CURVE = [f"{name}:{steps}/{start}@two" for name, start in (("mean-window", "mean"), ("mean-constant", "mean"),
          ("text-constant", "text")) for steps in (100, 300)]  # fmt: skip
 SWAPPED = ["plain/mean@swapped", "mean-window/mean@swapped", "mean-constant/mean@swapped"]
 CAPTIONS = ["plain/noise@captions", "plain/mean@captions", "text-constant/text@captions"]
-STEPS = [f"{method}+{steps}+trailing@one" for steps in (2, 4, 8, 12, 20, 50) for method in (
-    "plain/noise", "plain/mean", "mean-window/mean", "mean-constant:t999/mean")]  # fmt: skip
-SOLVERS = [f"{method}+{steps}+{solver}+trailing@one" for method in ("mean-window/mean", "mean-constant:t999/mean")
-           for solver in ("dpm2m", "unipc", "eulera") for steps in (4, 8, 20)]  # fmt: skip
-GUIDANCE = [f"{method}+g{scale}@one" for method in ("plain/noise", "plain/mean", "text-constant/text")
-            for scale in ("1", "3", "7.5")]  # fmt: skip
-METHODS = [*CORE, *CONTROL, *UNTRAINED, *PAPER, *RIVALS, *OURS, *CURVE, *SWAPPED, *CAPTIONS, *SEEDS, *STEPS, *SOLVERS,
-           *GUIDANCE]  # fmt: skip
+STEPS = [f"{method}+{steps}+trailing@one" for method in ("plain/mean", "mean-window/mean", "mean-constant:t999/mean")
+         for steps in (2, 4, 8, 12, 20, 50)]  # fmt: skip
+SOLVERS = [f"mean-constant:t999/mean+8+{solver}+trailing@one" for solver in ("dpm2m", "unipc", "eulera")]
+SEEDS = [f"{name}:300:seed{seed}/{start}@one" for seed in (0, 1, 2)
+         for name, start in (("plain", "noise"), ("mean-window", "mean"), ("mean-constant", "mean"))]  # fmt: skip
+GUIDANCE = [f"{method}+g{scale}@one" for method in ("plain/mean", "text-constant/text") for scale in ("1", "3", "7.5")]
+LONGEST = [f"text-constant:{LONG}/text@two"]
+METHODS = [*CORE, *CONTROL, *UNTRAINED, *PAPER, *OURS, *RIVALS, *SWAPPED, *CAPTIONS, *CURVE, *STEPS, *SEEDS,
+           *OFFSET_PCA, *GUIDANCE, *SOLVERS, *LONGEST]  # fmt: skip
+"""In the order in which they are worked off."""
 QUESTIONS = {
     "Is the class mean a better start than noise, without training for it? (Fig. 1)": ["plain/mean", "plain/noise"],
     "Is it so on training captions? (Fig. 1)": ["plain/mean@captions", "plain/noise@captions"],
@@ -68,9 +65,7 @@ QUESTIONS = {
     "The other kind's mean (Fig. 4)": ["plain/mean@swapped", "mean-window/mean@swapped", "mean-constant/mean@swapped"],
     "Does training with the start help? (Table 1)": ["mean-window/mean", "plain/mean", "plain/noise"],
     "PCA-K offset training": [
-        "mean-window:300/mean@two", "pca1-window:300/pca1@two", "pca3-window:300/pca3@two",
-        "pca16-window:300/pca16@two", "pca1-sampled-window:300/pca1@two", "pca3-sampled-window:300/pca3@two",
-        "pca16-sampled-window:300/pca16@two"],
+        "mean-window:300/mean@two", *OFFSET_PCA],
     "Ours against the paper's best": ["text-constant/text", "mean-constant/mean", "mean-window/mean", "plain/text"],
     "The exact hand-off": [
         "mean-window/mean+handoff@two", "mean-window/mean@two", "mean-constant/mean@two"],
@@ -82,6 +77,11 @@ QUESTIONS = {
         "text-constant/text@two", "mean-constant/mean@two", "offset-noise/noise@two", "zero-snr/noise@two",
         "small-alpha/noise@two", "plain/leak@two", "plain/leak-dct@two", "plain/noise+pasted@two"],
 }  # fmt: skip
+
+
+SHOWN = {"plain/noise": "fine-tuned as usual, started from noise",
+         "text-constant/text": "fine-tuned and started with onbrand"}  # fmt: skip
+"""The README's picture."""
 
 
 def swapped(row: dict[str, Any]) -> dict[str, Any]:
@@ -119,8 +119,35 @@ def publish(out: Path) -> None:
     for figure in sorted((out / "compare" / "figures").glob("*.png")):
         shutil.copy2(figure, DOCS / "images" / f"results-{figure.name}")
         text = text.replace(f"(figures/{figure.name})", f"(images/results-{figure.name})")
-    words = Path(__file__).with_name("results_words.md").read_text().rstrip()
+    before_after(out, DOCS / "images" / "before-after.png")
+    words = filled(Path(__file__).with_name("results_words.md").read_text().rstrip(), told["methods"])
     (DOCS / "results.md").write_text(f"{words}\n{text}")
+
+
+def filled(words: str, table: dict[str, Any]) -> str:
+    """The words with every `{method|score}` as the number that was measured, `{method|score|}` with its interval."""
+
+    def number(found: re.Match[str]) -> str:
+        method, score, whole = found.groups()
+        entry = table[method][score]
+        return figure_of(entry if whole else {"value": entry["value"]})
+
+    return re.sub(r"\{([^{}|]+)\|([^{}|]+)(\|)?\}", number, words)
+
+
+def before_after(out: Path, path: Path, columns: int = 6, lines: int = 2) -> None:
+    """The README's picture: the usual way beside ours, equal prompts and seeds, the first requests, not chosen."""
+    rows = json.loads((out / "compare" / "compare.json").read_text())["rows"]
+    font, head, gap, side = ImageFont.load_default(22), 44, 32, 128
+    sheet = Image.new("RGB", (2 * columns * side + gap, head + lines * side), "white")
+    for panel, (name, words) in enumerate(SHOWN.items()):
+        left = panel * (columns * side + gap)
+        ImageDraw.Draw(sheet).text((left + 4, 8), words, "black", font)
+        for i in range(columns * lines):
+            picture = Image.open(out / "compare" / rows[name]["pictures"] / f"{i:05d}.png")
+            sheet.paste(picture, (left + i % columns * side, head + i // columns * side))
+    ImageDraw.Draw(sheet).line((columns * side + gap // 2, 0, columns * side + gap // 2, sheet.height), "gray")
+    sheet.save(path, optimize=True)
 
 
 def main() -> None:

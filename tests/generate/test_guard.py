@@ -60,9 +60,11 @@ def test_inside_the_window_nothing_is_said(pipe, prior, quiet):
 def test_constant_gain_started_elsewhere_is_warned_of(pipe, prior, quiet):
     begin(pipe, prior, 20, offset=CONSTANT)
     warnings.simplefilter("always")
-    with pytest.warns(UserWarning, match="OB006: .*timestep 951; 50 steps .* at 981, which overshoots the mean. Take"):
+    with pytest.warns(
+        UserWarning, match="OB006: .*timestep 951; 50 steps .* at 981, which exaggerates what sets .* x_start. Take"
+    ):
         begin(pipe, prior, 50, offset=CONSTANT)
-    with pytest.warns(UserWarning, match="OB006: .* at 901, which falls short of the mean. Take num_inference_steps=2"):
+    with pytest.warns(UserWarning, match="OB006: .* at 901, which damps what .* x_start. Take num_inference_steps=2"):
         begin(pipe, prior, 10, offset=CONSTANT)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from reader import COPIES, moved, real, spoilt
 from steps import run
 from text import LENGTH, spoken, tokenizer
 from torch.nn import functional as F
@@ -55,30 +54,28 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--weights", type=Path, help="a CLIPModel's folder to go on from where there is no state")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     tok = tokenizer([*spoken(60000, seed=3)[0], *PREFIXES.values(), *FILLERS])
     model = build(len(tok), tok.bos_token_id, tok.eos_token_id, tok.pad_token_id)
-    if args.weights:
-        model = CLIPModel.from_pretrained(args.weights).float()
-    _, rows = garments("train")
-    x, _ = real(COPIES, seed=7)
+    pictures, rows = garments("train")
+    x = torch.from_numpy(pictures).permute(0, 3, 1, 2)
     prepared = clip.IMAGES(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (prepared.image_mean, prepared.image_std))
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
-        """CLIP's own: which caption is whose, both ways; captions worded anew each time, pictures a little moved
-        and spoilt, half of them on other grounds."""
-        which = torch.randint(len(rows), (args.batch,), generator=generator)
-        copy = torch.randint(COPIES + 1, (args.batch,), generator=generator)
-        copy[: args.batch // 2] = 0
+        """CLIP's own: which caption is whose, both ways; captions worded anew each time, pictures a little moved."""
+        which = torch.randint(len(x), (args.batch,), generator=generator)
         rng = np.random.default_rng([6, step])
         words = [caption(rows[i]["class"], said(rows[i], rng)[0]) if rng.random() < 0.7 else rows[i]["text"]
                  for i in which.tolist()]  # fmt: skip
         tokens = tok(words, padding="max_length", truncation=True, return_tensors="pt")
-        part = x[which + len(rows) * copy].permute(0, 3, 1, 2).float() / 255
-        part = torch.cat([spoilt(moved(one, generator), generator) for one in part.split(8)])
+        part = x[which].float() / 255
+        dx, dy = torch.randint(-4, 5, (2,), generator=generator).tolist()
+        part = torch.roll(part, (dy, dx), (2, 3))
+        part = part.flip(3) if torch.rand((), generator=generator) < 0.5 else part
+        if torch.rand((), generator=generator) < 0.3:
+            part = F.avg_pool2d(F.pad(part, (1, 1, 1, 1), mode="replicate"), 3, 1)
         with torch.autocast("cpu", torch.bfloat16):
             out = model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"],
                         pixel_values=(part - mean) / std)  # fmt: skip

@@ -103,7 +103,11 @@ def compare(
     given = {"photos": photos, "model": model, "out": out, "prompts": prompts, "held": held, "prior": prior}
     result: dict[str, Any] = {
         "methods": table,
-        "words": {line.name: {"training": line.training, "start": line.start, "set": line.requests} for line in lines},
+        "rows": {
+            line.name: {"training": line.training, "start": line.start, "set": line.requests,
+                        "pictures": str(line.folder.relative_to(out))}
+            for line in lines
+        },
         "mismatch": {line.name: line.nats for line in lines},
         "failed": failed, "command": command(compare, given | {"split": split, "reader": reader, "clip": clip}),
         "versions": versions(),

@@ -65,10 +65,11 @@ def check_trained(
             f"Take {suggest(scheduler, offset['first'], steps=steps)}"
         )
     if kind != "noise" and offset["gain"] == "constant" and abs(schedule.first - offset["start"]) >= NEAR:
-        effect = "overshoots" if schedule.first > offset["start"] else "falls short of"
+        effect = "exaggerates" if schedule.first > offset["start"] else "damps"
         warnings.warn(
-            f"OB006: these weights were trained to start at timestep {offset['start']}; {begins}, which {effect} the "
-            f"mean. Take {suggest(scheduler, offset['start'], offset['start'], steps)}",
+            f"OB006: these weights were trained to start at timestep {offset['start']}; {begins}, which {effect} "
+            f"what sets a picture apart from x_start. Take "
+            f"{suggest(scheduler, offset['start'], offset['start'], steps)}",
             stacklevel=3,
         )
     trained, trained_k = offset["kind"], offset.get("k") or 0

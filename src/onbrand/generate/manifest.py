@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -145,7 +145,9 @@ def _open(folder: Path, settings: Mapping[str, Any]) -> set[int]:
     """Make the folder a run's with these settings, or find that it is; the indices that are done."""
     path = folder / SETTINGS
     if path.is_file():
-        compare(f"the run in {folder.absolute()}", json.loads(path.read_text()), settings)
+        held = json.loads(path.read_text())
+        held["config"] = asdict(GenerateConfig()) | held["config"]  # a setting that came later was at its default
+        compare(f"the run in {folder.absolute()}", held, settings)
     else:
         if folder.is_dir() and ((folder / LINES).exists() or any(folder.glob("*.png"))):
             raise ValueError(f"{folder.absolute()} holds pictures, but no {SETTINGS}: take another folder")
