@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
 )
 
+from onbrand.core import Prior
 from onbrand.generate.start import generator_for, noise_for, start
 from onbrand.models.codec import embed
 from tiny import tiny_pipeline, tiny_prior
@@ -62,7 +64,7 @@ def test_mean_start_is_img2img_at_strength_one_to_the_picture(pipe, prior, made)
     img2img.set_progress_bar_config(disable=True)
     shared = {"num_inference_steps": 4, "output_type": "pt"}
     theirs = img2img(PROMPTS, image=prior.mean(CLASSES), strength=1.0, generator=generators(), **shared).images
-    latents = start(pipe, prior, PROMPTS, seeds=SEEDS, num_inference_steps=4)
+    latents = start(pipe, prior, PROMPTS, seeds=SEEDS, kind="mean", num_inference_steps=4)
     torch.testing.assert_close(pipe(PROMPTS, latents=latents, **shared).images, theirs, rtol=1e-4, atol=1e-5)
 
 
@@ -172,16 +174,18 @@ def test_image_start_projected_on_components(pipe, prior, pictures):
 
 def test_literal_alpha(pipe, prior):
     """Eq. 8 as printed: abar_999 = .00466 (METHOD.md), though 20 steps start at 951."""
-    latents = start(pipe, prior, PROMPTS, seeds=SEEDS, literal=True)
+    latents = start(pipe, prior, PROMPTS, seeds=SEEDS, kind="mean", literal=True)
     by_hand = math.sqrt(0.00466) * prior.mean(CLASSES) + math.sqrt(1 - 0.00466) * noise_for(SEEDS, (4, 8, 8))
     torch.testing.assert_close(latents, by_hand, rtol=1e-4, atol=1e-4)
 
 
 def test_class_by_field_or_by_prefix(pipe, prior):
-    by_prefix = start(pipe, prior, PROMPTS, seeds=SEEDS)
-    assert torch.equal(start(pipe, prior, seeds=SEEDS, classes=CLASSES), by_prefix)
-    assert torch.equal(start(pipe, prior, ["x"] * 3, seeds=SEEDS, classes=CLASSES), by_prefix), "the field goes first"
-    one = start(pipe, prior, seeds=SEEDS, classes="garment")
+    by_prefix = start(pipe, prior, PROMPTS, seeds=SEEDS, kind="mean")
+    assert torch.equal(start(pipe, prior, seeds=SEEDS, kind="mean", classes=CLASSES), by_prefix)
+    assert torch.equal(start(pipe, prior, ["x"] * 3, seeds=SEEDS, kind="mean", classes=CLASSES), by_prefix), (
+        "the field goes first"
+    )
+    one = start(pipe, prior, seeds=SEEDS, kind="mean", classes="garment")
     assert torch.equal(one[0], by_prefix[0]) and not torch.equal(one[1], by_prefix[1])
     with pytest.raises(ValueError, match="unknown class 'shoe'; .*'garment', 'garment on a person'"):
         start(pipe, prior, seeds=SEEDS, classes=["garment", "shoe", "garment"])
@@ -197,7 +201,7 @@ def test_what_a_start_cannot_be_made_of(pipe, prior):
     with pytest.raises(ValueError, match="one of noise, mean, pca, text, image; got 'median'"):
         start(pipe, prior, PROMPTS, seeds=SEEDS, kind="median")
     with pytest.raises(ValueError, match="the start 'mean' needs a prior"):
-        start(pipe, None, PROMPTS, seeds=SEEDS)
+        start(pipe, None, PROMPTS, seeds=SEEDS, kind="mean")
     silent = tiny_prior(pipe, ("garment",), text=False)
     with pytest.raises(ValueError, match="no text regression for garment"):
         start(pipe, silent, PROMPTS, seeds=SEEDS, classes="garment", kind="text")
@@ -214,16 +218,16 @@ def test_another_scale_is_another_model(pipe, prior):
     scaled.vae = copy.deepcopy(pipe.vae)
     scaled.vae.register_to_config(scaling_factor=0.13025)
     with pytest.raises(ValueError, match="fitted with scaling_factor 0.18215"):
-        start(scaled, prior, PROMPTS, seeds=SEEDS)
+        start(scaled, prior, PROMPTS, seeds=SEEDS, kind="mean")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_a_cast_at_the_end(pipe, prior, dtype):
     """A prior fitted in float32 belongs to the copy, and the noise is the same up to the last cast."""
     half = copy.deepcopy(pipe).to(dtype)
-    latents = start(half, prior, PROMPTS, seeds=SEEDS)
+    latents = start(half, prior, PROMPTS, seeds=SEEDS, kind="mean")
     assert latents.dtype == dtype
-    assert torch.equal(latents, start(pipe, prior, PROMPTS, seeds=SEEDS).to(dtype))
+    assert torch.equal(latents, start(pipe, prior, PROMPTS, seeds=SEEDS, kind="mean").to(dtype))
 
 
 def test_no_effect_is_said(pipe, prior):
@@ -248,3 +252,15 @@ def test_derived_generators_differ_by_seed_and_purpose():
     drawn.append(noise_for([1], (8,))[0])
     assert len({tuple(draw.tolist()) for draw in drawn}) == 5
     assert torch.equal(torch.randn(8, generator=generator_for(1, "steps")), drawn[1])
+
+
+def test_the_start_where_none_is_asked_for(pipe, prior):
+    """What was trained with; else what the prior can do: text with prompts, the mean without, noise without a prior."""
+    same = partial(start, pipe, seeds=SEEDS)
+    assert torch.equal(same(prior, PROMPTS), same(prior, PROMPTS, kind="text"))
+    assert torch.equal(same(prior, classes=CLASSES), same(prior, classes=CLASSES, kind="mean"))
+    assert torch.equal(same(None, PROMPTS), same(None, PROMPTS, kind="noise"))
+    silent = Prior(prior.gaussians, prior.provenance)
+    assert torch.equal(same(silent, PROMPTS), same(silent, PROMPTS, kind="mean"))
+    trained = {"gain": "constant", "kind": "pca", "k": 2, "start": 951}
+    assert torch.equal(same(prior, PROMPTS, offset=trained), same(prior, PROMPTS, kind="pca", k=2, offset=trained))

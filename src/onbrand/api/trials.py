@@ -217,7 +217,8 @@ class Trials:
         abar = read(live, start.steps).abar
         config = method.training.config
         trained = "picture" if config is None or config.offset == "none" else config.offset
-        begun = {"image": "picture" if start.k is None else "pca"}.get(start.start, start.start)
+        kind = str(start.start)
+        begun = {"image": "picture" if start.k is None else "pca"}.get(kind, kind)
         text = self.fitted.text
         found = [
             mismatch(gaussian, abar, trained, begun, text[name].shrink if name in text else 0.0, start.k)

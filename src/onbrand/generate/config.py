@@ -15,7 +15,8 @@ class GenerateConfig:
 
     Attributes:
         start: x_start: none (noise), the class mean, a draw of its first components (pca), the class's mean given the
-            prompt (text), or each request's own picture (image)
+            prompt (text), or each request's own picture (image); null: what the weights were trained with, and for
+            plain weights text where the prior was fitted with captions, else mean
         k: components of a pca start, or that an image start is projected on; null: as many as the weights were
             trained with, else 3 (pca), or the whole latent (image)
         residual: with start text, also draw what the text leaves open
@@ -32,7 +33,7 @@ class GenerateConfig:
         trace: how many pictures, from the first on, also leave x_t and x0_hat of every step
     """
 
-    start: Start = "mean"
+    start: Start | None = None
     k: int | None = None
     residual: bool = False
     literal: bool = False
@@ -47,7 +48,7 @@ class GenerateConfig:
     trace: int = 0
 
     def __post_init__(self) -> None:
-        if self.start not in get_args(Start):
+        if self.start is not None and self.start not in get_args(Start):
             raise ValueError(f"start must be one of {', '.join(get_args(Start))}; got {self.start!r}")
         if self.spacing is not None and self.spacing not in get_args(Spacing):
             raise ValueError(f"spacing must be one of {', '.join(get_args(Spacing))}; got {self.spacing!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from onbrand.data.images import Refused, open_picture, pad, to_picture, to_tensor
-from onbrand.generate.config import GenerateConfig
+from onbrand.generate.config import GenerateConfig, Start
 from onbrand.generate.guard import check_effect, check_prior, check_trained
 from onbrand.generate.handoff import HandOff, check
 from onbrand.generate.requests import Request
-from onbrand.generate.start import begin, classes_of, components, generator_for
+from onbrand.generate.start import begin, classes_of, components, generator_for, usual_start
 from onbrand.generate.trace import Recorder, Trace
 from onbrand.models.bundle import offset_of
 from onbrand.models.codec import decode, warn_long
@@ -56,6 +56,9 @@ class Plan:
     prior: Prior | None
     requests: Sequence[Request]
     config: GenerateConfig
+    """Its start spelled out."""
+    kind: Start
+    """What x_start is."""
     scheduler: Any
     """The scheduler to run, by the config's options, set to its steps."""
     schedule: Schedule
@@ -90,18 +93,19 @@ def plan(
     schedule = describe(live)
     prompts = [request.prompt for request in requests]
     classes = classes_of(prior, prompts, [request.class_name for request in requests], len(requests))
-    k = components(prior, config.start, config.k, trained)
-    check_prior(pipe, prior, config.start, classes)
-    if config.start == "image":
+    kind = config.start or usual_start(prior, classes, trained)
+    k = components(prior, kind, config.k, trained)
+    check_prior(pipe, prior, kind, classes)
+    if kind == "image":
         missing = [request.image for request in requests if request.image is None or not Path(request.image).is_file()]
         if missing:
             raise ValueError(f"an image start needs a picture a request; {len(missing)} lack one, as {missing[0]}")
-    check_effect(config.start, schedule)
-    check_trained(scheduler, schedule, config.steps, config.start, k, prior, trained)
+    check_effect(kind, schedule)
+    check_trained(scheduler, schedule, config.steps, kind, k, prior, trained)
     if config.handoff:
         check(live, trained)
     warn_long(pipe, prompts)
-    return Plan(pipe, prior, requests, config, live, schedule, classes, k, trained)
+    return Plan(pipe, prior, requests, replace(config, start=kind), kind, live, schedule, classes, k, trained)
 
 
 def sample(
@@ -132,7 +136,7 @@ def _batch(plan: Plan, batch: range) -> list[Picture]:
     requests = [plan.requests[index] for index in batch]
     prompts, seeds = [request.prompt for request in requests], [request.seed for request in requests]
     classes = None if plan.classes is None else [plan.classes[index] for index in batch]
-    images = _images(plan, requests) if config.start == "image" else None
+    images = _images(plan, requests) if plan.kind == "image" else None
     latents = begin(
         pipe,
         plan.prior,
@@ -140,7 +144,7 @@ def _batch(plan: Plan, batch: range) -> list[Picture]:
         prompts,
         classes,
         seeds,
-        config.start,
+        plan.kind,
         plan.k,
         images,
         config.literal,

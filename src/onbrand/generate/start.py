@@ -28,7 +28,7 @@ def start(
     *,
     seeds: int | Sequence[int],
     classes: str | Sequence[str] | None = None,
-    kind: Start = "mean",
+    kind: Start | None = None,
     k: int | None = None,
     num_inference_steps: int = 20,
     images: Tensor | None = None,
@@ -44,7 +44,8 @@ def start(
     kind: what x_start is. "noise": none, the pipeline's own start. "mean": the class mean. "pca": a draw from the
     class's first `k` components (the number trained with, else 3). "text": the class's mean given the prompt; with
     `residual` a draw of what the text leaves open too. "image": `images` (B or 1, 3, H, W) in [-1, 1], encoded;
-    with `k` projected on the class's first `k` components.
+    with `k` projected on the class's first `k` components. None: the one that the weights were trained with; for plain
+    weights "text" where there are prompts and the prior was fitted with captions, else "mean", without a prior "noise".
     classes: a name a picture, or one for all; None: each prompt's prefix says it.
     literal: Eq. 8 with the paper's abar_{T-1} instead of the abar of the first inference timestep.
     offset: how the weights were offset-trained; "recorded": as the pipeline's folder says; None: plainly.
@@ -53,7 +54,7 @@ def start(
     enter, and offset-trained weights started outside their window (OB003). Warns of a start without effect (OB005),
     another than the trained one, and a constant gain started from another timestep (OB006).
     """
-    if kind not in get_args(Start):
+    if kind is not None and kind not in get_args(Start):
         raise ValueError(f"the start must be one of {', '.join(get_args(Start))}; got {kind!r}")
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
     prompts = _spread(prompts, len(seeds), "prompts")
@@ -62,6 +63,7 @@ def start(
     live = set_steps(pipe.scheduler, num_inference_steps)
     schedule = describe(live)
     named = classes_of(prior, prompts, _spread(classes, len(seeds), "classes"), len(seeds))
+    kind = kind or usual_start(prior, named, trained, prompts is not None)
     k = components(prior, kind, k, trained)
     check_prior(pipe, prior, kind, named)
     check_effect(kind, schedule)
@@ -146,6 +148,18 @@ def components(prior: Prior | None, kind: Start, k: int | None, offset: Mapping[
             f"the start {kind!r} takes k = 1..{prior.k}, as many as were fitted; got {k}: fit with a larger k"
         )
     return k
+
+
+def usual_start(
+    prior: Prior | None, classes: Sequence[str] | None, offset: Mapping[str, Any] | None, prompts: bool = True
+) -> Start:
+    """The start where none is asked for: the one trained with; for plain weights the mean given the text where there
+    are prompts and every class has a regression, else the class mean; noise without a prior."""
+    if offset is not None:
+        return offset["kind"]
+    if prior is None:
+        return "noise"
+    return "text" if prompts and set(classes or ()) <= set(prior.text) else "mean"
 
 
 def _drawn(

@@ -80,7 +80,7 @@ def write(
     """compare.md: every method by set of requests, every question, every number of steps; draws into `figures`."""
     judged = [score for score in ("text", "ground", "all") if any(score in told for told in table.values())]
     attributes = sorted({score for told in table.values() for score in told if score.startswith("text: ")})
-    parts = ["# Methods side by side"]
+    parts = ["# Methods side by side", legend([line.folder for line in lines])]
     for name in dict.fromkeys(line.requests for line in lines):
         own = [line for line in lines if line.requests == name and line.name in table]
         parts.append(f"## Every method, requests *{name}*" if name else "## Every method")
@@ -101,6 +101,18 @@ def write(
     scatter(table, lines, "ground", figures / "mismatch.png")
     parts += ["## Told before, measured after", "![Mismatch and ground](figures/mismatch.png)"]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def legend(folders: Sequence[Path]) -> str:
+    """What each score is, in the words of the first check, as a Markdown list."""
+    file = next((folder / "check.json" for folder in folders if (folder / "check.json").exists()), None)
+    if file is None:
+        return ""
+    checked = json.loads(file.read_text())
+    told = {"all": {"title": "pass every check", "rule": "Every check below, down to the text."}}
+    told |= checked["properties"] | checked["measures"]
+    lines = [f"- *{name}*: {entry['title']}. {entry['rule']}" for name, entry in told.items()]
+    return "Shares and means with 95 % bootstrap intervals over pictures.\n\n" + "\n".join(lines)
 
 
 def page_plan(lines: Sequence[Line], real: Path | None) -> dict[str, Any]:
