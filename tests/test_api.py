@@ -16,7 +16,8 @@ from diffusers import DDIMScheduler
 from PIL import Image, ImageDraw
 
 from onbrand import api, cli
-from onbrand.core import Prior
+from onbrand.core import Conditional, ConditionalFitter, Prior
+from onbrand.core.regression import Method
 from onbrand.data.images import to_picture, to_tensor
 from onbrand.generate.config import GenerateConfig
 from onbrand.generate.start import start
@@ -97,11 +98,29 @@ def test_fit_again_encodes_nothing(world: Path, brand: Path, capsys: pytest.Capt
     assert Prior.load(brand / "prior.safetensors").fingerprint == before
 
 
+@pytest.mark.parametrize("text", ["reduced-rank", "cca"])
+def test_the_captions_may_be_regressed_on_by_another_method(
+    world: Path, tmp_path: Path, text: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    finish = ConditionalFitter.finish
+
+    def noted(self: ConditionalFitter, *args: Any, **more: Any) -> Conditional:
+        asked.append(more.get("method", "ridge"))
+        return finish(self, *args, **more)
+
+    monkeypatch.setattr(ConditionalFitter, "finish", noted)
+    with pytest.warns(UserWarning, match="its mean shows those pictures"):
+        said = api.fit(world / "photos", world / "model", tmp_path, k=4, text=text)
+    assert asked == [text, text] and f"--text {text}" in said["command"]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
         ({"resolution": 15}, "a side is a multiple of 2"),
         ({"k": -1}, "k"),
+        ({"text": "lasso"}, "one of ridge, reduced-rank, cca: got 'lasso'"),
         ({"device": "cuda:99"}, "the device must be one that torch has here"),
         ({"dtype": "float8"}, "dtype must be one of"),
     ],

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from scipy.linalg import subspace_angles
+from scipy.linalg import fractional_matrix_power, subspace_angles
+from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.cross_decomposition import CCA
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
@@ -135,18 +136,63 @@ def test_wrong_input_is_refused(gaussian, pairs):
         ours.draw(gaussian, text[:2], torch.zeros(2, 3))
 
 
+class LowRank(RegressorMixin, BaseEstimator):
+    """Ridge of a lower rank, on the data themselves: the leading singular directions of what least squares fits.
+
+    The ridge is rows added to the data (Mukherjee & Zhu 2011); for CCA y is whitened before and coloured after.
+    """
+
+    def __init__(self, alpha: float, rank: int, whitened: bool) -> None:
+        self.alpha, self.rank, self.whitened = alpha, rank, whitened
+
+    def fit(self, t: np.ndarray, y: np.ndarray) -> "LowRank":
+        self.centre, self.base = t.mean(0), y.mean(0)
+        y = y - self.base
+        white = fractional_matrix_power(y.T @ y, -0.5) if self.whitened else np.eye(y.shape[1])
+        rows = np.vstack([t - self.centre, np.sqrt(self.alpha) * np.eye(t.shape[1])])
+        weight = np.linalg.lstsq(rows, np.vstack([y, np.zeros((t.shape[1], y.shape[1]))]) @ white, rcond=None)[0]
+        leading = np.linalg.svd(rows @ weight)[2][: self.rank]
+        self.weight = weight @ leading.T @ leading @ np.linalg.inv(white)
+        return self
+
+    def predict(self, t: np.ndarray) -> np.ndarray:
+        return self.base + (t - self.centre) @ self.weight
+
+
 class TestLowerRank:
-    def fitted(self, gaussian, text, x0, alpha=10.0, **more):
-        fitter = ConditionalFitter(gaussian)
-        fitter.update(text, x0, torch.arange(len(text)))
-        return fitter.finish((alpha,), **more)
+    @pytest.mark.parametrize("whitened", [False, True])
+    def test_the_full_rank_is_ridge(self, gaussian, pairs, whitened):
+        text, x0, y = pairs
+        weight, base = regression._Ridge(sums_of(gaussian, text, x0)).solve(10.0, whitened, K)
+        theirs = Ridge(10.0).fit(text.numpy(), y.numpy())
+        np.testing.assert_allclose(weight, theirs.coef_.T, atol=2e-4)
+        np.testing.assert_allclose(base, theirs.intercept_, atol=1e-3)
 
     @pytest.mark.parametrize("method", ["reduced-rank", "cca"])
-    def test_the_full_rank_is_ridge(self, gaussian, pairs, method, monkeypatch):
-        monkeypatch.setattr(regression, "RANKS", ())
-        text, x0, y = pairs
-        ours = self.fitted(gaussian, text, x0, method=method)
-        np.testing.assert_allclose(ours.weight, Ridge(10.0).fit(text.numpy(), y.numpy()).coef_.T, atol=2e-4)
+    @pytest.mark.parametrize("shrink", [True, False])
+    def test_ridge_and_rank_are_chosen_by_error_out_of_fold(self, gaussian, method, shrink):
+        generator, n = torch.Generator().manual_seed(4), 100
+        text = 0.5 + torch.randn(n, E, generator=generator) * torch.linspace(0.2, 3, E)
+        two = torch.randn(E, 2, generator=generator) @ torch.randn(2, K, generator=generator)
+        noise = torch.randn(n, K, generator=generator)
+        y = 0.3 + text @ two * torch.tensor([1.0, 0.5, 0.3, 0.2]) + noise * torch.tensor([4.0, 3, 2, 1])
+        t, z, whitened, folds = text.numpy(), y.numpy(), method == "cca", PredefinedSplit(np.arange(n) % 5)
+        tried = [(alpha, rank) for alpha in (1.0, 30.0, 1e3) for rank in range(1, K + 1)]
+        predicted = {one: cross_val_predict(LowRank(*one, whitened), t, z, cv=folds) for one in tried}
+        best = min(tried, key=lambda one: np.square(predicted[one] - z).sum())
+        assert best == (30.0, 2), "neither end of the lists"
+
+        fitter = ConditionalFitter(gaussian)
+        fitter.update(text, gaussian.place(y), torch.arange(n))
+        ours = fitter.finish((1.0, 30.0, 1e3), method=method, shrink=shrink)
+        assert ours.alpha == best[0] and torch.linalg.matrix_rank(ours.weight, rtol=1e-5) == best[1]
+        np.testing.assert_allclose(ours.weight, LowRank(*best, whitened).fit(t, z).weight, atol=2e-4)
+        r2 = r2_score(z, predicted[best], multioutput="raw_values")
+        kept = r2.clip(0, 1) if shrink else np.ones(K)
+        left = z - predicted[best] * kept
+        np.testing.assert_allclose(ours.r2, r2, atol=1e-4)
+        np.testing.assert_allclose(ours.shrink, kept, atol=1e-4)
+        np.testing.assert_allclose(ours.residual, left.T @ left / n, atol=2e-3)
 
     @pytest.mark.parametrize("rank", [1, 2, 3])
     def test_cca_finds_scikit_learns_canonical_directions(self, gaussian, pairs, rank):
@@ -187,8 +233,10 @@ class TestLowerRank:
         assert off["reduced-rank"] < off["ridge"]
 
     def test_another_method_is_refused(self, gaussian, pairs):
-        with pytest.raises(ValueError, match="one of ridge, reduced-rank, cca; got 'lasso'"):
-            self.fitted(gaussian, *pairs[:2], method="lasso")
+        fitter = ConditionalFitter(gaussian)
+        fitter.update(*pairs[:2], torch.arange(N))
+        with pytest.raises(ValueError, match="one of ridge, reduced-rank, cca: got 'lasso'"):
+            fitter.finish(method="lasso")
 
 
 def sums_of(gaussian, text, x0) -> regression.Sums:

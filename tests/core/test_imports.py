@@ -1,10 +1,14 @@
 """core alone: torch, safetensors and the standard library, in a fresh interpreter; the front door loads no torch."""
 
 import json
+import pkgutil
 import subprocess
 import sys
 
+from onbrand import core
+
 HEAVY = ("diffusers", "transformers", "peft", "PIL", "accelerate", "datasets", "scipy", "sklearn", "matplotlib")
+NAMES = sorted(part.name for part in pkgutil.iter_modules(core.__path__))
 
 
 def loaded(code: str) -> set[str]:
@@ -15,8 +19,8 @@ def loaded(code: str) -> set[str]:
 
 
 def test_core_loads_nothing_heavy():
-    modules = loaded("from onbrand.core import Prior, matched_noise, window, constant")
-    assert {"onbrand", "torch", "safetensors"} <= modules
+    modules = loaded("\n".join(f"import onbrand.core.{name}" for name in NAMES))
+    assert {"onbrand", "torch", "safetensors"} <= modules and {"prior", "offset", "signal_leak"} <= set(NAMES)
     assert not modules & set(HEAVY)
 
 

@@ -45,16 +45,18 @@ def fit(
         What fit.json says: pictures used, counts by class, refused files with reasons, fingerprints.
 
     Raises:
-        ValueError: no usable photo, an unusable model, device, resolution or k.
+        ValueError: no usable photo, an unusable model, device, resolution, k or text.
     """
     from tqdm import tqdm
 
     from onbrand.api.fitting import draw_means, fit_text, ground_of_all
     from onbrand.api.inputs import LATENTS, PRIOR, encode_photos, open_model, processes, say_summary, size_of
     from onbrand.core import Fitter, Prior, Provenance
+    from onbrand.core.regression import check_method
     from onbrand.data.latents import iterate
     from onbrand.models import codec
 
+    check_method(text)
     given = {"photos": photos, "model": model, "out": out, "k": k, "text": text}
     options = {"split": split, "resolution": resolution, "flip": flip}
     out, pipe = Path(out), open_model(model, device, dtype)

@@ -101,8 +101,7 @@ class ConditionalFitter:
         leaves the class mean. Raises ValueError for another method, alphas not above 0 or fewer than two folds that
         have pictures.
         """
-        if method not in get_args(Method):
-            raise ValueError(f"a regression is one of {', '.join(get_args(Method))}; got {method!r}")
+        check_method(method)
         folds = [sums for sums in self._folds if sums]
         if len(folds) < 2 or not alphas or min(alphas) <= 0:
             raise ValueError(
@@ -154,6 +153,12 @@ class _Ridge:
             leading = torch.linalg.eigh(there @ gram @ there)[1][:, -rank:]
             weight = weight @ there @ leading @ leading.T @ back
         return weight, self.intercept - self.text_mean @ weight
+
+
+def check_method(method: str) -> None:
+    """Raise ValueError unless method is one of the three regressions."""
+    if method not in get_args(Method):
+        raise ValueError(f"a regression from text is one of {', '.join(get_args(Method))}: got {method!r}; use ridge")
 
 
 def _out_of_fold(folds: list[Sums], solved: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
