@@ -60,7 +60,7 @@ def brand(world: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def run(world: Path, brand: Path) -> Path:
-    config = TrainConfig(steps=2, batch=4, log=LogConfig(validate_every=2))
+    config = TrainConfig("mean", "window", steps=2, batch=4, log=LogConfig(validate_every=2))
     api.train(world / "photos", world / "model", world / "run", prior=brand, config=config)
     return world / "run"
 
@@ -174,7 +174,7 @@ def test_train_leaves_a_model_a_log_and_the_way_back(world: Path, brand: Path, r
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     said = json.loads((run / "run.json").read_text())
-    assert f"--prior {brand} --steps 2 --batch 4 --log.validate_every 2" in said["command"]
+    assert f"--prior {brand} --offset mean --gain window --steps 2 --batch 4 --log.validate_every 2" in said["command"]
     with Image.open(run / "validation" / "step-000002.png") as sheet:
         assert sheet.width > 200
     trained = {"gain": "window", "kind": "mean", "k": 0, "first": 950}
@@ -185,11 +185,26 @@ def test_train_leaves_a_model_a_log_and_the_way_back(world: Path, brand: Path, r
     api.diagnose(brand)
 
 
+def test_train_without_a_word_is_by_constant_gain_from_what_the_prior_can_tell(
+    world: Path, brand: Path, tmp_path: Path
+) -> None:
+    for offset, fitted in (("text", Prior.load(brand / "prior.safetensors")), ("mean", None)):
+        if fitted is None:  # as of photos without captions
+            fitted = Prior.load(brand / "prior.safetensors")
+            fitted = Prior(fitted.gaussians, fitted.provenance)
+        fitted.save(tmp_path / offset / "prior.safetensors")
+        config = TrainConfig(steps=1, batch=4, log=LogConfig(validate_every=1))
+        api.train(world / "photos", world / "model", tmp_path / f"{offset}-run",
+                  prior=tmp_path / offset, config=config)  # fmt: skip
+        trained = {"gain": "constant", "kind": offset, "k": 0, "start": 951, "prior": fitted.fingerprint}
+        assert bundle.offset_config(tmp_path / f"{offset}-run") == trained
+
+
 def test_train_uses_the_latents_of_the_fit(
     world: Path, brand: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.train(world / "photos", world / "model", run, prior=brand,
-              config=TrainConfig(steps=2, batch=4, log=LogConfig(validate_every=2)))  # fmt: skip
+              config=TrainConfig("mean", "window", steps=2, batch=4, log=LogConfig(validate_every=2)))  # fmt: skip
     assert "0 encoded now" in capsys.readouterr().out and not (run / "latents").exists()
     assert len((run / "log.jsonl").read_text().splitlines()) == 2
 

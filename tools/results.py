@@ -54,8 +54,8 @@ SEEDS = [f"{name}:300:seed{seed}/{start}@one" for seed in (0, 1, 2)
          for name, start in (("plain", "noise"), ("mean-window", "mean"), ("mean-constant", "mean"))]  # fmt: skip
 GUIDANCE = [f"{method}+g{scale}@one" for method in ("plain/mean", "text-constant/text") for scale in ("1", "3", "7.5")]
 LONGEST = [f"text-constant:{LONG}/text@two"]
-METHODS = [*CORE, *CONTROL, *UNTRAINED, *PAPER, *OURS, *RIVALS, *SWAPPED, *CAPTIONS, *CURVE, *STEPS, *SEEDS,
-           *OFFSET_PCA, *GUIDANCE, *SOLVERS, *LONGEST]  # fmt: skip
+METHODS = [*CORE, *CONTROL, *UNTRAINED, *PAPER, *OURS, *RIVALS, *SWAPPED, *CAPTIONS, *LONGEST, *CURVE, *SEEDS,
+           *OFFSET_PCA, *STEPS, *SOLVERS, *GUIDANCE]  # fmt: skip
 """In the order in which they are worked off."""
 QUESTIONS = {
     "Is the class mean a better start than noise, without training for it? (Fig. 1)": ["plain/mean", "plain/noise"],
@@ -82,6 +82,18 @@ QUESTIONS = {
 SHOWN = {"plain/noise": "fine-tuned as usual, started from noise",
          "text-constant/text": "fine-tuned and started with onbrand"}  # fmt: skip
 """The README's picture."""
+
+
+README = (
+    ("real", "", "real pictures, held out"), ("plain/noise", "as usual", "noise (as usual)"),
+    ("plain/mean", "as usual", "class mean (the paper)"),
+    ("plain/text", "as usual", "mean given the prompt (ours)"),
+    ("mean-window/mean", "mean offset, window (the paper)", "class mean"),
+    ("mean-constant/mean", "mean offset, constant gain (ours)", "class mean"),
+    ("text-constant/text", "text offset, constant gain (ours)", "mean given the prompt"),
+    ("plain/image@held", "as usual", "each real picture's own latent (control)"),
+)  # fmt: skip
+"""The README's table: method, training, start."""
 
 
 def swapped(row: dict[str, Any]) -> dict[str, Any]:
@@ -119,9 +131,23 @@ def publish(out: Path) -> None:
     for figure in sorted((out / "compare" / "figures").glob("*.png")):
         shutil.copy2(figure, DOCS / "images" / f"results-{figure.name}")
         text = text.replace(f"(figures/{figure.name})", f"(images/results-{figure.name})")
+    readme(told["methods"])
     before_after(out, DOCS / "images" / "before-after.png")
     words = filled(Path(__file__).with_name("results_words.md").read_text().rstrip(), told["methods"])
     (DOCS / "results.md").write_text(f"{words}\n{text}")
+
+
+def readme(table: dict[str, Any]) -> None:
+    """The README's table, between its two marks."""
+    head = "| training | start | text | ground | pass every check | variety |\n|---|---|---|---|---|---|\n"
+    lines = []
+    for name, training, start in README:
+        cells = [figure_of(table[name][score]) for score in ("text", "ground", "all", "diversity")]
+        lines.append(f"| {training} | {start} | {' | '.join(cells)} |\n")
+    path = DOCS.parent / "README.md"
+    before, _, rest = path.read_text().partition("<!-- results -->\n")
+    _, _, after = rest.partition("<!-- /results -->")
+    path.write_text(f"{before}<!-- results -->\n{head}{''.join(lines)}<!-- /results -->{after}")
 
 
 def filled(words: str, table: dict[str, Any]) -> str:

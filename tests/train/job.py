@@ -51,9 +51,9 @@ def open_all(folder: Path, flip: bool = False):
 
 
 def settings(**given) -> TrainConfig:
-    """A short run; `optim`, `loss`, `engine` and `log` are given as dicts."""
+    """A short run, by the paper's offset and gain; `optim`, `loss`, `engine` and `log` are given as dicts."""
     kinds = {"optim": OptimConfig, "loss": LossConfig, "engine": EngineConfig, "log": LogConfig}
-    made = {"steps": 6, "batch": 4, "optim": {"lr": 1e-3}} | given
+    made = {"offset": "mean", "gain": "window", "steps": 6, "batch": 4, "optim": {"lr": 1e-3}} | given
     return TrainConfig(**{key: kinds[key](**value) if key in kinds else value for key, value in made.items()})
 
 

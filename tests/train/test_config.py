@@ -10,10 +10,10 @@ import yaml
 from onbrand.train.config import EngineConfig, LogConfig, LossConfig, OptimConfig, TrainConfig, check_same, flatten
 
 
-def test_defaults_are_the_papers():
+def test_defaults_are_the_papers_but_for_offset_and_gain():
     config = TrainConfig()
     assert (config.batch, config.optim.lr, config.steps) == (16, 1e-5, 50_000)
-    assert (config.offset, config.gain) == ("mean", "window")
+    assert (config.offset, config.gain) == (None, "constant"), "docs/results.md"
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_defaults_are_the_papers():
             lambda: TrainConfig(batch=6, engine=EngineConfig(accumulation=4)),
             "multiple of engine.accumulation; got 6 and 4",
         ),
-        (lambda: TrainConfig(loss=LossConfig(noise_offset=0.1)), "offset noise and offset mean cannot both"),
+        (lambda: TrainConfig(loss=LossConfig(noise_offset=0.1)), "offset noise and offset text or mean cannot both"),
         (lambda: LossConfig(dropout=1.5), "loss.dropout must lie between 0 and 1; got 1.5"),
         (lambda: LossConfig(min_snr=0), "loss.min_snr must be above 0"),
         (lambda: OptimConfig(lr=0), "optim.lr must be above 0; got 0"),

@@ -55,7 +55,7 @@ def test_without_offset_the_loss_is_diffusers_own(pipe):
 
 def test_the_window_is_equations_13_to_15(pipe):
     batch, abars, kind = a_batch(), pipe.scheduler.alphas_cumprod, pipe.scheduler.config.prediction_type
-    loss = make_objective(pipe.scheduler, TrainConfig())(of(pipe), batch)
+    loss = make_objective(pipe.scheduler, TrainConfig(gain="window"))(of(pipe), batch)
     for i, t in enumerate(TIMES):
         x0, x_start, eps = batch.x0[i], batch.x_start[i], batch.noise[i]
         signal, spread = abars[t].sqrt(), (1 - abars[t]).sqrt()
@@ -107,9 +107,9 @@ def test_diffusers_recovers_x0_from_a_perfect_network(pipe, gain):
 @pytest.mark.parametrize("offset", ["none", "mean"])
 def test_min_snr_is_diffusers_but_for_the_windows_samples(pipe, offset):
     batch, scheduler = a_batch(), pipe.scheduler
-    config = TrainConfig(offset=offset, loss=LossConfig(min_snr=5.0))
+    config = TrainConfig(offset=offset, gain="window", loss=LossConfig(min_snr=5.0))
     loss = make_objective(scheduler, config)(of(pipe), batch)
-    plain = make_objective(scheduler, TrainConfig(offset=offset))(of(pipe), batch)
+    plain = make_objective(scheduler, TrainConfig(offset=offset, gain="window"))(of(pipe), batch)
     snr = compute_snr(scheduler, batch.timesteps)
     divisor = {"epsilon": snr, "v_prediction": snr + 1, "sample": 1}[scheduler.config.prediction_type]
     weight = snr.clamp(max=5.0) / divisor
@@ -121,7 +121,7 @@ def test_min_snr_is_diffusers_but_for_the_windows_samples(pipe, offset):
 
 def test_in_and_outside_are_the_means_of_their_samples():
     pipe = tiny_pipeline()
-    objective = make_objective(pipe.scheduler, TrainConfig())
+    objective = make_objective(pipe.scheduler, TrainConfig(gain="window"))
     loss = objective(of(pipe), a_batch())
     assert (loss.inside + loss.outside) / 2 == pytest.approx(loss.total.item(), rel=1e-5), "3 samples each"
     below = objective(of(pipe), a_batch([1, 2]))
@@ -131,7 +131,7 @@ def test_in_and_outside_are_the_means_of_their_samples():
 def test_the_three_lines_in_a_foreign_loop():
     """The issue's lines in diffusers' text-to-image step, against the objective on the same draws."""
     pipe = tiny_pipeline()
-    saved, config = tiny_prior(pipe), TrainConfig()
+    saved, config = tiny_prior(pipe), TrainConfig(gain="window")
     batch, noise_scheduler, unet = a_batch(), pipe.scheduler, pipe.unet
     latents, noise, timesteps, classes = batch.x0, batch.noise, batch.timesteps, ["product photo"] * len(TIMES)
 

@@ -13,12 +13,13 @@ from onbrand.train.config import EngineConfig, LogConfig, LossConfig, OptimConfi
 SCHEDULES = ("zero-snr", "small-alpha")
 """Rivals that change the noise schedule: zero terminal SNR with v-prediction and trailing spacing (Lin et al. 2023),
 and the paper's smaller alpha_T, abar_T = 1 / d (its supplementary)."""
+PLAIN = {"offset": "none", "gain": "window"}
 TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
     "stock": ("no training", {}),
-    "plain": ("plain training", {"offset": "none"}),
-    "offset-noise": ("offset noise .1", {"offset": "none", "noise_offset": 0.1}),
-    "zero-snr": ("zero terminal SNR, v-prediction", {"offset": "none"}),
-    "small-alpha": ("smaller alpha_T", {"offset": "none"}),
+    "plain": ("plain training", PLAIN),
+    "offset-noise": ("offset noise .1", PLAIN | {"noise_offset": 0.1}),
+    "zero-snr": ("zero terminal SNR, v-prediction", PLAIN),
+    "small-alpha": ("smaller alpha_T", PLAIN),
 }
 """Name -> its words and its settings, of trainings without a start; with one: mean-window, text-constant, pca3-window,
 pca3-sampled-window and so on."""

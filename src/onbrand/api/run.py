@@ -8,8 +8,8 @@ from typing import Any
 from onbrand.api.again import command, versions, write_json
 from onbrand.train.config import TrainConfig, flatten
 
-PAPER = TrainConfig()
-"""The paper's settings of a training run."""
+USUAL = TrainConfig()
+"""The settings of a training run where none are given."""
 
 
 def train(
@@ -18,7 +18,7 @@ def train(
     out: str | Path,
     *,
     prior: str | Path | None = None,
-    config: TrainConfig = PAPER,
+    config: TrainConfig = USUAL,
     split: str | None = None,
     resolution: int | tuple[int, int] | None = None,
     flip: bool = False,
@@ -51,6 +51,7 @@ def train(
 
     from onbrand.api.inputs import LATENTS, encode_photos, open_model, open_prior, processes, say_summary, size_of
     from onbrand.api.validation import validation
+    from onbrand.train.check import settled
     from onbrand.train.loop import train as take_steps
 
     given = {"photos": photos, "model": model, "out": out, "prior": prior}
@@ -65,6 +66,7 @@ def train(
         if flip and not told.flip:
             raise ValueError("the prior was fitted without mirrored pictures; got flip: fit with --flip, or omit it")
         flip = told.flip
+    config = settled(config, fitted)
     latents = Path(prior) if prior is not None and Path(prior).is_dir() else out
     store, summary = encode_photos(pipe, photos, latents / LATENTS, size, flip, split=split)
     validate = validation(pipe, summary.used, fitted, config, out) if config.log.validate_every else None
@@ -90,6 +92,6 @@ def train(
 
 
 def changed(config: TrainConfig) -> dict[str, Any]:
-    """The settings that are not the paper's, by their flags' names."""
-    usual = flatten(PAPER)
+    """The settings that are not the usual ones, by their flags' names."""
+    usual = flatten(USUAL)
     return {name: value for name, value in flatten(config).items() if value != usual[name]}

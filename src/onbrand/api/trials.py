@@ -216,7 +216,7 @@ class Trials:
         live = with_options(saved(base) if base else scheduler, start.scheduler, start.spacing)
         abar = read(live, start.steps).abar
         config = method.training.config
-        trained = "picture" if config is None or config.offset == "none" else config.offset
+        trained = "picture" if config is None or config.offset == "none" else str(config.offset)
         kind = str(start.start)
         begun = {"image": "picture" if start.k is None else "pca"}.get(kind, kind)
         text = self.fitted.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 
     from onbrand.core.prior import Prior
     from onbrand.data.latents import Store, Summary
+
+
+def settled(config: TrainConfig, prior: Prior | None) -> TrainConfig:
+    """The settings with their offset spelled out: text where every class of the prior has a regression, else mean."""
+    if config.offset is not None:
+        return config
+    text = prior is not None and set(prior.classes) == set(prior.text)
+    return replace(config, offset="text" if text else "mean")
 
 
 def check(

@@ -21,7 +21,7 @@ from onbrand.models.training import Denoiser, full
 
 from . import draws
 from .batches import Batches
-from .check import check, precision
+from .check import check, precision, settled
 from .config import TrainConfig, flatten
 from .learner import Learner
 from .objective import Objective, make_objective
@@ -73,6 +73,7 @@ def train(
     Raises ValueError, before anything is computed or written, for a model, prior, folder or machine that the settings
     do not fit; FloatingPointError where the loss is no longer a number (what is in `out` is from before).
     """
+    config = settled(config, prior)
     denoiser, pictures = full(pipe), store.look_up(records)
     objective = check(pipe, pictures, store, prior, config)
     return Run(pipe, denoiser, pictures, store, prior, config, Path(out), validate, objective).steps()
@@ -218,7 +219,12 @@ def describe(config: TrainConfig, first: int) -> dict[str, str | int] | None:
     if config.offset == "none":
         return None
     k = config.k if config.offset == "pca" else 0
-    return {"gain": config.gain, "kind": config.offset, "k": k, "first" if config.gain == "window" else "start": first}
+    return {
+        "gain": config.gain,
+        "kind": str(config.offset),
+        "k": k,
+        "first" if config.gain == "window" else "start": first,
+    }
 
 
 def _network(pipe: StableDiffusionPipeline) -> dict[str, object]:
