@@ -45,6 +45,8 @@ OURS = ["plain/text@two", "plain/text-rr@two", "plain/text-cca@two", "plain/text
         "text-window/text+handoff@two", "text-constant/text@two"]  # fmt: skip
 CURVE = [f"{name}:{steps}/{start}@two" for name, start in (("mean-window", "mean"), ("mean-constant", "mean"),
          ("text-constant", "text")) for steps in (100, 300)]  # fmt: skip
+EVEN = [f"{name}+zeromean@two" for name in ("plain/noise", "plain/mean", "plain/text", "mean-window/mean",
+        "mean-constant/mean", "text-constant/text")]  # fmt: skip
 SWAPPED = ["plain/mean@swapped", "mean-window/mean@swapped", "mean-constant/mean@swapped"]
 CAPTIONS = ["plain/noise@captions", "plain/mean@captions", "text-constant/text@captions"]
 STEPS = [f"{method}+{steps}+trailing@one" for method in ("plain/mean", "mean-window/mean", "mean-constant:t999/mean")
@@ -53,8 +55,8 @@ SOLVERS = [f"mean-constant:t999/mean+8+{solver}+trailing@one" for solver in ("dp
 SEEDS = [f"{name}:300:seed{seed}/{start}@one" for seed in (0, 1, 2)
          for name, start in (("plain", "noise"), ("mean-window", "mean"), ("mean-constant", "mean"))]  # fmt: skip
 GUIDANCE = [f"{method}+g{scale}@one" for method in ("plain/mean", "text-constant/text") for scale in ("1", "3", "7.5")]
-LONGEST = [f"text-constant:{LONG}/text@two"]
-METHODS = [*CORE, *CONTROL, *UNTRAINED, *PAPER, *OURS, *RIVALS, *SWAPPED, *CAPTIONS, *LONGEST, *CURVE, *SEEDS,
+LONGEST = [f"text-constant:{LONG}/text@two", f"text-constant:{LONG}/text+zeromean@two"]
+METHODS = [*CORE, *CONTROL, *UNTRAINED, *PAPER, *OURS, *RIVALS, *SWAPPED, *CAPTIONS, *EVEN, *LONGEST, *CURVE, *SEEDS,
            *OFFSET_PCA, *STEPS, *SOLVERS, *GUIDANCE]  # fmt: skip
 """In the order in which they are worked off."""
 QUESTIONS = {
@@ -72,6 +74,8 @@ QUESTIONS = {
     "Is it the gain, or the mean?": ["mean-constant/mean@two", "zero-constant/zero@two", "mean-window/mean@two"],
     "The start that reads the text": [
         "plain/text@two", "plain/text-rr@two", "plain/text-cca@two", "plain/text+drawn@two", "plain/mean@two"],
+    "The noise without its mean": ["text-constant/text+zeromean@two", "text-constant/text@two"],
+    "The noise without its mean, usual weights": ["plain/text+zeromean@two", "plain/text@two"],
     "Without any training": ["stock/text@two", "stock/mean@two", "stock/noise@two"],
     "Rivals": [
         "text-constant/text@two", "mean-constant/mean@two", "offset-noise/noise@two", "zero-snr/noise@two",

@@ -170,21 +170,21 @@ PROMPTS, REQUESTS = ["garment", "garment"], [Request("garment", seed) for seed i
 FAST = {"steps": 20, "guidance": 1.0, "batch": 2}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_real_pipeline(pipe, prior, name):
+@pytest.mark.parametrize(("name", "zero_mean"), [*((name, False) for name in NAMES), (NAMES[0], True)])
+def test_the_real_pipeline(pipe, prior, name, zero_mean):
     """By trace: what the network next sees holds the x0_hat that it said and the seeds' noise."""
-    config = GenerateConfig(**FAST, scheduler=name, spacing="trailing", handoff=True, trace=2)
+    config = GenerateConfig(**FAST, scheduler=name, spacing="trailing", handoff=True, trace=2, zero_mean=zero_mean)
     made = list(sample(pipe, prior, REQUESTS, config, WINDOW))
     abar = float(pipe.scheduler.alphas_cumprod[949])
-    noise = noise_for(SEEDS, (4, 8, 8))
+    noise = noise_for(SEEDS, (4, 8, 8), zero_mean)
     for picture, eps in zip(made, noise, strict=True):
         expected = math.sqrt(abar) * picture.trace.x0_hat[0] + math.sqrt(1 - abar) * eps
         torch.testing.assert_close(picture.trace.x_t[1], expected, rtol=1e-3, atol=1e-3)
     latents = torch.stack([picture.latents for picture in made])
     foreign = with_scheduler(pipe, name, "trailing")
-    begun = start(foreign, prior, PROMPTS, seeds=SEEDS, offset=WINDOW)
+    begun = start(foreign, prior, PROMPTS, seeds=SEEDS, zero_mean=zero_mean, offset=WINDOW)
     shared = {"latents": begun, "num_inference_steps": 20, "output_type": "latent", "guidance_scale": 1.0}
-    hand = onbrand.HandOff(foreign, begun, seeds=SEEDS, offset=WINDOW)
+    hand = onbrand.HandOff(foreign, begun, seeds=SEEDS, zero_mean=zero_mean, offset=WINDOW)
     assert torch.equal(foreign(PROMPTS, callback_on_step_end=hand, **shared).images, latents)
     assert not torch.allclose(foreign(PROMPTS, **shared).images, latents, atol=1e-2)
 

@@ -264,3 +264,11 @@ def test_the_start_where_none_is_asked_for(pipe, prior):
     assert torch.equal(same(silent, PROMPTS), same(silent, PROMPTS, kind="mean"))
     trained = {"gain": "constant", "kind": "pca", "k": 2, "start": 951}
     assert torch.equal(same(prior, PROMPTS, offset=trained), same(prior, PROMPTS, kind="pca", k=2, offset=trained))
+
+
+def test_noise_of_zero_mean_is_the_seeds_noise_without_its_mean(pipe, prior):
+    noise, even = (start(pipe, None, PROMPTS, seeds=SEEDS, zero_mean=zero_mean) for zero_mean in (False, True))
+    assert even.mean((2, 3)).abs().max() < 1e-6 < noise.mean((2, 3)).abs().max()
+    torch.testing.assert_close(noise - even, noise.mean((2, 3), keepdim=True).expand_as(noise))
+    plain, less = (start(pipe, prior, PROMPTS, seeds=SEEDS, kind="mean", zero_mean=m) for m in (False, True))
+    torch.testing.assert_close(plain - less, math.sqrt(1 - ABAR) * (noise - even), atol=1e-5, rtol=1e-4)

@@ -108,8 +108,8 @@ def read_method(name: str, config: CompareConfig) -> Method:
     """The method called TRAINING[:option...]/START[+option...][@set]; ValueError, saying what there is, for others.
 
     Training options: a number of steps, `seed1`, `t999` (first timestep). Start options: handoff, drawn (what the text
-    leaves open too), literal (the paper's alpha_T), pasted (the ground replaced), a number of inference steps, a solver
-    (ddim, dpm2m, unipc, euler, eulera), a spacing, `g3` (guidance).
+    leaves open too), zeromean (noise without its mean), literal (the paper's alpha_T), pasted (the ground replaced), a
+    number of inference steps, a solver (ddim, dpm2m, unipc, euler, eulera), a spacing, `g3` (guidance).
     """
     body, _, requests = name.partition("@")
     made, slash, begun = body.partition("/")
@@ -204,6 +204,8 @@ def _start_option(option: str, name: str) -> tuple[dict[str, Any], str]:
     """The settings that one option of a start changes, and its words."""
     if option == "pasted":
         return {}, "ground replaced"
+    if option == "zeromean":
+        return {"zero_mean": True}, "noise of zero mean"
     if option == "handoff":
         return {"handoff": True}, "exact hand-off"
     if option == "drawn":
@@ -218,7 +220,7 @@ def _start_option(option: str, name: str) -> tuple[dict[str, Any], str]:
         return {"steps": int(option)}, f"{option} steps"
     if re.fullmatch(r"g\d+(\.\d+)?", option):
         return {"guidance": float(option[1:])}, f"guidance {option[1:]}"
-    raise _wrong(name, "a start's options are handoff, drawn, literal, pasted, a number of steps, "
+    raise _wrong(name, "a start's options are handoff, drawn, zeromean, literal, pasted, a number of steps, "
                  f"{', '.join((*SOLVERS, *SPACINGS))}, g3; got {option!r}")  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from onbrand.api.rivals import paste
 from onbrand.api.run import train
 from onbrand.api.verdict import check
 from onbrand.core import Prior
+from onbrand.generate.config import GenerateConfig
 from onbrand.train.config import flatten
 
 if TYPE_CHECKING:
@@ -124,7 +125,9 @@ class Trials:
         """The folder of a method's pictures, named by what determines them."""
         weights = "" if method.training.config is None else self.run_of(method.training).name
         asked = hashlib.sha256(self.files[method.requests].read_bytes()).hexdigest()
-        told = (weights, asdict(method.start), method.pasted, asked, self.priors[method.prior].name, *self.origin)
+        usual = asdict(GenerateConfig())
+        start = {name: value for name, value in asdict(method.start).items() if value != usual[name]}
+        told = (weights, start, method.pasted, asked, self.priors[method.prior].name, *self.origin)
         return self.out / "pictures" / f"{slug(method.name)}-{named(*told)}"
 
     def real(self, held: str | Path) -> Path:

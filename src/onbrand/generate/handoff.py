@@ -40,9 +40,10 @@ class HandOff:
         *,
         seeds: int | Sequence[int],
         num_inference_steps: int = 20,
+        zero_mean: bool = False,
         offset: Mapping[str, Any] | Literal["recorded"] | None = "recorded",
     ) -> None:
-        """latents: what the pipeline is given as `latents=`, (B, C, h, w), and seeds what `start` made it from.
+        """latents: what the pipeline is given as `latents=`, (B, C, h, w); seeds, zero_mean: what `start` made it from.
 
         offset: how the weights were offset-trained; "recorded": as the pipeline's folder says.
         ValueError, before any work: see `check`; and latents that do not hold the seeds' noise.
@@ -54,7 +55,7 @@ class HandOff:
         self._planned = _run_of(live)
         if len(seeds) != len(latents):
             raise ValueError(f"the hand-off takes a seed for each of {len(latents)} latents; got {len(seeds)} seeds")
-        self._noise, self._latents = noise_for(seeds, latents.shape[1:]), latents
+        self._noise, self._latents = noise_for(seeds, latents.shape[1:], zero_mean), latents
         # the noise's share of the latents: sqrt(1 - abar), 0 where it is another's
         share = (latents.cpu() * self._noise).flatten(1).sum(1) / self._noise.square().flatten(1).sum(1)
         if float(share.min()) < 0.5 * math.sqrt(1 - describe(live).abar):

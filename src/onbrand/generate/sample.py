@@ -149,6 +149,7 @@ def _batch(plan: Plan, batch: range) -> list[Picture]:
         images,
         config.literal,
         config.residual,
+        config.zero_mean,
     )
     # the steps' randomness has generators of its own: the seed's first draw is the start's noise
     generators = [generator_for(seed, "steps") for seed in seeds]
@@ -159,7 +160,9 @@ def _batch(plan: Plan, batch: range) -> list[Picture]:
             pipe.scheduler.noise_sampler_seed = [generator.initial_seed() for generator in generators]
         callbacks: list[Callable[..., dict[str, Any]]] = []
         if config.handoff:
-            callbacks.append(HandOff(pipe, latents, seeds=seeds, num_inference_steps=config.steps, offset=plan.offset))
+            hand = HandOff(pipe, latents, seeds=seeds, num_inference_steps=config.steps, zero_mean=config.zero_mean,
+                           offset=plan.offset)  # fmt: skip
+            callbacks.append(hand)
         if traced:  # last: it is to see what the network goes on from
             callbacks.append(recorder)
         with recorder.attached(pipe):

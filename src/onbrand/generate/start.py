@@ -34,6 +34,7 @@ def start(
     images: Tensor | None = None,
     literal: bool = False,
     residual: bool = False,
+    zero_mean: bool = False,
     offset: Mapping[str, Any] | Literal["recorded"] | None = "recorded",
 ) -> Tensor:
     """Latents (B, C, h, w), in the pipeline's dtype and on its device, for `pipe(prompts, latents=...)`.
@@ -48,6 +49,7 @@ def start(
     weights "text" where there are prompts and the prior was fitted with captions, else "mean", without a prior "noise".
     classes: a name a picture, or one for all; None: each prompt's prefix says it.
     literal: Eq. 8 with the paper's abar_{T-1} instead of the abar of the first inference timestep.
+    zero_mean: take each channel's mean out of the noise, which the network would read as a tint of the ground.
     offset: how the weights were offset-trained; "recorded": as the pipeline's folder says; None: plainly.
 
     ValueError for an unknown kind or class (it lists them), a prior of another VAE, a scheduler that a start cannot
@@ -68,7 +70,7 @@ def start(
     check_prior(pipe, prior, kind, named)
     check_effect(kind, schedule)
     check_trained(pipe.scheduler, schedule, num_inference_steps, kind, k, prior, trained)
-    return begin(pipe, prior, live, prompts, named, seeds, kind, k, images, literal, residual)
+    return begin(pipe, prior, live, prompts, named, seeds, kind, k, images, literal, residual, zero_mean)
 
 
 def begin(
@@ -83,10 +85,11 @@ def begin(
     images: Tensor | None = None,
     literal: bool = False,
     residual: bool = False,
+    zero_mean: bool = False,
 ) -> Tensor:
     """`start` without its checks, on a scheduler already set (`schedule.set_steps`)."""
     if kind == "noise" or (kind != "image" and (prior is None or classes is None)):
-        latents = noise_for(seeds, _shape(pipe) if prior is None else prior.shape)
+        latents = noise_for(seeds, _shape(pipe) if prior is None else prior.shape, zero_mean)
     else:
         if kind == "image":
             x_start = _encoded(pipe, prior, images, len(seeds))
@@ -97,14 +100,19 @@ def begin(
             assert prior is not None and classes is not None
             x_start = _drawn(pipe, prior, prompts, classes, seeds, kind, k, residual)
         abar = float(live.alphas_cumprod[-1]) if literal else None
-        latents = latents_for(live, x_start, noise_for(seeds, x_start.shape[1:]), abar)
+        latents = latents_for(live, x_start, noise_for(seeds, x_start.shape[1:], zero_mean), abar)
     return latents.to(pipe.device, pipe.unet.dtype)
 
 
-def noise_for(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Standard normal (B, *shape) float32 on the CPU, a generator a seed: what diffusers draws from such generators."""
+def noise_for(seeds: Sequence[int], shape: Sequence[int], zero_mean: bool = False) -> Tensor:
+    """Standard normal (B, *shape) float32 on the CPU, a generator a seed: what diffusers draws from such generators.
+
+    zero_mean: each channel's mean over the picture taken out. It is 1 / sqrt(h w) large, yet the network reads a tint
+    of the ground in it, the same for a seed whatever the prompt (docs/results.md).
+    """
     draws = [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    return torch.stack(draws)
+    noise = torch.stack(draws)
+    return noise - noise.mean((2, 3), keepdim=True) if zero_mean else noise
 
 
 def generator_for(seed: int, purpose: str) -> torch.Generator:
