@@ -47,6 +47,7 @@ CURVE = [f"{name}:{steps}/{start}@two" for name, start in (("mean-window", "mean
          ("text-constant", "text")) for steps in (100, 300)]  # fmt: skip
 EVEN = [f"{name}+zeromean@two" for name in ("plain/noise", "plain/mean", "plain/text", "mean-window/mean",
         "mean-constant/mean", "text-constant/text")]  # fmt: skip
+V = ["text-constant:v/text@two", "mean-constant:v/mean@two", "text-constant:v/text+zeromean@two"]
 SWAPPED = ["plain/mean@swapped", "mean-window/mean@swapped", "mean-constant/mean@swapped"]
 CAPTIONS = ["plain/noise@captions", "plain/mean@captions", "text-constant/text@captions"]
 STEPS = [f"{method}+{steps}+trailing@one" for method in ("plain/mean", "mean-window/mean", "mean-constant:t999/mean")
@@ -56,8 +57,8 @@ SEEDS = [f"{name}:300:seed{seed}/{start}@one" for seed in (0, 1, 2)
          for name, start in (("plain", "noise"), ("mean-window", "mean"), ("mean-constant", "mean"))]  # fmt: skip
 GUIDANCE = [f"{method}+g{scale}@one" for method in ("plain/mean", "text-constant/text") for scale in ("1", "3", "7.5")]
 LONGEST = [f"text-constant:{LONG}/text@two", f"text-constant:{LONG}/text+zeromean@two"]
-METHODS = [*CORE, *CONTROL, *UNTRAINED, *PAPER, *OURS, *RIVALS, *SWAPPED, *CAPTIONS, *EVEN, *LONGEST, *CURVE, *SEEDS,
-           *OFFSET_PCA, *STEPS, *SOLVERS, *GUIDANCE]  # fmt: skip
+METHODS = [*CORE, *CONTROL, *UNTRAINED, *PAPER, *OURS, *RIVALS, *SWAPPED, *CAPTIONS, *V, *EVEN, *LONGEST, *CURVE,
+           *SEEDS, *OFFSET_PCA, *STEPS, *SOLVERS, *GUIDANCE]  # fmt: skip
 """In the order in which they are worked off."""
 QUESTIONS = {
     "Is the class mean a better start than noise, without training for it? (Fig. 1)": ["plain/mean", "plain/noise"],
@@ -77,6 +78,8 @@ QUESTIONS = {
     "The noise without its mean": ["text-constant/text+zeromean@two", "text-constant/text@two"],
     "The noise without its mean, usual weights": ["plain/text+zeromean@two", "plain/text@two"],
     "Without any training": ["stock/text@two", "stock/mean@two", "stock/noise@two"],
+    "Constant gain with v-prediction": [
+        "text-constant:v/text@two", "mean-constant:v/mean@two", "text-constant/text@two", "zero-snr/noise@two"],
     "Rivals": [
         "text-constant/text@two", "mean-constant/mean@two", "offset-noise/noise@two", "zero-snr/noise@two",
         "small-alpha/noise@two", "plain/leak@two", "plain/leak-dct@two", "plain/noise+pasted@two"],

@@ -41,6 +41,9 @@ def test_options() -> None:
     training = read("mean-constant:300:seed2:t999/mean").training
     assert (training.config.steps, training.config.seed, training.config.first) == (300, 2, 999)
     assert training.words.endswith(", 300 steps, seed 2, from t = 999")
+    one = read("text-constant:v:300/text").training
+    assert (one.schedule, one.base, one.config.steps) == ("v", "text-constant-v", 300)
+    assert [read(f"{name}/noise").training.schedule for name in ("zero-snr", "plain")] == ["zero-snr", ""]
     start = read("mean-constant/mean+8+unipc+trailing+g1.5").start
     assert (start.steps, start.scheduler, start.spacing) == (8, "UniPCMultistepScheduler", "trailing")
     assert start.guidance == 1.5

@@ -10,9 +10,9 @@ from typing import Any
 from onbrand.generate.config import GenerateConfig
 from onbrand.train.config import EngineConfig, LogConfig, LossConfig, OptimConfig, Precision, TrainConfig
 
-SCHEDULES = ("zero-snr", "small-alpha")
-"""Rivals that change the noise schedule: zero terminal SNR with v-prediction and trailing spacing (Lin et al. 2023),
-and the paper's smaller alpha_T, abar_T = 1 / d (its supplementary)."""
+SCHEDULES = ("zero-snr", "small-alpha", "v")
+"""Changes of the scheduler that a training starts with: zero terminal SNR with v-prediction and trailing spacing (Lin
+et al. 2023), the paper's smaller alpha_T, abar_T = 1 / d (its supplementary), v-prediction with trailing spacing."""
 PLAIN = {"offset": "none", "gain": "window"}
 TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
     "stock": ("no training", {}),
@@ -78,13 +78,18 @@ class Training:
     name: str
     """As it is written, options and all."""
     base: str
-    """Without options; "stock": no training."""
+    """Without options but v; "stock": no training."""
     words: str
     """For people."""
     config: TrainConfig | None
     """None: no training."""
     prior: str = ""
     """Name of the prior that it is trained with; "": the brand's."""
+
+    @property
+    def schedule(self) -> str:
+        """The change of scheduler that it starts with (SCHEDULES), or nothing."""
+        return "v" if self.base.endswith("-v") else self.base if self.base in SCHEDULES else ""
 
 
 @dataclass(frozen=True)
@@ -107,9 +112,10 @@ class Method:
 def read_method(name: str, config: CompareConfig) -> Method:
     """The method called TRAINING[:option...]/START[+option...][@set]; ValueError, saying what there is, for others.
 
-    Training options: a number of steps, `seed1`, `t999` (first timestep). Start options: handoff, drawn (what the text
-    leaves open too), zeromean (noise without its mean), literal (the paper's alpha_T), pasted (the ground replaced), a
-    number of inference steps, a solver (ddim, dpm2m, unipc, euler, eulera), a spacing, `g3` (guidance).
+    Training options: a number of steps, `seed1`, `t999` (first timestep), `v` (v-prediction, trailing spacing). Start
+    options: handoff, drawn (what the text leaves open too), zeromean (noise without its mean), literal (the paper's
+    alpha_T), pasted (the ground replaced), a number of inference steps, a solver (ddim, dpm2m, unipc, euler, eulera),
+    a spacing, `g3` (guidance).
     """
     body, _, requests = name.partition("@")
     made, slash, begun = body.partition("/")
@@ -155,10 +161,14 @@ def read_training(made: str, config: CompareConfig, name: str) -> Training:
         raise _wrong(name, f"a training is one of {', '.join(TRAININGS)}, mean-window, mean-constant, text-..., "
                      f"pca3-..., pca3-sampled-...; got {base!r}")  # fmt: skip
     changes: dict[str, Any] = {}
+    taught_v = "v" in options
     for option in options:
+        if option == "v" and base != "stock":
+            words += ", v-prediction"
+            continue
         told = re.fullmatch(r"(seed|t)?(\d+)", option)
         if not told or base == "stock":
-            raise _wrong(name, f"a training's options are steps, as :300, :seed1, :t999; got {option!r}")
+            raise _wrong(name, f"a training's options are steps, as :300, :seed1, :t999, :v; got {option!r}")
         field = {None: "steps", "seed": "seed", "t": "first"}[told[1]]
         changes[field] = int(told[2])
         words += {"steps": f", {told[2]} steps", "seed": f", seed {told[2]}", "first": f", from t = {told[2]}"}[field]
@@ -173,6 +183,7 @@ def read_training(made: str, config: CompareConfig, name: str) -> Training:
                           warmup=min(50, config.fine_tuning // 20)),
         log=LogConfig(checkpoint_every=100, keep=1),
     )  # fmt: skip
+    base += "-v" if taught_v else ""
     return Training(made, base, words, taught, "zero" if base.startswith("zero-") and offset else "")
 
 

@@ -45,7 +45,7 @@ def prepare(
             other_prior(pipe, name, fitted, photos, brand, split).save(draft / PRIOR)
             (draft / LATENTS).symlink_to((brand / LATENTS).resolve())
             draft.rename(priors[name])
-    for name in dict.fromkeys(method.training.base for method in asked if method.training.base in SCHEDULES):
+    for name in dict.fromkeys(method.training.schedule for method in asked if method.training.schedule):
         models[name] = out / "models" / name
         if not (models[name] / "model_index.json").exists():
             rival_model(open_model(model, device), name, models[name])
@@ -59,10 +59,11 @@ def rival_model(pipe: StableDiffusionPipeline, name: str, folder: Path) -> Path:
 
     assert name in SCHEDULES
     d = pipe.unet.config.in_channels * pipe.unet.config.sample_size**2
-    if name == "zero-snr":
-        pipe.scheduler = with_prediction(rescaled(pipe.scheduler), "v_prediction", "trailing")
-    else:
+    if name == "small-alpha":
         pipe.scheduler = with_terminal(pipe.scheduler, 1 / d)
+    else:
+        base = rescaled(pipe.scheduler) if name == "zero-snr" else pipe.scheduler
+        pipe.scheduler = with_prediction(base, "v_prediction", "trailing")
     draft = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
     bundle.save(pipe, draft)

@@ -182,7 +182,7 @@ class Trials:
             shutil.copytree(made / "state", draft / "state")
             shutil.copy2(made / "log.jsonl", draft)
             draft.rename(run)
-        train(self.photos, self.models.get(training.base, self.model), run, prior=self.priors[training.prior],
+        train(self.photos, self.models.get(training.schedule, self.model), run, prior=self.priors[training.prior],
               config=training.config, split=self.split, device=self.device)  # fmt: skip
 
     def row(self, method: Method) -> None:
@@ -215,7 +215,7 @@ class Trials:
         from onbrand.core.leak import mismatch
         from onbrand.models.schedule import read, saved, with_options
 
-        base, start = self.models.get(method.training.base), method.start
+        base, start = self.models.get(method.training.schedule), method.start
         live = with_options(saved(base) if base else scheduler, start.scheduler, start.spacing)
         abar = read(live, start.steps).abar
         config = method.training.config
