@@ -77,7 +77,9 @@ def test_the_state_is_its_closed_form(pipe, name, steps, first, prediction_type)
     """After the window sqrt(abar') x0_hat + sqrt(1 - abar') eps; until then, and one step on, DDIM's formula."""
     pipe = with_scheduler(pipe, name, prediction_type=prediction_type)
     (latents, x), noise = started(pipe, steps), noise_for(SEEDS, (4, 8, 8))
-    hand = HandOff(pipe, latents, seeds=SEEDS, num_inference_steps=steps, offset=WINDOW | {"first": first})
+    hand = HandOff(
+        pipe, latents, seeds=SEEDS, zero_mean=False, num_inference_steps=steps, offset=WINDOW | {"first": first}
+    )
     states, said = run(pipe, latents, steps, bent, hand)
     again, _ = run(pipe, latents, steps, bent, hand)
     assert all(map(torch.equal, states, again)), "serves several runs"
@@ -98,7 +100,7 @@ def test_ddim_goes_where_it_says_itself(pipe):
     """21 linspaced steps: DDIM steps down by 1000 // 21 = 47, to 952, while the network is next called at 949."""
     pipe = with_scheduler(pipe, "DDIMScheduler", "linspace")
     latents, _ = started(pipe, 21)
-    hand = HandOff(pipe, latents, seeds=SEEDS, num_inference_steps=21, offset=WINDOW)
+    hand = HandOff(pipe, latents, seeds=SEEDS, zero_mean=False, num_inference_steps=21, offset=WINDOW)
     states, said = run(pipe, latents, 21, bent, hand)
     assert pipe.scheduler.timesteps[:2].tolist() == [999, 949]
     abar = float(pipe.scheduler.alphas_cumprod[952])
@@ -111,7 +113,7 @@ def test_where_the_windows_step_is_the_only_one(pipe, name, abar):
     """It ends at sigma 0, where no noise is left to hand over; DDIM at abar_0."""
     pipe = with_scheduler(pipe, name, "trailing")
     latents, _ = started(pipe, 1)
-    hand = HandOff(pipe, latents, seeds=SEEDS, num_inference_steps=1, offset=WINDOW)
+    hand = HandOff(pipe, latents, seeds=SEEDS, zero_mean=False, num_inference_steps=1, offset=WINDOW)
     states, said = run(pipe, latents, 1, bent, hand)
     expected = math.sqrt(abar) * said[0] + math.sqrt(1 - abar) * noise_for(SEEDS, (4, 8, 8))
     torch.testing.assert_close(states[0], expected, rtol=1e-4, atol=1e-4)
@@ -121,7 +123,7 @@ def test_half_precision_is_close(pipe):
     """20 steps in bfloat16 (8 bits): the rounding of x and x', some 35 times in x0_hat, which enters by sqrt(.014)."""
     pipe = with_scheduler(pipe, "DDIMScheduler")
     latents, _ = started(pipe, 20)
-    hand = HandOff(pipe, latents.bfloat16(), seeds=SEEDS, offset=WINDOW)
+    hand = HandOff(pipe, latents.bfloat16(), seeds=SEEDS, zero_mean=False, offset=WINDOW)
     states, said = run(pipe, latents.bfloat16(), 20, bent, hand, torch.bfloat16)
     abar = float(pipe.scheduler.alphas_cumprod[901])
     expected = math.sqrt(abar) * said[0] + math.sqrt(1 - abar) * noise_for(SEEDS, (4, 8, 8))
@@ -151,7 +153,7 @@ def test_the_exact_table(pipe, name, hand):
         c = math.sqrt(abar) - k
         return known[0] + c * lc / (c**2 * lc + 1 - abar) * (x - c * known[0] - k * mu)
 
-    callback = HandOff(pipe, latents, seeds=SEEDS, offset=WINDOW) if hand else None
+    callback = HandOff(pipe, latents, seeds=SEEDS, zero_mean=False, offset=WINDOW) if hand else None
     x0 = run(pipe, latents, 20, network, callback)[0][-1]
     columns = torch.stack([torch.ones(noise.numel()), text.flatten(), noise.flatten()], 1).double()
     fitted = torch.linalg.lstsq(columns, x0.double().flatten()).solution
@@ -195,7 +197,7 @@ def test_beside_other_callbacks_and_with_recorded_weights(pipe, prior, tmp_path)
     loaded = bundle.load(tmp_path / "model")
     loaded.set_progress_bar_config(disable=True)
     begun = start(loaded, prior, PROMPTS[:1], seeds=5)
-    hand = HandOff(loaded, begun, seeds=5)
+    hand = HandOff(loaded, begun, seeds=5, zero_mean=False)
     cut = SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=5)
     one, two, alone = (
         loaded(PROMPTS[:1], latents=begun, num_inference_steps=20, output_type="latent",

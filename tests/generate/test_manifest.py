@@ -241,3 +241,16 @@ def test_traces_lie_beside_the_pictures_and_leave_them_as_they_are(made, pipe, p
     last = pixels(tmp_path / "p" / "trace" / "00000" / "03-t001-x0.png")
     assert np.abs(last - pixels(made / "00000.png")).max() <= 8, "the last estimate is nearly the picture"
     assert list(write(tmp_path / "p", pipe, prior, REQUESTS, CONFIG)) == [], "tracing is no other run"
+
+
+def test_a_folder_from_before_a_setting_was_there_is_resumed(pipe, prior, tmp_path):
+    config = GenerateConfig(**{**vars(CONFIG), "zero_mean": False})
+    list(write(tmp_path / "p", pipe, prior, REQUESTS, config))
+    file = tmp_path / "p" / "config.json"
+    held = json.loads(file.read_text())
+    del held["config"]["zero_mean"], held["config"]["handoff"]
+    file.write_text(json.dumps(held))
+    assert list(write(tmp_path / "p", pipe, prior, REQUESTS, config)) == []
+    with pytest.raises(ValueError, match="config.zero_mean was False, is True"):
+        write(tmp_path / "p", pipe, prior, REQUESTS, CONFIG)
+    assert remake(tmp_path / "p", 0, pipe, prior).image.tobytes()

@@ -65,7 +65,9 @@ def test_x_t_is_what_the_network_saw(name):
     """In any scheduler's scale the first state is Eq. 8's x_init; the trace leaves the pictures as they are."""
     pipe = tiny_pipeline()
     prior = tiny_prior(pipe, ("garment",))
-    plain = GenerateConfig("mean", steps=4, scheduler=name + "Scheduler", spacing="leading", guidance=1.0)
+    plain = GenerateConfig(
+        "mean", zero_mean=False, steps=4, scheduler=name + "Scheduler", spacing="leading", guidance=1.0
+    )
     config = replace(plain, trace=1)
     traced, untraced = ([*sample(pipe, prior, REQUESTS, c)] for c in (config, plain))
     assert [p.trace is not None for p in traced] == [True, False, False] and untraced[0].trace is None

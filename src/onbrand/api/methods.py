@@ -130,7 +130,7 @@ def read_method(name: str, config: CompareConfig) -> Method:
     plain: Any = {"leak": "pca", "zero": "mean"}.get(found[1], found[1])
     start = GenerateConfig(
         start=plain, k=int(found[2]) if found[2] else None, steps=config.sampling, guidance=config.guidance,
-        batch=config.at_a_time,
+        batch=config.at_a_time, zero_mean=False,
     )  # fmt: skip
     words = [START_WORDS[str(base)] + (f", {found[2]} components" if found[2] else "")]
     pasted = False

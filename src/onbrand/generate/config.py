@@ -20,7 +20,8 @@ class GenerateConfig:
         k: components of a pca start, or that an image start is projected on; null: as many as the weights were
             trained with, else 3 (pca), or the whole latent (image)
         residual: with start text, also draw what the text leaves open
-        zero_mean: take each channel's mean out of the starting noise, which the network reads as a tint of the ground
+        zero_mean: take each channel's mean out of the starting noise, which the network reads as a tint of the ground;
+            null: yes, but for a start from noise
         literal: the paper's alpha_T, abar at T-1, instead of the abar of the first inference timestep
         steps: inference steps
         scheduler: diffusers scheduler class, as DPMSolverMultistepScheduler; null: the model's own
@@ -37,7 +38,7 @@ class GenerateConfig:
     start: Start | None = None
     k: int | None = None
     residual: bool = False
-    zero_mean: bool = False
+    zero_mean: bool | None = None
     literal: bool = False
     steps: int = 20
     scheduler: str | None = None

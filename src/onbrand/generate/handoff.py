@@ -40,7 +40,7 @@ class HandOff:
         *,
         seeds: int | Sequence[int],
         num_inference_steps: int = 20,
-        zero_mean: bool = False,
+        zero_mean: bool = True,
         offset: Mapping[str, Any] | Literal["recorded"] | None = "recorded",
     ) -> None:
         """latents: what the pipeline is given as `latents=`, (B, C, h, w); seeds, zero_mean: what `start` made it from.

@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from onbrand.core.prior import Prior
 
 LINES, SETTINGS = "manifest.jsonl", "config.json"
+EARLIER = {"handoff": False, "zero_mean": False}
+"""What pictures were made with before there were these settings."""
 
 
 def write(
@@ -93,7 +95,7 @@ def remake(
     for name, recorded in entry["versions"].items():
         if version(name) != recorded:
             warnings.warn(f"picture {index} was made with {name} {recorded}; this is {version(name)}", stacklevel=2)
-    config = GenerateConfig(**settings["config"])
+    config = GenerateConfig(**(EARLIER | settings["config"]))
     requests = [_request(line, config) for line in batch]
     config = replace(config, scheduler=None, spacing=None, karras=None, batch=size, trace=0)
     with _threads(entry["threads"]), scheduled(pipe, restore(settings["scheduler"])):
@@ -146,7 +148,7 @@ def _open(folder: Path, settings: Mapping[str, Any]) -> set[int]:
     path = folder / SETTINGS
     if path.is_file():
         held = json.loads(path.read_text())
-        held["config"] = asdict(GenerateConfig()) | held["config"]  # a setting that came later was at its default
+        held["config"] = EARLIER | held["config"]
         compare(f"the run in {folder.absolute()}", held, settings)
     else:
         if folder.is_dir() and ((folder / LINES).exists() or any(folder.glob("*.png"))):

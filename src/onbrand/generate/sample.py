@@ -56,7 +56,7 @@ class Plan:
     prior: Prior | None
     requests: Sequence[Request]
     config: GenerateConfig
-    """Its start spelled out."""
+    """Its start and its zero_mean spelled out."""
     kind: Start
     """What x_start is."""
     scheduler: Any
@@ -105,7 +105,10 @@ def plan(
     if config.handoff:
         check(live, trained)
     warn_long(pipe, prompts)
-    return Plan(pipe, prior, requests, replace(config, start=kind), kind, live, schedule, classes, k, trained)
+    even = kind != "noise" if config.zero_mean is None else config.zero_mean
+    return Plan(
+        pipe, prior, requests, replace(config, start=kind, zero_mean=even), kind, live, schedule, classes, k, trained
+    )
 
 
 def sample(
@@ -149,7 +152,7 @@ def _batch(plan: Plan, batch: range) -> list[Picture]:
         images,
         config.literal,
         config.residual,
-        config.zero_mean,
+        bool(config.zero_mean),
     )
     # the steps' randomness has generators of its own: the seed's first draw is the start's noise
     generators = [generator_for(seed, "steps") for seed in seeds]
@@ -160,7 +163,8 @@ def _batch(plan: Plan, batch: range) -> list[Picture]:
             pipe.scheduler.noise_sampler_seed = [generator.initial_seed() for generator in generators]
         callbacks: list[Callable[..., dict[str, Any]]] = []
         if config.handoff:
-            hand = HandOff(pipe, latents, seeds=seeds, num_inference_steps=config.steps, zero_mean=config.zero_mean,
+            even = bool(config.zero_mean)
+            hand = HandOff(pipe, latents, seeds=seeds, num_inference_steps=config.steps, zero_mean=even,
                            offset=plan.offset)  # fmt: skip
             callbacks.append(hand)
         if traced:  # last: it is to see what the network goes on from

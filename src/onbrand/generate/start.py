@@ -34,7 +34,7 @@ def start(
     images: Tensor | None = None,
     literal: bool = False,
     residual: bool = False,
-    zero_mean: bool = False,
+    zero_mean: bool | None = None,
     offset: Mapping[str, Any] | Literal["recorded"] | None = "recorded",
 ) -> Tensor:
     """Latents (B, C, h, w), in the pipeline's dtype and on its device, for `pipe(prompts, latents=...)`.
@@ -49,7 +49,8 @@ def start(
     weights "text" where there are prompts and the prior was fitted with captions, else "mean", without a prior "noise".
     classes: a name a picture, or one for all; None: each prompt's prefix says it.
     literal: Eq. 8 with the paper's abar_{T-1} instead of the abar of the first inference timestep.
-    zero_mean: take each channel's mean out of the noise, which the network would read as a tint of the ground.
+    zero_mean: take each channel's mean out of the noise, which the network would read as a tint of the ground; None:
+    yes, but from noise.
     offset: how the weights were offset-trained; "recorded": as the pipeline's folder says; None: plainly.
 
     ValueError for an unknown kind or class (it lists them), a prior of another VAE, a scheduler that a start cannot
@@ -70,7 +71,8 @@ def start(
     check_prior(pipe, prior, kind, named)
     check_effect(kind, schedule)
     check_trained(pipe.scheduler, schedule, num_inference_steps, kind, k, prior, trained)
-    return begin(pipe, prior, live, prompts, named, seeds, kind, k, images, literal, residual, zero_mean)
+    even = kind != "noise" if zero_mean is None else zero_mean
+    return begin(pipe, prior, live, prompts, named, seeds, kind, k, images, literal, residual, even)
 
 
 def begin(
