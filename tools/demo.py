@@ -72,6 +72,7 @@ def plan(out: Path) -> None:
             "laptop can train. It has never seen the brand's place, pose or light.",
             "The catalogue is drawn from CC0 meshes: garments alone and on people, as in the paper.",
             "The 24 descriptions were written for this project; no picture in the catalogue belongs to them.",
+            "Where a start holds anything, its noise has no mean of its own, which the network would read as a tint.",
             f"{STEPS} fine-tuning steps of {BATCH} pictures for either run.",
         ],
         "runs": {"plain": "as usual", "onbrand": "with onbrand"},

@@ -30,7 +30,8 @@ CONFIG = CompareConfig(fine_tuning=600, batch=16, lr=6e-4, ema=0.98, precision="
 HELD, LONG = 240, 2000
 """Held-out pictures; optimiser steps of the longest training."""
 
-CORE = ["plain/noise", "plain/mean", "plain/text", "mean-window/mean", "mean-constant/mean", "text-constant/text"]
+CORE = ["plain/noise", "plain/mean", "plain/text", "mean-window/mean", "mean-constant/mean", "text-constant/text",
+        "plain/text+zeromean", "text-constant/text+zeromean"]  # fmt: skip
 """Under ten seeds."""
 CONTROL = ["plain/image@held"]
 UNTRAINED = ["stock/noise@two", "stock/mean@two", "stock/text@two"]
@@ -69,35 +70,38 @@ QUESTIONS = {
     "Does training with the start help? (Table 1)": ["mean-window/mean", "plain/mean", "plain/noise"],
     "PCA-K offset training": [
         "mean-window:300/mean@two", *OFFSET_PCA],
-    "Ours against the paper's best": ["text-constant/text", "mean-constant/mean", "mean-window/mean", "plain/text"],
+    "Ours against the paper's best": [
+        "text-constant/text+zeromean", "text-constant/text", "mean-constant/mean", "mean-window/mean",
+        "plain/text+zeromean", "plain/text"],
     "The exact hand-off": [
         "mean-window/mean+handoff@two", "mean-window/mean@two", "mean-constant/mean@two"],
     "Is it the gain, or the mean?": ["mean-constant/mean@two", "zero-constant/zero@two", "mean-window/mean@two"],
     "The start that reads the text": [
         "plain/text@two", "plain/text-rr@two", "plain/text-cca@two", "plain/text+drawn@two", "plain/mean@two"],
-    "The noise without its mean": ["text-constant/text+zeromean@two", "text-constant/text@two"],
-    "The noise without its mean, usual weights": ["plain/text+zeromean@two", "plain/text@two"],
+    "The noise without its mean": ["text-constant/text+zeromean", "text-constant/text"],
+    "The noise without its mean, usual weights": ["plain/text+zeromean", "plain/text"],
     "Without any training": ["stock/text@two", "stock/mean@two", "stock/noise@two"],
     "Constant gain with v-prediction": [
         "text-constant:v/text@two", "mean-constant:v/mean@two", "text-constant/text@two", "zero-snr/noise@two"],
     "Rivals": [
-        "text-constant/text@two", "mean-constant/mean@two", "offset-noise/noise@two", "zero-snr/noise@two",
-        "small-alpha/noise@two", "plain/leak@two", "plain/leak-dct@two", "plain/noise+pasted@two"],
+        "text-constant/text+zeromean@two", "text-constant/text@two", "mean-constant/mean@two",
+        "offset-noise/noise@two", "zero-snr/noise@two", "small-alpha/noise@two", "plain/leak@two",
+        "plain/leak-dct@two", "plain/noise+pasted@two"],
 }  # fmt: skip
 
 
 SHOWN = {"plain/noise": "fine-tuned as usual, started from noise",
-         "text-constant/text": "fine-tuned and started with onbrand"}  # fmt: skip
+         "text-constant/text+zeromean": "fine-tuned and started with onbrand"}  # fmt: skip
 """The README's picture."""
 
 
 README = (
     ("real", "", "real pictures, held out"), ("plain/noise", "as usual", "noise (as usual)"),
     ("plain/mean", "as usual", "class mean (the paper)"),
-    ("plain/text", "as usual", "mean given the prompt (ours)"),
+    ("plain/text+zeromean", "as usual", "mean given the prompt, noise of zero mean (ours)"),
     ("mean-window/mean", "mean offset, window (the paper)", "class mean"),
     ("mean-constant/mean", "mean offset, constant gain (ours)", "class mean"),
-    ("text-constant/text", "text offset, constant gain (ours)", "mean given the prompt"),
+    ("text-constant/text+zeromean", "text offset, constant gain (ours)", "mean given the prompt, noise of zero mean"),
     ("plain/image@held", "as usual", "each real picture's own latent (control)"),
 )  # fmt: skip
 """The README's table: method, training, start."""
