@@ -21,7 +21,8 @@ from diffusers import DDIMScheduler, PNDMScheduler
 from torch import Tensor
 
 from onbrand.core import add_noise, constant, estimate, handoff, matched_noise, target, window, x_init
-from onbrand.models.schedule import read, with_options
+from onbrand.models.schedule import read
+from onbrand.models.variants import with_options
 from onbrand.report.figures import COLOURS, INK, LINE, SOFT
 
 matplotlib.use("Agg")

@@ -15,7 +15,7 @@ from onbrand.generate.requests import Request
 from onbrand.generate.sample import sample
 from onbrand.generate.start import start
 from onbrand.models import bundle
-from onbrand.models.schedule import with_options
+from onbrand.models.variants import with_options
 from tiny import tiny_prior
 
 WINDOW = {"gain": "window", "kind": "mean", "k": 0, "first": 950}

@@ -19,7 +19,8 @@ from onbrand.generate.requests import Request
 from onbrand.generate.sample import sample
 from onbrand.generate.start import noise_for, start
 from onbrand.models import bundle
-from onbrand.models.schedule import describe, latents_for, set_steps, with_options
+from onbrand.models.schedule import describe, latents_for, set_steps
+from onbrand.models.variants import with_options
 
 WINDOW = {"gain": "window", "kind": "mean", "k": 0, "first": 950}
 NAMES = ("DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler")

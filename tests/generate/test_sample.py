@@ -13,7 +13,7 @@ from onbrand.generate.requests import Request
 from onbrand.generate.sample import plan, run, sample
 from onbrand.generate.start import generator_for, start
 from onbrand.models import codec
-from onbrand.models.schedule import with_options
+from onbrand.models.variants import with_options
 
 REQUESTS = [Request(f"garment, item {seed}", seed, negative_prompt="blue" if seed % 2 else "") for seed in range(5)]
 FAST = {"steps": 4, "guidance": 3.0}

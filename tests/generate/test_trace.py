@@ -11,7 +11,7 @@ import torch
 from onbrand.generate.config import GenerateConfig
 from onbrand.generate.requests import Request
 from onbrand.generate.sample import sample
-from onbrand.models.schedule import with_options
+from onbrand.models.variants import with_options
 from tiny import tiny_pipeline, tiny_prior
 
 REQUESTS = [Request(f"garment {seed}", seed) for seed in range(3)]

@@ -15,16 +15,8 @@ import torch
 from diffusers import DDIMScheduler, EDMEulerScheduler, EulerDiscreteScheduler, StableDiffusionImg2ImgPipeline
 from diffusers.utils import is_torchsde_available
 
-from onbrand.models.schedule import (
-    latents_for,
-    read,
-    saved,
-    scales,
-    set_steps,
-    suggest,
-    with_options,
-    with_terminal,
-)
+from onbrand.models.schedule import latents_for, read, scales, set_steps, suggest
+from onbrand.models.variants import saved, with_options, with_terminal
 
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 BASE = DDIMScheduler(**SD, clip_sample=False, set_alpha_to_one=False, steps_offset=1)

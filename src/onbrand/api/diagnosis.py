@@ -41,7 +41,8 @@ def diagnose(
     from onbrand.api.inputs import open_model, prior_file
     from onbrand.core import Prior, findings, measure_leak
     from onbrand.models import bundle
-    from onbrand.models.schedule import read, rescaled, with_options
+    from onbrand.models.schedule import read
+    from onbrand.models.variants import rescaled, with_options
 
     given = {"brand": brand, "model": model, "scheduler": scheduler, "steps": steps}
     given |= {"spacing": spacing, "zero_snr": zero_snr}

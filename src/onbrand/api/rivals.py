@@ -55,7 +55,7 @@ def prepare(
 def rival_model(pipe: StableDiffusionPipeline, name: str, folder: Path) -> Path:
     """The model with a rival's noise schedule (SCHEDULES), saved in `folder`."""
     from onbrand.models import bundle
-    from onbrand.models.schedule import rescaled, with_prediction, with_terminal
+    from onbrand.models.variants import rescaled, with_prediction, with_terminal
 
     assert name in SCHEDULES
     d = pipe.unet.config.in_channels * pipe.unet.config.sample_size**2

@@ -213,7 +213,8 @@ class Trials:
     def mismatch(self, method: Method, scheduler: object) -> float:
         """Nats a picture at the method's first step, mean over the classes: it needs no network and no picture."""
         from onbrand.core.leak import mismatch
-        from onbrand.models.schedule import read, saved, with_options
+        from onbrand.models.schedule import read
+        from onbrand.models.variants import saved, with_options
 
         base, start = self.models.get(method.training.schedule), method.start
         live = with_options(saved(base) if base else scheduler, start.scheduler, start.spacing)

@@ -22,7 +22,7 @@ from onbrand.generate.sample import Picture, Plan, plan, run, scheduled
 from onbrand.generate.settings import compare, dtype_of, fingerprints, settings_of, short
 from onbrand.generate.trace import Trace
 from onbrand.models.codec import decode
-from onbrand.models.schedule import restore
+from onbrand.models.variants import restore
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline

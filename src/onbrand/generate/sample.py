@@ -22,7 +22,8 @@ from onbrand.generate.start import begin, classes_of, components, generator_for,
 from onbrand.generate.trace import Recorder, Trace
 from onbrand.models.bundle import offset_of
 from onbrand.models.codec import decode, warn_long
-from onbrand.models.schedule import Schedule, describe, set_steps, with_options
+from onbrand.models.schedule import Schedule, describe, set_steps
+from onbrand.models.variants import with_options
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
