@@ -16,7 +16,7 @@ import yaml
 
 from onbrand import api, cli
 from onbrand.api.again import command
-from onbrand.api.run import PAPER
+from onbrand.api.run import USUAL
 from onbrand.train.config import LossConfig, OptimConfig, TrainConfig
 
 HEAVY = {"torch", "diffusers", "transformers", "datasets", "numpy", "PIL", "matplotlib", "jsonargparse"}
@@ -61,7 +61,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
 
     def train(photos: str | Path, model: str | Path, out: str | Path, *, prior: str | Path | None = None,
-              config: TrainConfig = PAPER, flip: bool = False) -> None:  # fmt: skip
+              config: TrainConfig = USUAL, flip: bool = False) -> None:  # fmt: skip
         """Train."""
         calls.append({"photos": photos, "model": model, "out": out, "prior": prior, "config": config, "flip": flip})
 
