@@ -1,7 +1,7 @@
 """The experiment of docs/results.md: the paper, its rivals and ours on the catalogue, by `onbrand compare`.
 
 Resumable, and shared by as many processes as are started; with everything finished it writes the page anew in
-minutes. docs/results.md, docs/results.json and docs/images/results-*.png are written by it alone; its words are in
+minutes. docs/results.md, docs/results.json and docs/images/results-* are written by it alone; its words are in
 tools/results_words.md.
 """
 
@@ -135,7 +135,7 @@ def publish(out: Path) -> None:
     told = json.loads((out / "compare" / "compare.json").read_text())
     (DOCS / "results.json").write_text(json.dumps(told["methods"], indent=1) + "\n")
     text = (out / "compare" / "compare.md").read_text().split("\n", 1)[1]
-    for figure in sorted((out / "compare" / "figures").glob("*.png")):
+    for figure in sorted((out / "compare" / "figures").iterdir()):
         shutil.copy2(figure, DOCS / "images" / f"results-{figure.name}")
         text = text.replace(f"(figures/{figure.name})", f"(images/results-{figure.name})")
     readme(told["methods"])

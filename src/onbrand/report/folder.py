@@ -84,7 +84,9 @@ def _hours(seconds: float) -> str:
 
 
 def _curves(runs: Mapping[str, Path], plan: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Loss outside and inside the window, one line a run."""
+    """Loss outside and inside the window, one line a run; of more runs than can be told apart, none."""
+    if len(runs) > len(figures.COLOURS):
+        return ()
     words = plan.get("runs", {})
     logs = {words.get(name, name): read_lines(run / "log.jsonl") for name, run in runs.items()}
     inside = "Inside the window, where the start is in the noise: how well the network uses it."

@@ -92,8 +92,8 @@ def write(
         drawn = [name for name in group if name in by_name]
         parts += [f"## {title}", differences(lines, group, judged)]
         if drawn:
-            grid([by_name[name].folder for name in drawn], figures / f"question-{number}.png")
-            parts.append(f"From the top: {'; '.join(drawn)}.\n\n![{title}](figures/question-{number}.png)")
+            grid([by_name[name].folder for name in drawn], figures / f"question-{number}.webp")
+            parts.append(f"From the top: {'; '.join(drawn)}.\n\n![{title}](figures/question-{number}.webp)")
     for label, curve in series.items():
         file = figures / f"{label.replace(' ', '-')}.png"
         curves(table, curve, [*judged, "diversity"], label, file)
@@ -174,14 +174,14 @@ def differences(lines: Sequence[Line], asked: Sequence[str], judged: Sequence[st
 
 
 def grid(folders: Sequence[Path], path: Path, columns: int = SHOWN) -> None:
-    """Rows of pictures, the first `columns` of each folder: not chosen."""
+    """Rows of pictures, the first `columns` of each folder: not chosen. `path` ends in .webp: a tenth of a PNG."""
     rows = []
     for folder in folders:
         files = sorted(folder.glob("[0-9]*.png"))[:columns]
         rows.append(np.concatenate([np.asarray(Image.open(file).convert("RGB")) for file in files], 1))
     width = min(row.shape[1] for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate([row[:, :width] for row in rows])).save(path, optimize=True)
+    Image.fromarray(np.concatenate([row[:, :width] for row in rows])).save(path, quality=90, method=6)
 
 
 def curves(
