@@ -160,6 +160,10 @@ def _caption(verb: Callable[..., Any]) -> str:
 def _plain(message: str) -> str:
     """jsonargparse's message in the words of the command line, on one line."""
     message = re.sub(r"Parser key \"([\w.]+)\":", r"--\1:", message)
+    # of a setting that may also be null: what it may be besides
+    message = re.sub(
+        r"(?s)Does not validate .*?Errors:\s*-\s*(.*?)\s*-\s*Expected a <class 'NoneType'>.*", r"\1", message
+    )
     message = re.sub(r"a typing\.Literal\[([^\]]*)\]", r"one of \1", message)
     message = re.sub(r"<class '(\w+)'>", r"\1", message)
     said, required, names = message.partition("arguments are required: ")
