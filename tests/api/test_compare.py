@@ -83,6 +83,13 @@ def test_a_question_is_answered_in_pairs(world: Path, compared: dict[str, object
     assert "plain training, from class mean" in page and "Real pictures of the brand" in page
 
 
+def test_what_passes_by_picture(tmp_path: Path) -> None:
+    told = [("b.png", ["ground"]), ("a.png", []), ("c.png", ["text"])]
+    entries = [{"file": file, "failed": failed} for file, failed in told]
+    (tmp_path / "check.json").write_text(json.dumps({"pictures": entries}))
+    assert passed(tmp_path, "all").tolist() == [1, 0, 0] and passed(tmp_path, "ground").tolist() == [1, 0, 1]
+
+
 def test_the_mismatch_is_told_beforehand(compared: dict[str, object]) -> None:
     told = compared["mismatch"]
     assert told["plain/image@held"] == told["mean-constant/mean"] == 0 and told["plain/leak-dct"] is None

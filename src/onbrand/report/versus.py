@@ -67,9 +67,10 @@ def table_of(lines: Iterable[Line], real: Path | None) -> Table:
 
 
 def passed(folder: Path, score: str) -> Tensor:
-    """1 where a picture passes, 0 where it fails, `(B,)` in the order of the requests."""
+    """1 where a picture passes ("all": everything), 0 where it fails, `(B,)` in the order of the requests."""
     entries = json.loads((folder / "check.json").read_text())["pictures"]
-    good = [score not in entry["failed"] for entry in sorted(entries, key=lambda entry: entry["file"])]
+    told = [entry["failed"] for entry in sorted(entries, key=lambda entry: entry["file"])]
+    good = [not failed if score == "all" else score not in failed for failed in told]
     return torch.tensor(good).double()
 
 
