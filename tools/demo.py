@@ -18,7 +18,7 @@ from onbrand import api
 from onbrand.data.catalogue import descriptions, garment_folder, write_garments
 from onbrand.data.garments import caption
 from onbrand.generate.config import GenerateConfig
-from onbrand.train.config import LogConfig, LossConfig, OptimConfig, TrainConfig
+from onbrand.train.config import EngineConfig, LogConfig, LossConfig, OptimConfig, TrainConfig
 
 STEPS, BATCH, GUIDANCE = 300, 16, 1.5
 OPTIM = OptimConfig(lr=1e-3, ema=0.97, schedule="cosine", warmup=20)
@@ -92,7 +92,7 @@ def jobs(out: Path) -> list[tuple[str, Callable[[], object]]]:
     for name, offset in (("plain", "none"), ("onbrand", "text")):
         config = TrainConfig(
             offset=offset, gain="constant", steps=STEPS, batch=BATCH, optim=OPTIM,
-            loss=LossConfig(dropout=0.1), log=LogConfig(checkpoint_every=50),
+            loss=LossConfig(dropout=0.1), log=LogConfig(checkpoint_every=50), engine=EngineConfig(precision="bf16"),
         )  # fmt: skip
         words = "fine-tuning as usual" if name == "plain" else "fine-tuning with the brand's start"
         todo.append((words, lambda name=name, config=config: api.train(
