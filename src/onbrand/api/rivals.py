@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ def prepare(
     """The brand's prior, and the priors and models that rivals need: by name, made where they are not there yet."""
     from onbrand.api.brand import fit
     from onbrand.api.inputs import LATENTS, PRIOR, open_model, open_prior
+    from onbrand.models.bundle import fingerprint
 
     brand = Path(prior) if prior else out / "brand"
     if prior and not brand.is_dir():
@@ -46,19 +48,18 @@ def prepare(
             (draft / LATENTS).symlink_to((brand / LATENTS).resolve())
             draft.rename(priors[name])
     for name in dict.fromkeys(method.training.schedule for method in asked if method.training.schedule):
-        models[name] = out / "models" / name
+        models[name] = out / "models" / f"{name}-{fingerprint(pipe.unet)[:12]}"
         if not (models[name] / "model_index.json").exists():
-            rival_model(open_model(model, device), name, models[name])
+            rival_model(open_model(model, device), name, math.prod(fitted.shape), models[name])
     return priors, fitted, models
 
 
-def rival_model(pipe: StableDiffusionPipeline, name: str, folder: Path) -> Path:
-    """The model with a rival's noise schedule (SCHEDULES), saved in `folder`."""
+def rival_model(pipe: StableDiffusionPipeline, name: str, d: int, folder: Path) -> Path:
+    """The model with a rival's noise schedule (SCHEDULES) for latents of d numbers, saved in `folder`."""
     from onbrand.models import bundle
     from onbrand.models.variants import rescaled, with_prediction, with_terminal
 
     assert name in SCHEDULES
-    d = pipe.unet.config.in_channels * pipe.unet.config.sample_size**2
     if name == "small-alpha":
         pipe.scheduler = with_terminal(pipe.scheduler, 1 / d)
     else:
