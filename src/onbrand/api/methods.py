@@ -38,8 +38,8 @@ SOLVERS = {
 }  # fmt: skip
 SPACINGS = ("leading", "trailing", "linspace")
 USUAL = (
-    "stock/noise,stock/mean,stock/text,plain/noise,plain/mean,plain/text,mean-window/mean,mean-constant/mean,"
-    "text-constant/text"
+    "stock/noise,stock/mean,stock/text+zeromean,plain/noise,plain/mean,plain/text+zeromean,mean-window/mean,"
+    "mean-constant/mean,text-constant/text+zeromean"
 )
 """What is compared where nothing is asked for: without training, as usual, by the paper, by ours."""
 
