@@ -109,8 +109,8 @@ def test_a_start_of_zero_is_trained_and_sampled_with_a_prior_of_zeros(world: Pat
     brand = Prior.load(world / "out" / "brand" / "prior.safetensors")
     zero = Prior.load(next((world / "out" / "priors").glob("zero-*")) / "prior.safetensors")
     assert float(zero.mean(zero.classes).abs().max()) == 0 and zero.classes == brand.classes
-    for file in (world / "out" / "runs").glob("zero-constant-*/model/onbrand/config.json"):
-        assert json.loads(file.read_text())["prior"] == zero.fingerprint
+    (file,) = (world / "out" / "runs").glob("zero-constant-*/model/onbrand/config.json")
+    assert json.loads(file.read_text())["prior"] == zero.fingerprint
 
 
 def test_the_rivals_schedules(world: Path, compared: dict[str, object]) -> None:
