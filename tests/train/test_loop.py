@@ -39,13 +39,34 @@ def test_it_overfits_eight_pictures(home, tmp_path):
     assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
 
 
-def test_without_offset_it_is_a_plain_diffusers_loop(home, tmp_path):
-    """Three steps of AdamW on DDIMScheduler's own add_noise, with the run's draws: the same weights."""
+def adafactor(weights):
+    from transformers.optimization import Adafactor
+
+    return Adafactor(weights, lr=1e-3, scale_parameter=False, relative_step=False, weight_decay=1e-2)
+
+
+def prodigy(weights):
+    """As in diffusers' DreamBooth script."""
+    package = pytest.importorskip("prodigyopt")
+    told = {"decouple": True, "use_bias_correction": True, "safeguard_warmup": True}
+    return package.Prodigy(weights, lr=1.0, weight_decay=1e-2, **told)
+
+
+@pytest.mark.parametrize(
+    ("name", "lr", "make"),
+    [
+        ("adamw", 1e-3, lambda weights: torch.optim.AdamW(weights, lr=1e-3, weight_decay=1e-2)),
+        ("adafactor", 1e-3, adafactor),
+        ("prodigy", 1.0, prodigy),
+    ],
+)
+def test_without_offset_it_is_a_plain_diffusers_loop(home, tmp_path, name, lr, make):
+    """Three steps of the optimiser on DDIMScheduler's own add_noise, with the run's draws: the same weights."""
     pipe, records, store, prior = open_all(home)
-    config = settings(steps=3, offset="none")
+    config = settings(steps=3, offset="none", optim={"name": name, "lr": lr})
     unet, batches = copy.deepcopy(pipe.unet), Batches(pipe, store.look_up(records), store, None, config, 1000)
     unet.set_attn_processor(AttnProcessor())  # the unfused one, as on a CPU: Adam makes rounding visible
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3, weight_decay=1e-2)
+    optimizer = make(unet.parameters())
     for step in range(3):
         batch = batches(range(4 * step, 4 * step + 4))
         x_t = pipe.scheduler.add_noise(batch.x0, batch.noise, batch.timesteps)
@@ -229,6 +250,14 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(home, tmp_path,
     with pytest.raises(ValueError) as error:
         train(pipe, records, store, prior, config, tmp_path / "run")
     assert said in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("name", "package"), [("prodigy", "prodigyopt"), ("adamw8bit", "bitsandbytes")])
+def test_an_optimiser_that_is_not_installed_is_named_before_any_work(home, tmp_path, monkeypatch, name, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=f"optim.name {name} .* pip install {package}"):
+        train(*open_all(home), settings(optim={"name": name, "lr": 1.0}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -54,10 +54,19 @@ def same(one: Path, two: Path) -> None:
     assert (one / weights).read_bytes() == (two / weights).read_bytes()
 
 
+OTHERS = {"adafactor": ("transformers", 1e-3), "prodigy": ("prodigyopt", 1.0), "adamw8bit": ("bitsandbytes", 1e-3)}
+"""Optimiser -> the package it comes from, and a learning rate."""
+
+
 @pytest.mark.parametrize(
-    "given", [{"steps": 5, "log": {"checkpoint_every": 2}}, EVERYTHING], ids=["paper", "everything"]
+    "given",
+    [{"steps": 5, "log": {"checkpoint_every": 2}}, EVERYTHING]
+    + [EVERYTHING | {"optim": EVERYTHING["optim"] | {"name": name, "lr": lr}} for name, (_, lr) in OTHERS.items()],
+    ids=["paper", "everything", *OTHERS],
 )
 def test_stopped_and_resumed_is_the_run_that_went_through(home, tmp_path, given):
+    if name := given.get("optim", {}).get("name"):
+        pytest.importorskip(OTHERS[name][0])
     config = settings(**given)
     through(train(*open_all(home), config, tmp_path / "whole"))
     run = train(*open_all(home), config, tmp_path / "parts")

@@ -9,6 +9,7 @@ import torch
 from accelerate.tracking import get_available_trackers
 
 from onbrand.models.bundle import fingerprint
+from onbrand.models.optimizers import optimizer_of
 
 from .config import TrainConfig
 from .objective import Objective, make_objective
@@ -38,6 +39,7 @@ def check(
     """The objective of a run, once model, pictures and prior are known to fit the settings; ValueError where not."""
     objective = make_objective(pipe.scheduler, config)
     precision(config, pipe.device)
+    optimizer_of(config.optim.name)
     trackers = [str(name) for name in get_available_trackers()]
     if config.log.tracker and config.log.tracker not in trackers:
         raise ValueError(

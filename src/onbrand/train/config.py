@@ -9,6 +9,7 @@ Offset = Literal["mean", "pca", "text", "none"]
 Gain = Literal["window", "constant"]
 Draw = Literal["projected", "sampled"]
 Precision = Literal["auto", "no", "bf16", "fp16"]
+Optimizer = Literal["adamw", "adafactor", "prodigy", "adamw8bit"]
 Decline = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 
 STEPLESS = ("constant", "constant_with_warmup")
@@ -17,6 +18,7 @@ STEPLESS = ("constant", "constant_with_warmup")
 LATER: dict[str, Any] = {
     "loss.input_perturbation": 0.0,
     "loss.timesteps": None,
+    "optim.name": "adamw",
 }
 """Settings that came after the first runs -> what those ran with: a run that does not know of one had this."""
 
@@ -55,20 +57,23 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW, its learning rate over the steps, and the running mean of the weights.
+    """The optimiser, its learning rate over the steps, and the running mean of the weights.
 
     Attributes:
-        lr: learning rate after the warm-up
+        name: adamw, adafactor (less memory), prodigy (finds its own step size; package prodigyopt) or adamw8bit (less
+            memory, on a GPU; package bitsandbytes)
+        lr: learning rate after the warm-up; under prodigy a factor of the step that it finds, usually 1
         schedule: how the learning rate goes on after the warm-up (diffusers' names)
         warmup: optimiser steps over which the learning rate rises from 0 (schedule constant has none)
-        weight_decay: AdamW's decoupled decay
-        betas: AdamW's running means of the gradient and of its square
-        eps: AdamW's term in the denominator
+        weight_decay: decoupled decay of the weights
+        betas: running means of the gradient and of its square (adafactor: its own)
+        eps: term in the denominator (adafactor: its own)
         clip: largest norm of the gradient; null: not clipped
         ema: decay of the running mean of the weights (diffusers' EMAModel; 0.9999 is usual), which then is what is
             saved; null: the last weights are saved
     """
 
+    name: Optimizer = "adamw"
     lr: float = 1e-5
     schedule: Decline = "constant"
     warmup: int = 0
@@ -79,10 +84,20 @@ class OptimConfig:
     ema: float | None = None
 
     def __post_init__(self) -> None:
+        _one_of("optim.name", self.name, Optimizer)
         _one_of("optim.schedule", self.schedule, Decline)
         _at_least("optim.warmup", self.warmup, 0)
         if not self.lr > 0:
             raise ValueError(f"optim.lr must be above 0; got {self.lr}")
+        if self.name == "prodigy" and self.lr < 0.01:
+            raise ValueError(
+                f"under prodigy optim.lr is a factor of the step that it finds; got {self.lr}: set 1, or take adamw"
+            )
+        if self.name == "adafactor" and (tuple(self.betas), self.eps) != ((0.9, 0.999), 1e-8):
+            raise ValueError(
+                f"adafactor has running means and an eps of its own; got optim.betas {list(self.betas)} and optim.eps "
+                f"{self.eps}: leave them out, or take adamw"
+            )
         if self.warmup and self.schedule == "constant":
             raise ValueError(
                 f"schedule constant has no warm-up; got optim.warmup {self.warmup}: take schedule constant_with_warmup"

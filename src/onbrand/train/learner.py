@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from onbrand.models.optimizers import optimizer_of
 from onbrand.models.training import Denoiser, EMAModel, get_scheduler
 
 from .config import TrainConfig
@@ -26,7 +27,7 @@ class Learner:
         optim = config.optim
         self.accelerator, self.config = accelerator, config
         self.learned = denoiser.learned
-        optimizer = torch.optim.AdamW(
+        optimizer = optimizer_of(optim.name)(
             list(self.learned.values()), optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
         )
         # not prepared by accelerate, which would step it once a process
