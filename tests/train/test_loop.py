@@ -42,28 +42,28 @@ def test_it_overfits_eight_pictures(home, tmp_path):
 def adafactor(weights):
     from transformers.optimization import Adafactor
 
-    return Adafactor(weights, lr=1e-3, scale_parameter=False, relative_step=False, weight_decay=1e-2)
+    return Adafactor(weights, lr=1e-3, scale_parameter=False, relative_step=False, weight_decay=1.0)
 
 
 def prodigy(weights):
-    """As in diffusers' DreamBooth script."""
+    """As in diffusers' DreamBooth script; its step is 1e-6 at first, and lr makes it 1e-3."""
     package = pytest.importorskip("prodigyopt")
     told = {"decouple": True, "use_bias_correction": True, "safeguard_warmup": True}
-    return package.Prodigy(weights, lr=1.0, weight_decay=1e-2, **told)
+    return package.Prodigy(weights, lr=1e3, weight_decay=1.0, **told)
 
 
 @pytest.mark.parametrize(
     ("name", "lr", "make"),
     [
-        ("adamw", 1e-3, lambda weights: torch.optim.AdamW(weights, lr=1e-3, weight_decay=1e-2)),
+        ("adamw", 1e-3, lambda weights: torch.optim.AdamW(weights, lr=1e-3, weight_decay=1.0)),
         ("adafactor", 1e-3, adafactor),
-        ("prodigy", 1.0, prodigy),
+        ("prodigy", 1e3, prodigy),
     ],
 )
 def test_without_offset_it_is_a_plain_diffusers_loop(home, tmp_path, name, lr, make):
     """Three steps of the optimiser on DDIMScheduler's own add_noise, with the run's draws: the same weights."""
     pipe, records, store, prior = open_all(home)
-    config = settings(steps=3, offset="none", optim={"name": name, "lr": lr})
+    config = settings(steps=3, offset="none", optim={"name": name, "lr": lr, "weight_decay": 1.0})
     unet, batches = copy.deepcopy(pipe.unet), Batches(pipe, store.look_up(records), store, None, config, 1000)
     unet.set_attn_processor(AttnProcessor())  # the unfused one, as on a CPU: Adam makes rounding visible
     optimizer = make(unet.parameters())
