@@ -83,7 +83,7 @@ def open_pictures(folder: str | Path, size: tuple[int, int], prior: Prior | None
             raise ValueError(f"every picture is to be checked; {image}")
         images.append(image)
     classes = [_class(prior, name, prompt) for _, prompt, name, _ in asked] if prior else [""] * len(asked)
-    pixels = torch.stack([_pixels(image, size) for image in images])
+    pixels = pixels_of(images, size)
     names = [str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file) for file, *_ in asked]
     return Pictures(names, images, pixels, [entry[1] for entry in asked], classes, [entry[3] for entry in asked])
 
@@ -181,6 +181,11 @@ def _read(folder: Path) -> tuple[list[Record], list[Refused]]:
             warnings.warn(warning.message, stacklevel=3)
     kept = [record for record in records if record.file != folder / SHEET]
     return kept, [one for one in refused if one.file != folder / SHEET]
+
+
+def pixels_of(images: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:
+    """`(B, 3, H, W)` in [0, 1], each padded to (H, W)."""
+    return torch.stack([_pixels(image, size) for image in images])
 
 
 def _pixels(picture: Image.Image, size: tuple[int, int]) -> Tensor:

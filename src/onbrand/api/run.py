@@ -20,6 +20,7 @@ def train(
     prior: str | Path | None = None,
     config: TrainConfig = USUAL,
     split: str | None = None,
+    held: str | Path | None = None,
     resolution: int | tuple[int, int] | None = None,
     flip: bool = False,
     device: str | None = None,
@@ -28,7 +29,8 @@ def train(
 
     Only the noise differs from plain training (Eq. 14, 15); `--offset none` is plain training. What is saved under
     out/model loads in StableDiffusionPipeline.from_pretrained without onbrand. The same command, after a stop or a
-    kill, goes on exactly where it was.
+    kill, goes on exactly where it was. With log.patience a run ends when its validation pictures pass the brand's
+    check no more often than before; its model is the one of that step, not of the best before it.
 
     Args:
         photos: folder of photos, as for `fit`
@@ -37,6 +39,7 @@ def train(
         prior: the brand's folder (or its prior.safetensors); needed unless offset is none
         config: the run's settings
         split: as for `fit`
+        held: photos held out, for a loss every log.held_every steps: a folder, or the name of a split of the photos
         resolution: as for `fit`; left out: the prior's, or the model's own
         flip: mirror pictures at random; with a prior, as that was fitted
         device: cuda, cpu, ...; left out: a GPU where there is one
@@ -50,12 +53,19 @@ def train(
     from tqdm import tqdm
 
     from onbrand.api.inputs import LATENTS, encode_photos, open_model, open_prior, processes, say_summary, size_of
+    from onbrand.api.materials import open_reference
+    from onbrand.api.memory import peak_memory
     from onbrand.api.validation import validation
+    from onbrand.report.files import read_json
     from onbrand.train.check import settled
+    from onbrand.train.held import check_held
+    from onbrand.train.loop import finish
     from onbrand.train.loop import train as take_steps
+    from onbrand.train.patience import earlier, stalled
 
+    check_held(config, held is not None)
     given = {"photos": photos, "model": model, "out": out, "prior": prior}
-    options = {"split": split, "resolution": resolution, "flip": flip}
+    options = {"split": split, "held": held, "resolution": resolution, "flip": flip}
     out, pipe = Path(out), open_model(model, device)
     fitted = None if prior is None else open_prior(prior)
     size = size_of(pipe, resolution)
@@ -67,25 +77,53 @@ def train(
             raise ValueError("the prior was fitted without mirrored pictures; got flip: fit with --flip, or omit it")
         flip = told.flip
     config = settled(config, fitted)
-    latents = Path(prior) if prior is not None and Path(prior).is_dir() else out
+    brand = Path(prior) if prior is not None and Path(prior).is_dir() else None
+    latents = brand or out
+    kept = None
+    if held is not None:
+        where, part = (held, None) if Path(held).exists() else (photos, str(held))
+        _, kept = encode_photos(pipe, where, latents / LATENTS, size, flip, split=part)
     store, summary = encode_photos(pipe, photos, latents / LATENTS, size, flip, split=split)
     validate = validation(pipe, summary.used, fitted, config, out) if config.log.validate_every else None
-    steps = take_steps(pipe, summary.used, store, fitted, config, out, validate)
+    steps = take_steps(pipe, summary.used, store, fitted, config, out, validate, kept.used if kept else ())
+    passed, patience = earlier(out), config.log.patience
+    over = stalled(passed, patience)
+    if validate and patience is not None and not over:
+        validate.size = size
+        validate.reference = open_reference(photos, size, fitted, pipe if fitted else None, brand, split)
     state = processes(pipe)
     main = not state or state.is_main_process
+    file, peak = out / "run.json", {}
     if main:
         say_summary(summary)
-        write_json(out / "run.json", {
+        if kept:
+            print(f"{len(kept.used)} photos held out, {len(kept.refused)} refused")
+        wrote = {
             "model": str(model), "photos": str(photos), "prior": None if prior is None else str(prior),
             "command": command(train, given | options | changed(config)),
             "versions": versions(), "fingerprints": {"prior": fitted.fingerprint} if fitted else {},
-        })  # fmt: skip
+        }  # fmt: skip
+        before = {name: value for name, value in read_json(file).items() if name.startswith("peak_memory")}
+        write_json(file, wrote | before)
     with tqdm(total=config.steps, desc="train", unit=" steps", disable=not main) as bar:
-        for step in steps:
+        for step in () if over else steps:
             if not bar.n:  # what an earlier run did is done, and not of this run's rate
                 bar.initial = bar.n = step.step - 1
             bar.update()
             bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
+            peak = peak_memory(pipe.device)
+            passed += [] if step.passed is None else [step.passed]
+            if over := stalled(passed, patience):
+                break
+    steps.close()
+    if main and over:
+        print(f"stopped: at best {max(passed):.1%} of the validation pictures passed, and not in the last {patience}")
+        finish(pipe, fitted, config, out)
+    if state:
+        state.wait_for_everyone()
+    if main and peak:
+        write_json(file, wrote | peak)
+        print(f"peak memory {peak['peak_memory_gb']:.2f} GB ({peak['peak_memory_of']})")
     if main:
         print(f"wrote {out / 'model'}")
     return out / "model"

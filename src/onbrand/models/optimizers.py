@@ -1,4 +1,4 @@
-"""Optimisers by name: torch's AdamW, Adafactor from transformers, Prodigy and 8-bit AdamW from packages of their own."""
+"""Optimisers by name: torch's AdamW, transformers' Adafactor, Prodigy and 8-bit AdamW from packages of their own."""
 
 from __future__ import annotations
 

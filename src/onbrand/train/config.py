@@ -135,18 +135,34 @@ class LogConfig:
         checkpoint_every: steps between states from which the run can be resumed
         keep: how many of these states are kept
         validate_every: steps between validation pictures; 0: none
+        pictures: how many validation pictures, of the first captions, in turn
+        patience: validations in a row that may fail to raise the share of validation pictures which pass the brand's
+            check; then the run ends, with the weights that it has by then; null: it goes on to its last step
+        held_every: steps between losses on held-out pictures (needs some to be given); 0: none
         tracker: experiment tracker that accelerate knows (tensorboard, wandb, ...); null: only log.jsonl
     """
 
     checkpoint_every: int = 500
     keep: int = 2
     validate_every: int = 0
+    pictures: int = 8
+    patience: int | None = None
+    held_every: int = 0
     tracker: str | None = None
 
     def __post_init__(self) -> None:
         _at_least("log.checkpoint_every", self.checkpoint_every, 1)
         _at_least("log.keep", self.keep, 1)
         _at_least("log.validate_every", self.validate_every, 0)
+        _at_least("log.pictures", self.pictures, 1)
+        _at_least("log.held_every", self.held_every, 0)
+        if self.patience is not None:
+            _at_least("log.patience", self.patience, 1)
+            if not self.validate_every:
+                raise ValueError(
+                    f"log.patience counts validations, of which there are none; got {self.patience} and "
+                    "log.validate_every 0: set log.validate_every, or log.patience null"
+                )
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,15 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from onbrand.models import bundle
 from onbrand.models.training import Denoiser, full
@@ -23,9 +24,11 @@ from . import draws
 from .batches import Batches
 from .check import check, precision, settled
 from .config import TrainConfig, flatten
+from .held import check_held, fixed, held_out, loss_on
 from .learner import Learner
-from .objective import Objective, make_objective
+from .objective import Batch, Objective, make_objective
 from .state import State, check_resumable, discard, load, save, trim_log
+from .step import Step
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -34,25 +37,7 @@ if TYPE_CHECKING:
     from onbrand.data.latents import Store, Summary
     from onbrand.data.records import Record
 
-    Validate = Callable[[StableDiffusionPipeline, int], None]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One optimiser step, as it was: a line of log.jsonl."""
-
-    step: int
-    """1..steps."""
-    loss: float
-    """Mean over the batch."""
-    loss_inside: float | None
-    """Mean over the samples in the window; none: the batch had none."""
-    loss_outside: float | None
-    """Mean over the others."""
-    lr: float
-    """Learning rate of this step."""
-    seconds: float
-    """Wall time of this step, its batch included; checkpoints and validation pictures not."""
+    Validate = Callable[[StableDiffusionPipeline, int], float | None]
 
 
 def train(
@@ -63,20 +48,27 @@ def train(
     config: TrainConfig,
     out: str | Path,
     validate: Validate | None = None,
-) -> Iterator[Step]:
+    held: Sequence[Record] = (),
+) -> Generator[Step, None, None]:
     """Trains the pipeline's UNet in place, one yielded Step at a time, from the last state in `out` if there is one.
 
     records: the pictures, their latents in `store` (the refused ones are passed over; of a store with mirrored
     pictures each side is taken half the time); prior: the one fitted on them (none for offset none).
     Writes `out`/config.yaml, log.jsonl, state/ and, after the last step, model/. `validate(pipe, step)` is called
-    every `config.log.validate_every` steps, while the UNet holds the weights that would be saved.
+    every `config.log.validate_every` steps, while the UNet holds the weights that would be saved; where it returns a
+    number, a state is saved too: a caller that looks at `Step.passed` may end the run there and call `finish`.
+    held: pictures that are not trained on, for `Step.held`, their latents in the same `store`.
     Raises ValueError, before anything is computed or written, for a model, prior, folder or machine that the settings
     do not fit; FloatingPointError where the loss is no longer a number (what is in `out` is from before).
     """
     config = settled(config, prior)
     denoiser, pictures = full(pipe), store.look_up(records)
     objective = check(pipe, pictures, store, prior, config)
-    return Run(pipe, denoiser, pictures, store, prior, config, Path(out), validate, objective).steps()
+    check_held(config, bool(held))
+    kept = held_out(store.look_up(held), pictures) if held else None
+    if kept:
+        check(pipe, kept, store, prior, config)
+    return Run(pipe, denoiser, pictures, store, prior, config, Path(out), validate, objective, kept).steps()
 
 
 class Run:
@@ -93,9 +85,10 @@ class Run:
         out: Path,
         validate: Validate | None,
         objective: Objective,
+        held: Summary | None = None,
     ) -> None:
         self.pipe, self.config, self.prior, self.out, self.validate = pipe, config, prior, out, validate
-        self.pictures, self.store = pictures, store
+        self.pictures, self.store, self.held = pictures, store, held
         self.origin = {
             "pictures": _digest([store.key.digest, pictures.keys, [(r.text, r.class_name) for r in pictures.used]]),
             "prior": prior.fingerprint if prior else "",
@@ -122,27 +115,31 @@ class Run:
         self.share = config.batch // shares
         self.objective = objective.to(self.accelerator.device)
 
-    def steps(self) -> Iterator[Step]:
-        """The loop."""
+    def steps(self) -> Generator[Step, None, None]:
+        """The loop, and what is closed behind it wherever it ends."""
+        try:
+            yield from self._steps()
+        finally:
+            self.denoiser.eval()
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+
+    def _steps(self) -> Iterator[Step]:
         pipe, config, main = self.pipe.to(self.accelerator.device), self.config, self.accelerator.is_main_process
         prior = self.prior.to(pipe.device) if self.prior else None
         batches = Batches(pipe, self.pictures, self.store, prior, config, len(self.objective.abars))
         if config.engine.gradient_checkpointing:
             pipe.unet.enable_gradient_checkpointing()
+        held = fixed(pipe, self.held, self.store, prior, config, len(self.objective.abars), self.share)
         learner = Learner(self.accelerator, self.denoiser, config)
         done = self._open(learner)
         self.denoiser.train()
         for number in range(done + 1, config.steps + 1):
-            step = self._take(number, learner, batches)
+            step = self._look(self._take(number, learner, batches), learner, held)
             if main:
                 with (self.out / "log.jsonl").open("a") as log:
                     log.write(json.dumps(asdict(step)) + "\n")
-                if self.validate and config.log.validate_every and number % config.log.validate_every == 0:
-                    self.denoiser.eval()
-                    with learner.averaged(), torch.random.fork_rng():
-                        self.validate(pipe, number)
-                    self.denoiser.train()
-                if number % config.log.checkpoint_every == 0 or number == config.steps:
+                if number % config.log.checkpoint_every == 0 or number == config.steps or step.passed is not None:
                     state = State(number, flatten(config), self.origin, **learner.state())
                     save(self.out / "state", state, config.log.keep)
             self.accelerator.log({key: value for key, value in asdict(step).items() if value is not None}, number)
@@ -151,8 +148,6 @@ class Run:
         if main:
             finish(pipe, self.prior, config, self.out)
         self.accelerator.wait_for_everyone()
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
 
     def _open(self, learner: Learner) -> int:
         """Makes the folder what it was at the last state; the number of steps taken by then."""
@@ -168,6 +163,23 @@ class Run:
             settings = {name: value if value is not None else "" for name, value in flatten(self.config).items()}
             self.accelerator.init_trackers("onbrand", {name: str(value) for name, value in settings.items()})
         return done
+
+    def _look(self, step: Step, learner: Learner, held: Sequence[Batch]) -> Step:
+        """The step with what is seen of the weights that would be saved after it; no random number is used up."""
+        log, number = self.config.log, step.step
+        look = bool(held) and number % log.held_every == 0
+        show = self.validate is not None and bool(log.validate_every) and number % log.validate_every == 0
+        if not look and not show:
+            return step
+        loss, passed = None, None
+        self.denoiser.eval()
+        with learner.averaged(), torch.random.fork_rng():
+            if look:  # by every process alike
+                loss = loss_on(held, self.objective, self.denoiser)
+            if show and self.validate and self.accelerator.is_main_process:
+                passed = self.validate(self.pipe, number)
+        self.denoiser.train()
+        return replace(step, held=loss, passed=broadcast_object_list([passed])[0] if show else None)
 
     def _take(self, number: int, learner: Learner, batches: Batches) -> Step:
         """Step `number`, this process's share of every part of its batch."""

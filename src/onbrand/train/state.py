@@ -72,6 +72,12 @@ def load(folder: Path) -> State | None:
     )
 
 
+def reached(folder: Path) -> int:
+    """Steps taken by the last state in `folder`; 0 where no state was finished."""
+    found = _found(folder)
+    return int(found[-1].name.removeprefix("step-")) if found else 0
+
+
 def check_resumable(state: State, config: TrainConfig, origin: dict[str, str]) -> None:
     """Raises ValueError naming the first setting or input in which the run differs from the one `state` is of."""
     check_same(state.settings, config)
