@@ -219,6 +219,59 @@ def test_train_refuses_what_does_not_fit_the_prior(world: Path, brand: Path, tmp
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
+def test_training_ends_where_no_more_pictures_pass_and_stays_ended(
+    world: Path, brand: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = LogConfig(validate_every=2, pictures=3, patience=2, checkpoint_every=100)
+    config = TrainConfig("mean", "window", steps=10, batch=4, log=log)
+
+    def go(**more: Any) -> list[dict[str, Any]]:
+        api.train(world / "photos", world / "model", tmp_path / "run", prior=brand, config=replace(config, **more))
+        return [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+
+    lines = go()
+    told = [line["passed"] for line in lines if line["passed"] is not None]
+    assert len(lines) == 6 and told == [0.0] * 3, "nothing that an untrained model makes is on brand"
+    assert "stopped: at best 0.0% of the validation pictures passed, and not in the last 2" in capsys.readouterr().out
+    assert (tmp_path / "run" / "model" / "model_index.json").exists()
+    weights = tmp_path / "run" / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    before = weights.read_bytes()
+    assert go() == lines and weights.read_bytes() == before, "the same command has nothing left to do"
+    assert len(go(log=replace(log, patience=3))) == 8, "more patience goes on from there"
+    assert len(go(log=replace(log, patience=None))) == 10
+
+    from onbrand.api import judging, validation
+
+    judged = {}
+
+    def judge(made: Any, *rest: Any) -> dict[str, Any]:
+        content = judging.judge_pictures(made, *rest)
+        judged[len(judged)] = made.prompts, content
+        return content | {"all": {"share": 1.0 if len(judged) == 1 else 0.5}}
+
+    monkeypatch.setattr(validation, "judge_pictures", judge)
+    shutil.rmtree(tmp_path / "run")
+    assert [line["passed"] for line in go() if line["passed"] is not None] == [1.0, 0.5, 0.5]
+    assert judged[0][0] == ["block, red", "tall block, blue", "block, green"]
+    assert {"ground", "kind"} <= set(judged[0][1]["properties"])
+
+
+def test_a_run_says_what_memory_it_took(
+    world: Path, brand: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import resource
+
+    config, peaks = TrainConfig("mean", "window", steps=1, batch=4), []
+    for _ in range(2):
+        api.train(world / "photos", world / "model", tmp_path / "run", prior=brand, config=config)
+        peaks.append(json.loads((tmp_path / "run" / "run.json").read_text())["peak_memory_gb"])
+        shown = capsys.readouterr().out
+        assert ("peak memory" in shown) == (len(peaks) == 1), "a run that was over took none"
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    assert 0.9 * most < peaks[0] <= most + 0.001 and peaks[0] == peaks[1]
+    assert f"{peaks[0]:.2f}" and json.loads((tmp_path / "run" / "run.json").read_text())["peak_memory_of"]
+
+
 @pytest.fixture(scope="module")
 def pictures(world: Path, run: Path) -> Path:
     asked = [{"prompt": "block, red"}, {"prompt": "a tall block", "class": "tall block", "seed": 9}]
@@ -358,6 +411,19 @@ def test_one_split_of_photos_is_fitted_trained_on_and_checked_against(
     with pytest.warns(UserWarning, match="its mean shows those pictures"):
         said = api.fit(photos, world / "model", brand, k=2, split="train")
     assert said["used"] == 50 and "--split train" in said["command"]
-    api.train(photos, world / "model", run, prior=brand, split="train", config=TrainConfig(steps=1, batch=2))
-    assert "50 photos used" in capsys.readouterr().out
+    config = TrainConfig(steps=2, batch=2, log=LogConfig(held_every=1))
+    with pytest.warns(UserWarning, match="8 of 10 held-out pictures are trained on too"):  # few blocks differ
+        api.train(photos, world / "model", run, prior=brand, split="train", held="test", config=config)
+    shown = capsys.readouterr().out
+    assert "50 photos used" in shown and "10 photos held out, 0 refused" in shown
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert lines[0]["held"] > 0 and lines[1]["held"] != lines[0]["held"]
+    assert "--held test" in json.loads((run / "run.json").read_text())["command"]
+    with pytest.warns(UserWarning, match="8 of 10"):
+        other = api.train(photos, world / "model", tmp_path / "other", prior=brand, split="train",
+                          held=photos / "test", config=config).parent  # fmt: skip
+    again = [json.loads(line) for line in (other / "log.jsonl").read_text().splitlines()]
+    assert [line["held"] for line in again] == [line["held"] for line in lines], "by its name or by its folder"
+    with pytest.raises(ValueError, match="of 50 given, 50 are trained on"):
+        api.train(photos, world / "model", tmp_path / "same", prior=brand, split="train", held="train", config=config)
     assert api.check(photos / "test", photos, split="train").content["learnt"] == 40

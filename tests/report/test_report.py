@@ -245,6 +245,15 @@ def test_curves_are_means_of_neighbours_and_leave_out_what_was_not_measured() ->
     assert "<svg" in drawn and drawn == figures.curves({"run": log}, "loss", "loss")
 
 
+def test_a_run_with_held_out_pictures_has_their_curve_and_no_other_has(tmp_path: Path) -> None:
+    for name, held in (("with", 0.5), ("without", None)):
+        lines = [{"step": s, "loss": 1.0, "seconds": 1.0, "held": held if s % 2 else None} for s in range(1, 7)]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [caption[:8] for caption, _ in read(tmp_path / "with").curves] == ["Loss.", "Held-out"]
+    assert [caption[:8] for caption, _ in read(tmp_path / "without").curves] == ["Loss."]
+
+
 def test_contact_sheet_frames_what_fails() -> None:
     pictures = [Image.new("RGB", (16, 16), (0, 0, 255))] * 3
     sheet = figures.contact_sheet(pictures, ["a", "b", "c" * 99], [[], ["ground"], []], columns=2, side=40)

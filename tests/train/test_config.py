@@ -49,6 +49,9 @@ def test_defaults_are_the_papers_but_for_offset_and_gain():
         (lambda: OptimConfig(warmup=10), "take schedule constant_with_warmup"),
         (lambda: OptimConfig(ema=1.0), "optim.ema must lie between 0 and 1"),
         (lambda: EngineConfig(precision="fp8"), "engine.precision must be one of auto, no, bf16, fp16; got fp8"),
+        (lambda: LogConfig(patience=3), "log.patience counts validations, of which there are none; got 3"),
+        (lambda: LogConfig(validate_every=5, patience=0), "log.patience must be at least 1; got 0"),
+        (lambda: LogConfig(held_every=-1), "log.held_every must be at least 0; got -1"),
         (lambda: LogConfig(checkpoint_every=0), "log.checkpoint_every must be at least 1; got 0"),
     ],
 )

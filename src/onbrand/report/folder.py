@@ -84,7 +84,7 @@ def _hours(seconds: float) -> str:
 
 
 def _curves(runs: Mapping[str, Path], plan: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Loss outside and inside the window and on held-out pictures, one line a run; of more runs than can be told apart, none."""
+    """Loss outside and inside the window, and on held-out pictures, a line a run; of more than are told apart, none."""
     if len(runs) > len(figures.COLOURS):
         return ()
     words = plan.get("runs", {})
@@ -98,9 +98,7 @@ def _curves(runs: Mapping[str, Path], plan: Mapping[str, Any]) -> tuple[tuple[st
         (inside, figures.curves(logs, "loss_inside", "loss inside")),
     ]
     drawn = [pair for pair in drawn if pair[1]] or [("Loss.", figures.curves(logs, "loss", "loss"))]
-    unseen = (
-        "Held-out pictures, under the same noise each time: where it rises, the network learns the photos by heart."
-    )
+    unseen = "Held-out pictures, the same noise each time: where it rises, the network learns the photos by heart."
     drawn.append((unseen, figures.curves(logs, "held", "loss, held out")))
     return tuple(pair for pair in drawn if pair[1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -39,18 +40,25 @@ def check_held(config: TrainConfig, given: bool) -> None:
 
 
 def held_out(held: Summary, trained: Summary) -> Summary:
-    """COUNT of the held-out pictures at most, drawn by SEED. ValueError where one is trained on, or none is usable."""
-    if not held.used:
-        raise ValueError(f"a held-out loss needs pictures; got {held}")
+    """COUNT of the held-out pictures at most, drawn by SEED, without those that are trained on too, of which it warns.
+
+    Raises ValueError where none is left.
+    """
     known = set(trained.keys)
-    both = [record.file for record, key in zip(held.used, held.keys, strict=True) if key in known]
-    if both:
+    pairs = [(record, key) for record, key in zip(held.used, held.keys, strict=True) if key not in known]
+    twice = len(held.used) - len(pairs)
+    if not pairs:
         raise ValueError(
-            f"held-out pictures are not trained on; {len(both)} of {len(held.used)} are, as {both[0]}: hold out "
-            "another split or folder, or train on one split"
+            f"held-out pictures are pictures that are not trained on; of {len(held.used)} given, {twice} are trained "
+            "on: hold out another split or folder, or train on one split"
         )
-    chosen = sorted(draws.order(SEED, len(held.used), range(min(COUNT, len(held.used)))))
-    return Summary([held.used[i] for i in chosen], [held.keys[i] for i in chosen], [])
+    if twice:
+        warnings.warn(
+            f"{twice} of {len(held.used)} held-out pictures are trained on too, byte for byte, and are passed over",
+            stacklevel=2,
+        )
+    pairs = [pairs[i] for i in sorted(draws.order(SEED, len(pairs), range(min(COUNT, len(pairs)))))]
+    return Summary([record for record, _ in pairs], [key for _, key in pairs], [])
 
 
 def fixed(
