@@ -67,4 +67,7 @@ def run(folder: str | Path, out: str | Path, given: dict) -> None:
 
 
 if __name__ == "__main__":
+    from accelerate import PartialState
+
     run(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))
+    print(f"one of {PartialState().num_processes}")
