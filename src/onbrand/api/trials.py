@@ -22,7 +22,7 @@ from onbrand.api.run import train
 from onbrand.api.verdict import check
 from onbrand.core import Prior
 from onbrand.generate.config import GenerateConfig
-from onbrand.train.config import flatten
+from onbrand.train.config import LATER, flatten
 
 if TYPE_CHECKING:
     from onbrand.report.versus import Line
@@ -117,7 +117,8 @@ class Trials:
     def run_of(self, training: Training, steps: bool = True) -> Path:
         """A training's folder, named by what determines its weights; without `steps`, whatever their number."""
         assert training.config is not None
-        settings = {k: v for k, v in flatten(training.config).items() if k != "steps" and not k.startswith("log.")}
+        given = {k: v for k, v in flatten(training.config).items() if k not in LATER or v != LATER[k]}
+        settings = {k: v for k, v in given.items() if k != "steps" and not k.startswith("log.")}
         name = f"{slug(training.base)}-{named(training.base, settings, *self.origin)}"
         return self.out / "runs" / (f"{name}-{training.config.steps}" if steps else name)
 

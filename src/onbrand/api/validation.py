@@ -13,7 +13,7 @@ from onbrand.generate.requests import Request
 from onbrand.generate.sample import plan, run
 from onbrand.report.figures import contact_sheet
 from onbrand.train.config import TrainConfig
-from onbrand.train.loop import describe
+from onbrand.train.model import describe
 from onbrand.train.objective import make_objective
 
 if TYPE_CHECKING:

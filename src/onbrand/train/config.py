@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+Method = Literal["full", "lora"]
 Offset = Literal["mean", "pca", "text", "none"]
 Gain = Literal["window", "constant"]
 Draw = Literal["projected", "sampled"]
@@ -34,6 +35,28 @@ class LossConfig:
         _within("loss.noise_offset", self.noise_offset, 0, 1)
         if self.min_snr is not None and not self.min_snr > 0:
             raise ValueError(f"loss.min_snr must be above 0, or null for no weighting; got {self.min_snr}")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """What learns under method lora: low-rank weights beside the UNet's own, which stay as they are.
+
+    Attributes:
+        rank: of the low-rank weights; 4 to 128 are usual
+        alpha: they count alpha / rank times; null: the rank, that is once
+        targets: layers that have them, by how their names end
+    """
+
+    rank: int = 16
+    alpha: int | None = None
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def __post_init__(self) -> None:
+        _at_least("lora.rank", self.rank, 1)
+        if self.alpha is not None and not self.alpha > 0:
+            raise ValueError(f"lora.alpha must be above 0, or null for the rank; got {self.alpha}")
+        if not self.targets:
+            raise ValueError("lora.targets must name one layer at least, as to_q; got none")
 
 
 @dataclass(frozen=True)
@@ -123,6 +146,8 @@ class TrainConfig:
     docs/results.md found best; the paper's own are offset mean, gain window (T - S with S = 50).
 
     Attributes:
+        method: what learns: the whole UNet (full), or a LoRA beside it (lora), which wants some ten times the learning
+            rate
         offset: what x_start is in training: the class's mean, its PCA components, the mean given the text, or none
             (plain training, the baseline); null: text where the prior was fitted with captions, else mean
         gain: where the noise is matched to it: window (the paper's, t >= T - S) or constant (at every t)
@@ -133,12 +158,14 @@ class TrainConfig:
         steps: optimiser steps
         batch: pictures a step, over all processes and accumulated parts
         seed: of every random number of the run
+        lora: rank and place of a LoRA
         loss: caption dropout and weighting
         optim: optimiser, learning rate, running mean of the weights
         engine: precision and memory
         log: checkpoints, validation pictures, trackers
     """
 
+    method: Method = "full"
     offset: Offset | None = None
     gain: Gain = "constant"
     first: int | None = None
@@ -147,12 +174,14 @@ class TrainConfig:
     steps: int = 50_000
     batch: int = 16
     seed: int = 0
+    lora: LoraConfig = field(default_factory=LoraConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
+        _one_of("method", self.method, Method)
         if self.offset is not None:
             _one_of("offset", self.offset, Offset)
         _one_of("gain", self.gain, Gain)
@@ -172,6 +201,11 @@ class TrainConfig:
             )
 
 
+LATER: dict[str, Any] = {"method": "full", "lora.rank": 16, "lora.alpha": None,
+                         "lora.targets": ["to_q", "to_k", "to_v", "to_out.0"]}  # fmt: skip
+"""Settings that came later, and what runs from before have: these are resumed, and found by the same name."""
+
+
 def flatten(config: TrainConfig) -> dict[str, Any]:
     """Every setting by its flag's name, such as {"optim.lr": 1e-05}; tuples as lists, so that it equals its JSON."""
     flat: dict[str, Any] = {}
@@ -186,6 +220,7 @@ def check_same(flat: dict[str, Any], config: TrainConfig) -> None:
 
     What changes no weight may differ: the log's settings, and more steps under a schedule that does not count them.
     """
+    flat = LATER | flat
     for name, value in flatten(config).items():
         longer = name == "steps" and config.optim.schedule in STEPLESS and value >= flat[name]
         if name.startswith("log.") or longer or flat[name] == value:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from onbrand.models.training import Denoiser, EMAModel, get_scheduler
+from onbrand.models.adapters import Denoiser
+from onbrand.models.training import EMAModel, get_scheduler
 
 from .config import TrainConfig
 from .objective import Batch, Loss, Objective
