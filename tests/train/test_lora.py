@@ -142,6 +142,15 @@ def test_what_cannot_be_a_lora_is_refused(home, tmp_path):
         settings(**GIVEN | {"lora": {"rank": 0}})
 
 
+def test_the_first_weights_follow_from_the_seed_alone(home):
+    def drawn(seed):
+        torch.rand(seed + 5)  # whatever was drawn before
+        return torch.cat([w.flatten() for w in lora(open_all(home)[0], 4, None, ["to_q"], seed).learned.values()])
+
+    first = drawn(1)
+    assert torch.equal(first, drawn(1)) and not torch.equal(first, drawn(2))
+
+
 def test_a_lora_is_resumed_on_its_own_base_alone(run, home):
     out, _, _ = run
     pipe, records, store, prior = open_all(home)
