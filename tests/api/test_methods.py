@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from onbrand.api.methods import USUAL, CompareConfig, by_number, read_method
+from onbrand.api.trials import Trials
+from onbrand.train.config import LossConfig
 
 CONFIG = CompareConfig(fine_tuning=600, sampling=20, guidance=2.0, lr=1e-4)
 
@@ -50,6 +56,20 @@ def test_options() -> None:
     start = read("mean-constant/mean+8+unipc+trailing+g1.5").start
     assert (start.steps, start.scheduler, start.spacing) == (8, "UniPCMultistepScheduler", "trailing")
     assert start.guidance == 1.5
+
+
+def test_a_training_keeps_the_name_that_it_had_before_there_were_more_settings() -> None:
+    fitted = SimpleNamespace(fingerprint="f" * 8)
+    trials = Trials("photos", "model", Path("out"), None, None, None, None, {}, {}, {}, fitted, "w" * 8)
+    for name, folder in {
+        "plain:300/noise": "plain-f3fc251b4fd7-300",
+        "mean-window:300/mean": "mean-window-2b5497a143b3-300",
+        "text-constant/text": "text-constant-5a9dfd3e030d-600",
+    }.items():
+        assert trials.run_of(read(name).training) == Path("out", "runs", folder), "as of version 0.1"
+    training = read("plain/noise").training
+    other = replace(training, config=replace(training.config, loss=LossConfig(input_perturbation=0.1)))
+    assert trials.run_of(other) != trials.run_of(training)
 
 
 @pytest.mark.parametrize(

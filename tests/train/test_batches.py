@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from job import CLASSES, COUNT, open_all, settings
+from scipy import stats
 
 from onbrand.models.codec import embed
 from onbrand.train import draws
@@ -111,6 +112,24 @@ def test_offset_noise_shifts_whole_channels(parts):
     shifted = batch_of(parts, offset="none", loss={"noise_offset": 0.1})
     difference = shifted.noise - plain.noise
     assert difference.std((2, 3)).max() < 1e-6 and 0.05 < difference.std() < 0.2
+
+
+def test_perturbation_is_another_noise_and_changes_nothing_else(parts):
+    plain, perturbed = batch_of(parts, range(80)), batch_of(parts, range(80), loss={"input_perturbation": 0.1})
+    assert plain.perturbation is None
+    for name in ("x0", "x_start", "noise", "timesteps", "hidden"):
+        assert torch.equal(getattr(plain, name), getattr(perturbed, name)), name
+    xi = perturbed.perturbation.flatten() / 0.1
+    assert abs(xi.mean()) < 0.02 and abs(xi.std() - 1) < 0.02
+    for other in (plain.noise, plain.x0):
+        assert abs(torch.corrcoef(torch.stack([xi, other.flatten()]))[0, 1]) < 0.02
+
+
+def test_only_the_timesteps_asked_for_are_drawn_and_all_of_them_alike(parts):
+    drawn = batch_of(parts, range(600), loss={"timesteps": [990, 999]}).timesteps
+    counts = torch.bincount(drawn, minlength=1000)
+    assert counts[:990].sum() == 0 and stats.chisquare(counts[990:]).pvalue > 1e-3
+    assert torch.equal(batch_of(parts, loss={"timesteps": [0, 999]}).timesteps, batch_of(parts).timesteps)
 
 
 def test_captions_that_do_not_fit_in_memory_are_encoded_when_needed(parts):

@@ -7,7 +7,16 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from onbrand.train.config import EngineConfig, LogConfig, LossConfig, OptimConfig, TrainConfig, check_same, flatten
+from onbrand.train.config import (
+    LATER,
+    EngineConfig,
+    LogConfig,
+    LossConfig,
+    OptimConfig,
+    TrainConfig,
+    check_same,
+    flatten,
+)
 
 
 def test_defaults_are_the_papers_but_for_offset_and_gain():
@@ -30,6 +39,9 @@ def test_defaults_are_the_papers_but_for_offset_and_gain():
         (lambda: TrainConfig(loss=LossConfig(noise_offset=0.1)), "offset noise and offset text or mean cannot both"),
         (lambda: LossConfig(dropout=1.5), "loss.dropout must lie between 0 and 1; got 1.5"),
         (lambda: LossConfig(min_snr=0), "loss.min_snr must be above 0"),
+        (lambda: LossConfig(input_perturbation=-0.1), "loss.input_perturbation must lie between 0 and 1; got -0.1"),
+        (lambda: LossConfig(timesteps=(9, 3)), "in this order; got [9, 3]"),
+        (lambda: LossConfig(timesteps=(-1, 3)), "0 or more and in this order; got [-1, 3]"),
         (lambda: OptimConfig(lr=0), "optim.lr must be above 0; got 0"),
         (lambda: OptimConfig(warmup=10), "take schedule constant_with_warmup"),
         (lambda: OptimConfig(ema=1.0), "optim.ema must lie between 0 and 1"),
@@ -63,6 +75,15 @@ def test_a_run_may_be_made_longer_where_its_learning_rate_does_not_count_the_ste
     check_same(flat, TrainConfig(steps=200))
     with pytest.raises(ValueError, match="steps was 100 and now is 50"):
         check_same(flat, TrainConfig(steps=50))
+
+
+def test_a_run_from_before_a_setting_is_resumed_with_what_it_had():
+    config = TrainConfig()
+    before = {name: value for name, value in flatten(config).items() if name not in LATER}
+    check_same(before, config)
+    assert {name: flatten(config)[name] for name in LATER} == LATER, "what runs had is the default"
+    with pytest.raises(ValueError, match="loss.input_perturbation was 0.0 and now is 0.1"):
+        check_same(before, replace(config, loss=LossConfig(input_perturbation=0.1)))
 
 
 def test_the_settings_import_no_torch():

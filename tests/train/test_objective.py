@@ -1,10 +1,13 @@
 """The loss against diffusers' own training step and against the paper's equations, written out sample by sample."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.training_utils import compute_snr
 
+from onbrand.core.offset import matched_noise, window
 from onbrand.train.config import LossConfig, TrainConfig
 from onbrand.train.objective import Batch, make_objective
 from tiny import LENGTH, WIDTH, tiny_pipeline, tiny_prior
@@ -117,6 +120,39 @@ def test_min_snr_is_diffusers_but_for_the_windows_samples(pipe, offset):
         weight[3:] = 1
     torch.testing.assert_close(loss.each, plain.each * weight, rtol=1e-4, atol=0)
     assert loss.total.item() == pytest.approx((plain.each * weight).mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("offset", ["none", "mean"])
+def test_perturbation_is_diffusers_own_under_matched_noise_too(pipe, offset):
+    """train_text_to_image.py --input_perturbation: new_noise goes into add_noise, noise into the target."""
+    plain, scheduler, seen = a_batch(), pipe.scheduler, {}
+    fresh = torch.randn(plain.noise.shape, generator=torch.Generator().manual_seed(7))
+    batch = replace(plain, perturbation=0.1 * fresh)
+
+    def denoise(x_t, t, hidden):
+        seen["x_t"] = x_t
+        return of(pipe)(x_t, t, hidden)
+
+    loss = make_objective(scheduler, TrainConfig(offset=offset, gain="window"))(denoise, batch)
+    gain = window(scheduler, 950)[batch.timesteps] * (offset == "mean")
+    noise = matched_noise(batch.noise, batch.x0, batch.x_start, gain)
+    new_noise = noise + 0.1 * fresh
+    noisy_latents = scheduler.add_noise(batch.x0, new_noise, batch.timesteps)
+    torch.testing.assert_close(seen["x_t"], noisy_latents)
+    goal = goal_of(scheduler, batch.x0, noise, batch.timesteps)
+    output = of(pipe)(noisy_latents, batch.timesteps, batch.hidden)
+    assert loss.total.item() == pytest.approx(F.mse_loss(output, goal).item(), rel=1e-5)
+
+
+def test_timesteps_outside_the_model_or_short_of_the_window_are_refused():
+    scheduler = tiny_pipeline().scheduler
+    with pytest.raises(ValueError, match=r"timesteps of the model, 0..999; got \[5, 1000\]"):
+        make_objective(scheduler, TrainConfig(loss=LossConfig(timesteps=(5, 1000))))
+    short = LossConfig(timesteps=(0, 949))
+    with pytest.raises(ValueError, match=r"from t = 950 on; .* \[0, 949\] .* never be trained"):
+        make_objective(scheduler, TrainConfig(gain="window", loss=short))
+    for fits in ({"gain": "constant"}, {"gain": "window", "first": 949}, {"gain": "window", "offset": "none"}):
+        make_objective(scheduler, TrainConfig(loss=short, **fits))
 
 
 def test_in_and_outside_are_the_means_of_their_samples():

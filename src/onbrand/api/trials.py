@@ -117,10 +117,12 @@ class Trials:
         return str(self.photos), str(self.split), self.weights, self.fitted.fingerprint
 
     def run_of(self, training: Training, steps: bool = True) -> Path:
-        """A training's folder, named by what determines its weights; without `steps`, whatever their number."""
+        """A training's folder, named by what determines its weights; without `steps`, whatever their number.
+
+        Settings of LATER count where they are not what they were before: a folder keeps its name."""
         assert training.config is not None
-        given = {k: v for k, v in flatten(training.config).items() if k not in LATER or v != LATER[k]}
-        settings = {k: v for k, v in given.items() if k != "steps" and not k.startswith("log.")}
+        flat = {k: v for k, v in flatten(training.config).items() if k != "steps" and not k.startswith("log.")}
+        settings = {k: v for k, v in flat.items() if k not in LATER or v != LATER[k]}
         name = f"{slug(training.base)}-{named(training.base, settings, *self.origin)}"
         return self.out / "runs" / (f"{name}-{training.config.steps}" if steps else name)
 

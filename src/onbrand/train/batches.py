@@ -51,6 +51,11 @@ class Batches:
         noise = draws.normal(seed, "noise", positions, shape)
         if config.loss.noise_offset:
             noise = noise + config.loss.noise_offset * draws.normal(seed, "offset", positions, (shape[0], 1, 1))
+        perturbation = None
+        if config.loss.input_perturbation:
+            fresh = draws.normal(seed, "perturbation", positions, shape)
+            perturbation = (config.loss.input_perturbation * fresh).to(device)
+        low, high = config.loss.timesteps or (0, self.timesteps - 1)
         hidden, pooled = self.captions([record.text for record in chosen])
         # only the network's caption is dropped, the start's is not: both branches of guidance meet the same latent
         hidden[draws.uniform(seed, "dropout", positions) < config.loss.dropout] = self.captions.empty
@@ -60,8 +65,9 @@ class Batches:
             x0=x0,
             x_start=x_start,
             noise=noise.to(device),
-            timesteps=draws.timesteps(seed, positions, self.timesteps).to(device),
+            timesteps=draws.timesteps(seed, positions, high + 1, low).to(device),
             hidden=hidden.to(device),
+            perturbation=perturbation,
         )
 
 

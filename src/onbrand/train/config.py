@@ -15,6 +15,16 @@ Decline = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosin
 STEPLESS = ("constant", "constant_with_warmup")
 """Learning-rate schedules that do not depend on the number of steps: a run with one of them may be made longer."""
 
+LATER: dict[str, Any] = {
+    "method": "full",
+    "lora.rank": 16,
+    "lora.alpha": None,
+    "lora.targets": ["to_q", "to_k", "to_v", "to_out.0"],
+    "loss.input_perturbation": 0.0,
+    "loss.timesteps": None,
+}
+"""Settings that came after the first runs -> what those ran with: a run that does not know of one had this."""
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -24,15 +34,26 @@ class LossConfig:
         dropout: share of captions replaced by the empty one, for classifier-free guidance, in [0, 1]
         min_snr: gamma of Min-SNR weighting (Hang et al. 2023; 5 is usual); null: plain mean squared error
         noise_offset: strength of "offset noise", another method (0.1 is usual); only with offset none
+        input_perturbation: strength of the noise that the network's input has more than its target (Ning et al. 2023;
+            0.1 is usual), against errors that add up over the steps of generation
+        timesteps: first and last timestep trained, all between as likely; null: all of the model's
     """
 
     dropout: float = 0.1
     min_snr: float | None = None
     noise_offset: float = 0.0
+    input_perturbation: float = 0.0
+    timesteps: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         _within("loss.dropout", self.dropout, 0, 1)
         _within("loss.noise_offset", self.noise_offset, 0, 1)
+        _within("loss.input_perturbation", self.input_perturbation, 0, 1)
+        if self.timesteps is not None and not 0 <= self.timesteps[0] <= self.timesteps[1]:
+            raise ValueError(
+                "loss.timesteps are the first and the last timestep trained, 0 or more and in this order; got "
+                f"{list(self.timesteps)}: swap them, or set null for all"
+            )
         if self.min_snr is not None and not self.min_snr > 0:
             raise ValueError(f"loss.min_snr must be above 0, or null for no weighting; got {self.min_snr}")
 
@@ -199,11 +220,6 @@ class TrainConfig:
             raise ValueError(
                 f"batch must be a multiple of engine.accumulation; got {self.batch} and {self.engine.accumulation}"
             )
-
-
-LATER: dict[str, Any] = {"method": "full", "lora.rank": 16, "lora.alpha": None,
-                         "lora.targets": ["to_q", "to_k", "to_v", "to_out.0"]}  # fmt: skip
-"""Settings that came later, and what runs from before have: these are resumed, and found by the same name."""
 
 
 def flatten(config: TrainConfig) -> dict[str, Any]:

@@ -15,10 +15,10 @@ def order(seed: int, n: int, positions: Sequence[int]) -> list[int]:
     return [int(_epoch(seed, n, position // n)[position % n]) for position in positions]
 
 
-def timesteps(seed: int, positions: Sequence[int], total: int) -> Tensor:
-    """(B,) int64, uniform in 0..total-1."""
-    draws = [torch.randint(total, (1,), generator=_generator(seed, "timestep", position)) for position in positions]
-    return torch.cat(draws)
+def timesteps(seed: int, positions: Sequence[int], total: int, first: int = 0) -> Tensor:
+    """(B,) int64, uniform in first..total-1."""
+    generators = (_generator(seed, "timestep", position) for position in positions)
+    return torch.cat([torch.randint(first, total, (1,), generator=generator) for generator in generators])
 
 
 def uniform(seed: int, purpose: str, positions: Sequence[int]) -> Tensor:

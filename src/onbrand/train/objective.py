@@ -38,6 +38,8 @@ class Batch:
     """(B,) in 0..T-1."""
     hidden: Tensor
     """(B, L, E) hidden states of the captions."""
+    perturbation: Tensor | None = None
+    """(B, C, H, W) noise that x_t has and the target has not (Ning et al. 2023); none: no such noise."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class Objective:
         # Eq. 14: the only line that differs from plain training
         noise = matched_noise(batch.noise, batch.x0, batch.x_start, self.gain[t])
         # Eq. 13
-        x_t = add_noise(batch.x0, noise, self.abars[t])
+        perturbed = noise if batch.perturbation is None else noise + batch.perturbation
+        x_t = add_noise(batch.x0, perturbed, self.abars[t])
         goal = target(self.prediction_type, batch.x0, noise, self.abars[t])
         # Eq. 15
         each = (denoise(x_t, t, batch.hidden).float() - goal).square().flatten(1).mean(1)
@@ -113,13 +116,25 @@ class Objective:
 def make_objective(scheduler: object, config: TrainConfig) -> Objective:
     """The objective of `config` for the model whose diffusers scheduler this is.
 
-    Raises ValueError for a scheduler that is not variance-preserving and for `config.first` outside 0..T-1.
+    Raises ValueError for a scheduler that is not variance-preserving, for `config.first` and `config.loss.timesteps`
+    outside 0..T-1, and for timesteps that end before the window.
     """
     schedule = read(scheduler, None)
     total = len(schedule.abars)
     first = config.first if config.first is not None else default_first(scheduler, schedule, config)
     if not 0 <= first < total:
         raise ValueError(f"first must be a training timestep of the model, 0..{total - 1}; got {first}")
+    low, last = config.loss.timesteps or (0, total - 1)
+    if last >= total:
+        raise ValueError(
+            f"loss.timesteps must be training timesteps of the model, 0..{total - 1}; got {[low, last]}: end at "
+            f"{total - 1} or before"
+        )
+    if config.offset != "none" and config.gain == "window" and last < first:
+        raise ValueError(
+            f"the start is trained in the window, from t = {first} on; loss.timesteps {[low, last]} end before it, and "
+            f"it would never be trained: end at {first} or later, or take offset none"
+        )
     if config.offset == "none":
         gain = torch.zeros(total)
     elif config.gain == "window":
