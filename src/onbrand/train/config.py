@@ -167,8 +167,6 @@ class TrainConfig:
     docs/results.md found best; the paper's own are offset mean, gain window (T - S with S = 50).
 
     Attributes:
-        method: what learns: the whole UNet (full), or a LoRA beside it (lora), which wants some ten times the learning
-            rate
         offset: what x_start is in training: the class's mean, its PCA components, the mean given the text, or none
             (plain training, the baseline); null: text where the prior was fitted with captions, else mean
         gain: where the noise is matched to it: window (the paper's, t >= T - S) or constant (at every t)
@@ -179,6 +177,8 @@ class TrainConfig:
         steps: optimiser steps
         batch: pictures a step, over all processes and accumulated parts
         seed: of every random number of the run
+        method: what learns: the whole UNet (full), or a LoRA beside it (lora), which wants some ten times the learning
+            rate
         lora: rank and place of a LoRA
         loss: caption dropout and weighting
         optim: optimiser, learning rate, running mean of the weights
@@ -186,7 +186,6 @@ class TrainConfig:
         log: checkpoints, validation pictures, trackers
     """
 
-    method: Method = "full"
     offset: Offset | None = None
     gain: Gain = "constant"
     first: int | None = None
@@ -195,6 +194,7 @@ class TrainConfig:
     steps: int = 50_000
     batch: int = 16
     seed: int = 0
+    method: Method = "full"
     lora: LoraConfig = field(default_factory=LoraConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
