@@ -45,7 +45,8 @@ def workplace(tmp_path_factory):
 
 
 def test_commands_leave_what_they_promise(workplace):
-    made = ["brand/prior.safetensors", "pictures/00000.png", "run/model/model_index.json", "trained/check.json"]
+    made = ["brand/prior.safetensors", "pictures/00000.png", "run/model/model_index.json", "trained/check.json",
+            "lora/model/lora_kohya.safetensors", "from_lora/00000.png", "merged/model_index.json"]  # fmt: skip
     assert all((workplace / name).exists() for name in [*made, "run/report.html"])
 
 

@@ -55,9 +55,15 @@ STEPS = [f"{method}+{steps}+trailing@one" for method in ("plain/mean", "mean-win
 SOLVERS = [f"text-constant:v/text+8+{solver}+trailing@one" for solver in ("dpm2m", "unipc", "eulera")]
 SEEDS = [f"{name}:300:seed{seed}/{start}@one" for seed in (0, 1, 2)
          for name, start in (("plain", "noise"), ("mean-window", "mean"), ("mean-constant", "mean"))]  # fmt: skip
-LONGEST = [f"text-constant:{LONG}/text@two", f"text-constant:{LONG}/text+zeromean@two"]
+LONGEST = [f"text-constant:{LONG}/text@two", f"text-constant:{LONG}/text+zeromean@two",
+           f"text-constant:{LONG}:v/text+zeromean@two"]  # fmt: skip
+PCA = ["pca1-window/pca1@two", "pca3-window/pca3@two", "pca16-window/pca16@two", "pca3-sampled-window/pca3@two"]
+GUIDED = [f"{method}+g{scale}@one" for scale in (1, 3, 7.5)
+          for method in ("plain/noise", "plain/mean", "mean-window/mean", "text-constant/text+zeromean")]  # fmt: skip
+ENDS = [f"{method}+{steps}+trailing@one" for method in ("plain/mean", "mean-window/mean", "text-constant:v/text")
+        for steps in (2, 50)]  # fmt: skip
 METHODS = [*CORE, *CONTROL, *UNTRAINED, *PAPER, *OURS, *RIVALS, *SWAPPED, *CAPTIONS, *V, *EVEN, *LONGEST, *CURVE,
-           *STEPS, *SOLVERS, *SEEDS]  # fmt: skip
+           *STEPS, *SOLVERS, *SEEDS, "plain:v/noise@two", *PCA, *GUIDED, *ENDS]  # fmt: skip
 """In the order in which they are worked off."""
 QUESTIONS = {
     "Is the class mean a better start than noise, without training for it? (Fig. 1)": ["plain/mean", "plain/noise"],
@@ -81,8 +87,14 @@ QUESTIONS = {
         "text-constant:v/text@two", "mean-constant:v/mean@two", "text-constant/text@two", "zero-snr/noise@two"],
     "Rivals": [
         "text-constant/text+zeromean@two", "text-constant/text@two", "mean-constant/mean@two",
-        "offset-noise/noise@two", "zero-snr/noise@two", "small-alpha/noise@two", "plain/leak@two",
+        "offset-noise/noise@two", "zero-snr/noise@two", "plain:v/noise@two", "small-alpha/noise@two", "plain/leak@two",
         "plain/leak-dct@two", "plain/noise+pasted@two"],
+    "PCA-K offset training": [
+        "mean-window/mean@two", "pca1-window/pca1@two", "pca3-window/pca3@two", "pca16-window/pca16@two",
+        "pca3-sampled-window/pca3@two"],
+    "By guidance": [
+        f"{method}+g{scale}@one" for method in ("text-constant/text+zeromean", "mean-window/mean")
+        for scale in (1, 3, 7.5)],
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ VERBS: tuple[Callable[..., Any], ...] = (
     api.generate,
     api.check,
     api.compare,
+    api.merge,
     api.report,
 )
 """In the order of the work."""

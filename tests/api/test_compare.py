@@ -23,7 +23,7 @@ CONFIG = CompareConfig(fine_tuning=4, batch=4, lr=1e-3, sampling=2, guidance=1, 
 METHODS = [
     "stock/noise", "plain:2/mean", "plain/mean", "plain/noise", "plain/noise+pasted", "mean-window/mean+8",
     "mean-constant/mean", "small-alpha/noise", "zero-snr/noise", "plain/leak-dct", "plain/image@held",
-    "zero-constant/zero",
+    "zero-constant/zero", "mean-constant:lora2:lr0.01/mean",
 ]  # fmt: skip
 
 
@@ -203,7 +203,8 @@ def test_what_fails_is_listed_with_what_needed_it_and_the_rest_goes_on(tmp_path:
     def broken() -> None:
         raise FloatingPointError("the loss is nan")
 
-    a, b, c = (tmp_path / name for name in "abc")
-    jobs = [Job("a", a, broken), Job("b", b, b.touch, needs=a), Job("c", c, c.touch)]
-    assert work(jobs, tmp_path / "locks", lambda words: None) == {"a": "the loss is nan", "b": "its training failed"}
+    a, b, c, d = (tmp_path / name for name in "abcd")
+    jobs = [Job("a", a, broken), Job("b", b, b.touch, needs=a), Job("c", c, c.touch), Job("d", d, lambda: None)]
+    failed = work(jobs, tmp_path / "locks", lambda words: None)
+    assert failed == {"a": "the loss is nan", "b": "its training failed", "d": f"it left no {d}"}
     assert c.exists() and not b.exists()

@@ -50,6 +50,9 @@ def test_options() -> None:
     one = read("text-constant:v:300/text").training
     assert (one.schedule, one.base, one.config.steps) == ("v", "text-constant-v", 300)
     assert [read(f"{name}/noise").training.schedule for name in ("zero-snr", "plain")] == ["zero-snr", ""]
+    low = read("mean-constant:lora8:lr0.003:100/mean").training.config
+    assert (low.method, low.lora.rank, low.optim.lr, low.steps) == ("lora", 8, 0.003, 100)
+    assert read("mean-constant/mean").training.config.method == "full"
     start = read("mean-constant/mean+8+unipc+trailing+g1.5").start
     assert (start.steps, start.scheduler, start.spacing) == (8, "UniPCMultistepScheduler", "trailing")
     assert start.guidance == 1.5

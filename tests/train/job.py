@@ -17,7 +17,7 @@ from onbrand.data.latents import Key, Store
 from onbrand.data.records import read_folder
 from onbrand.models.bundle import fingerprint, load
 from onbrand.models.codec import encode
-from onbrand.train.config import EngineConfig, LogConfig, LossConfig, OptimConfig, TrainConfig
+from onbrand.train.config import EngineConfig, LogConfig, LoraConfig, LossConfig, OptimConfig, TrainConfig
 from tiny import tiny_pipeline, tiny_prior
 
 CLASSES = ("product photo", "figure photo")
@@ -51,8 +51,8 @@ def open_all(folder: Path, flip: bool = False):
 
 
 def settings(**given) -> TrainConfig:
-    """A short run, by the paper's offset and gain; `optim`, `loss`, `engine` and `log` are given as dicts."""
-    kinds = {"optim": OptimConfig, "loss": LossConfig, "engine": EngineConfig, "log": LogConfig}
+    """A short run, by the paper's offset and gain; `lora`, `optim`, `loss`, `engine` and `log` are given as dicts."""
+    kinds = {"lora": LoraConfig, "optim": OptimConfig, "loss": LossConfig, "engine": EngineConfig, "log": LogConfig}
     made = {"offset": "mean", "gain": "window", "steps": 6, "batch": 4, "optim": {"lr": 1e-3}} | given
     return TrainConfig(**{key: kinds[key](**value) if key in kinds else value for key, value in made.items()})
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from job import COUNT, open_all, settings
 
-from onbrand.models.training import full
+from onbrand.models.adapters import full
 from onbrand.train import draws, held
 from onbrand.train.batches import Batches
 from onbrand.train.config import LogConfig, TrainConfig
 from onbrand.train.held import check_held, fixed, held_out, loss_on
-from onbrand.train.loop import finish, train
+from onbrand.train.loop import train
+from onbrand.train.model import finish
 from onbrand.train.objective import make_objective
 
 EVERY = {"optim": {"lr": 1e-2, "ema": 0.5}, "loss": {"dropout": 0.5, "input_perturbation": 0.1}}
@@ -24,11 +25,12 @@ def split(home):
     return (pipe, records[:5], store, prior), records[5:]
 
 
-def test_training_is_bit_for_bit_what_it_is_without(home, tmp_path):
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_training_is_bit_for_bit_what_it_is_without(home, tmp_path, method):
     weights, losses = [], []
     for every in (0, 2):
         (pipe, *rest), kept = split(home)
-        config = settings(steps=5, log={"held_every": every}, **EVERY)
+        config = settings(steps=5, method=method, log={"held_every": every}, **EVERY)
         steps = list(train(pipe, *rest, config, tmp_path / str(every), held=kept if every else ()))
         weights.append([weight.detach().clone() for weight in pipe.unet.parameters()])
         losses.append([step.loss for step in steps])

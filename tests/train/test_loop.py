@@ -22,7 +22,8 @@ from onbrand.generate.sample import sample
 from onbrand.models.bundle import load, offset_config
 from onbrand.train.batches import Batches
 from onbrand.train.config import TrainConfig
-from onbrand.train.loop import describe, finish, train
+from onbrand.train.loop import train
+from onbrand.train.model import describe, finish
 
 
 def weights_of(pipe):
@@ -93,6 +94,7 @@ def test_the_folder_tells_the_run(home, tmp_path):
     assert [line["lr"] for line in lines] == pytest.approx(rates)
     raw = yaml.safe_load((tmp_path / "config.yaml").read_text())
     raw["optim"]["betas"] = tuple(raw["optim"]["betas"])
+    raw["lora"]["targets"] = tuple(raw["lora"]["targets"])
     assert settings(**raw) == config
     assert sorted(os.listdir(tmp_path / "state")) == ["step-00000004", "step-00000006"]
     assert offset_config(tmp_path)["gain"] == "constant" and offset_config(tmp_path)["start"] == 500

@@ -7,7 +7,8 @@ import torch
 from job import open_all, settings
 
 from onbrand.models.bundle import load
-from onbrand.train.loop import finish, train
+from onbrand.train.loop import train
+from onbrand.train.model import finish
 from onbrand.train.patience import earlier, stalled
 
 

@@ -31,6 +31,8 @@ EVERYTHING = {
     "log": {"checkpoint_every": 2},
 }
 
+LORA = {"method": "lora", "lora": {"rank": 3, "alpha": 6}}
+
 
 def through(run):
     return list(run)
@@ -50,8 +52,10 @@ def same(one: Path, two: Path) -> None:
         ).read_bytes(), file
     optimizers = [torch.load(out / "state" / last / "optimizer.pt", weights_only=True) for out in (one, two)]
     torch.testing.assert_close(*optimizers, rtol=0, atol=0)
-    weights = Path("model", "unet", "diffusion_pytorch_model.safetensors")
-    assert (one / weights).read_bytes() == (two / weights).read_bytes()
+    files = sorted(file.relative_to(one) for file in (one / "model").rglob("*.safetensors"))
+    assert files == sorted(file.relative_to(two) for file in (two / "model").rglob("*.safetensors"))
+    for file in files:
+        assert (one / file).read_bytes() == (two / file).read_bytes(), file
 
 
 OTHERS = {"adafactor": ("transformers", 1e-3), "prodigy": ("prodigyopt", 1.0), "adamw8bit": ("bitsandbytes", 1e-3)}
@@ -60,9 +64,9 @@ OTHERS = {"adafactor": ("transformers", 1e-3), "prodigy": ("prodigyopt", 1.0), "
 
 @pytest.mark.parametrize(
     "given",
-    [{"steps": 5, "log": {"checkpoint_every": 2}}, EVERYTHING]
+    [{"steps": 5, "log": {"checkpoint_every": 2}}, EVERYTHING, EVERYTHING | LORA]
     + [EVERYTHING | {"optim": EVERYTHING["optim"] | {"name": name, "lr": lr}} for name, (_, lr) in OTHERS.items()],
-    ids=["paper", "everything", *OTHERS],
+    ids=["paper", "everything", "lora", *OTHERS],
 )
 def test_stopped_and_resumed_is_the_run_that_went_through(home, tmp_path, given):
     if name := given.get("optim", {}).get("name"):
@@ -122,9 +126,9 @@ def in_process(home, out, given, lines=None, pause=0.0):
     assert process.exitcode == -signal.SIGKILL, "it was still running"
 
 
-def kill_and_compare(home, tmp_path, pairs):
+def kill_and_compare(home, tmp_path, pairs, more):
     """Runs killed twice each, at random moments, against one that was not; half of the time goes into saving."""
-    given = EVERYTHING | {"steps": 8, "log": {"checkpoint_every": 1}}
+    given = EVERYTHING | more | {"steps": 8, "log": {"checkpoint_every": 1}}
     seed = random.randrange(2**32)
     print(f"moments from seed {seed}")
     draw = random.Random(seed)
@@ -136,20 +140,22 @@ def kill_and_compare(home, tmp_path, pairs):
         same(tmp_path / "whole", tmp_path / str(pair))
 
 
-def test_killed_twice_it_is_the_run_that_was_not(home, tmp_path):
-    kill_and_compare(home, tmp_path, 1)
+@pytest.mark.parametrize("more", [{}, LORA], ids=["full", "lora"])
+def test_killed_twice_it_is_the_run_that_was_not(home, tmp_path, more):
+    kill_and_compare(home, tmp_path, 1, more)
 
 
 @pytest.mark.prove
-def test_killed_ten_times_it_is_the_run_that_was_not(home, tmp_path):
-    kill_and_compare(home, tmp_path, 5)
+@pytest.mark.parametrize("more", [{}, LORA], ids=["full", "lora"])
+def test_killed_ten_times_it_is_the_run_that_was_not(home, tmp_path, more):
+    kill_and_compare(home, tmp_path, 5, more)
 
 
 @pytest.mark.prove
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_two_processes_make_the_run_of_one(home, tmp_path, accumulation):
+@pytest.mark.parametrize("accumulation, more", [(1, {}), (2, {}), (1, LORA)])
+def test_two_processes_make_the_run_of_one(home, tmp_path, accumulation, more):
     """Two processes, on gloo: the same batches, hence the same losses."""
-    given = EVERYTHING | {"steps": 4, "engine": {"accumulation": accumulation}}
+    given = EVERYTHING | more | {"steps": 4, "engine": {"accumulation": accumulation}}
     through(train(*open_all(home), settings(**given), tmp_path / "one"))
     # what `accelerate launch` starts on GPUs; on a CPU it starts one process alone, whatever is asked for
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

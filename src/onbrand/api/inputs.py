@@ -24,7 +24,9 @@ PRIOR = "prior.safetensors"
 LATENTS = "latents"
 
 
-def open_model(model: str | Path, device: str | None, dtype: str = "float32") -> StableDiffusionPipeline:
+def open_model(
+    model: str | Path, device: str | None, dtype: str = "float32", lora: str | Path | None = None, scale: float = 1.0
+) -> StableDiffusionPipeline:
     """The pipeline on `device`, or on a GPU where there is one; ValueError for a device that is not there."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -32,7 +34,7 @@ def open_model(model: str | Path, device: str | None, dtype: str = "float32") ->
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"the device must be one that torch has here; got {device!r} ({reason}): take cpu") from error
-    return bundle.load(model, device, dtype)
+    return bundle.load(model, device, dtype, lora=lora, lora_scale=scale)
 
 
 def prior_file(prior: str | Path) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from onbrand.generate.config import GenerateConfig
-from onbrand.train.config import EngineConfig, LogConfig, LossConfig, OptimConfig, Precision, TrainConfig
+from onbrand.train.config import EngineConfig, LogConfig, LoraConfig, LossConfig, OptimConfig, Precision, TrainConfig
 
 SCHEDULES = ("zero-snr", "small-alpha", "v")
 """Changes of the scheduler that a training starts with: zero terminal SNR with v-prediction and trailing spacing (Lin
@@ -112,10 +112,11 @@ class Method:
 def read_method(name: str, config: CompareConfig) -> Method:
     """The method called TRAINING[:option...]/START[+option...][@set]; ValueError, saying what there is, for others.
 
-    Training options: a number of steps, `seed1`, `t999` (first timestep), `v` (v-prediction, trailing spacing). Start
-    options: handoff, drawn (what the text leaves open too), zeromean (noise without its mean), literal (the paper's
-    alpha_T), pasted (the ground replaced), a number of inference steps, a solver (ddim, dpm2m, unipc, euler, eulera),
-    a spacing, `g3` (guidance).
+    Training options: a number of steps, `seed1`, `t999` (first timestep), `v` (v-prediction, trailing spacing),
+    `lora16` (a LoRA of that rank instead of the whole UNet), `lr0.003` (learning rate). Start options: handoff, drawn
+    (what the text leaves open too), zeromean (noise without its mean), literal (the paper's alpha_T), pasted (the
+    ground replaced), a number of inference steps, a solver (ddim, dpm2m, unipc, euler, eulera), a spacing, `g3`
+    (guidance).
     """
     body, _, requests = name.partition("@")
     made, slash, begun = body.partition("/")
@@ -161,14 +162,23 @@ def read_training(made: str, config: CompareConfig, name: str) -> Training:
         raise _wrong(name, f"a training is one of {', '.join(TRAININGS)}, mean-window, mean-constant, text-..., "
                      f"pca3-..., pca3-sampled-...; got {base!r}")  # fmt: skip
     changes: dict[str, Any] = {}
-    taught_v = "v" in options
+    taught_v, rate = "v" in options, config.lr
     for option in options:
         if option == "v" and base != "stock":
             words += ", v-prediction"
             continue
-        told = re.fullmatch(r"(seed|t)?(\d+)", option)
+        if re.fullmatch(r"lr\d*\.\d+", option) and base != "stock":
+            rate = float(option[2:])
+            words += f", learning rate {rate:g}"
+            continue
+        told = re.fullmatch(r"(seed|t|lora)?(\d+)", option)
         if not told or base == "stock":
-            raise _wrong(name, f"a training's options are steps, as :300, :seed1, :t999, :v; got {option!r}")
+            rule = "a training's options are steps, as :300, :seed1, :t999, :lora16, :lr0.003, :v"
+            raise _wrong(name, f"{rule}; got {option!r}")
+        if told[1] == "lora":
+            settings |= {"method": "lora", "lora": LoraConfig(rank=int(told[2]))}
+            words += f", LoRA of rank {told[2]}"
+            continue
         field = {None: "steps", "seed": "seed", "t": "first"}[told[1]]
         changes[field] = int(told[2])
         words += {"steps": f", {told[2]} steps", "seed": f", seed {told[2]}", "first": f", from t = {told[2]}"}[field]
@@ -179,7 +189,7 @@ def read_training(made: str, config: CompareConfig, name: str) -> Training:
     taught = TrainConfig(
         **settings, **{"steps": steps, **changes}, batch=config.batch,
         loss=LossConfig(dropout=config.dropout, noise_offset=noise), engine=EngineConfig(precision=config.precision),
-        optim=OptimConfig(lr=config.lr, ema=config.ema, schedule="constant_with_warmup",
+        optim=OptimConfig(lr=rate, ema=config.ema, schedule="constant_with_warmup",
                           warmup=min(50, config.fine_tuning // 20)),
         log=LogConfig(checkpoint_every=100, keep=1),
     )  # fmt: skip

@@ -23,6 +23,8 @@ def generate(
     prompt: str | None = None,
     count: int = 1,
     seed: int = 0,
+    lora: str | Path | None = None,
+    lora_scale: float = 1.0,
     device: str | None = None,
     dtype: str = "float32",
 ) -> list[Path]:
@@ -34,13 +36,15 @@ def generate(
     Args:
         prompts: file of requests, one JSON object a line: prompt; optionally class, seed,
             negative_prompt, image
-        model: model or run folder to make them with
+        model: model or run folder to make them with; a LoRA's run folder brings the model it was trained on
         out: folder for the pictures
-        prior: the brand's folder (or its prior.safetensors); left out: the one saved beside the model
+        prior: the brand's folder (or its prior.safetensors); left out: the one saved beside the LoRA or the model
         config: where pictures start and how they are sampled
         prompt: one prompt instead of a file
         count: pictures of that prompt, with the seeds seed, seed + 1, ...
         seed: first seed of --prompt
+        lora: a LoRA for `model`: its file or its run folder
+        lora_scale: how strongly it counts; 1: as trained
         device: cuda, cpu, ...; left out: a GPU where there is one
         dtype: float32, float16 or bfloat16
 
@@ -57,8 +61,9 @@ def generate(
     from onbrand.generate.requests import read_requests
 
     requests = read_requests(prompts, prompt=prompt, count=count, seed=seed)
-    given = {"prompts": prompts, "model": model, "out": out, "prior": prior, "prompt": prompt, "count": count}
-    out, pipe, fitted = Path(out), open_model(model, device, dtype), open_prior(prior, model)
+    given = {"prompts": prompts, "model": model, "out": out, "prior": prior, "prompt": prompt, "count": count,
+             "lora": lora, "lora_scale": lora_scale}  # fmt: skip
+    out, pipe, fitted = Path(out), open_model(model, device, dtype, lora, lora_scale), open_prior(prior, lora or model)
     pictures = write(out, pipe, fitted, requests, config)
     write_json(out / "run.json", {
         "command": command(generate, given | {"seed": seed} | changed(config)),

@@ -59,8 +59,8 @@ def train(
     from onbrand.report.files import read_json
     from onbrand.train.check import settled
     from onbrand.train.held import check_held
-    from onbrand.train.loop import finish
     from onbrand.train.loop import train as take_steps
+    from onbrand.train.model import finish
     from onbrand.train.patience import earlier, stalled
 
     check_held(config, held is not None)

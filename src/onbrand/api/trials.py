@@ -67,6 +67,8 @@ def work(jobs: Sequence[Job], locks: Path, say: Callable[[str], None]) -> dict[s
                             done = sum(other.mark.exists() for other in jobs)
                             say(f"[{done + 1}/{len(jobs)}] {job.words} ({time.time() - began:.0f} s so far)")
                             job.run()
+                            if not job.mark.exists():  # or it would be done for ever
+                                raise ValueError(f"it left no {job.mark}")
                             moved = True
                 except Timeout:
                     continue
@@ -235,5 +237,5 @@ class Trials:
 
 
 def model_mark(run: Path) -> Path:
-    """The file that a finished run has."""
-    return run / "model" / "model_index.json"
+    """What a finished run has, and no other: it gets its name when it is whole."""
+    return run / "model"

@@ -18,7 +18,7 @@ from onbrand.generate.sample import Plan, plan, run
 from onbrand.measure.reference import Reference
 from onbrand.report.figures import contact_sheet
 from onbrand.train.config import TrainConfig
-from onbrand.train.loop import describe
+from onbrand.train.model import describe
 from onbrand.train.objective import make_objective
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from onbrand.models.record import checked, model_folder
+from onbrand.models.lora import fuse
+from onbrand.models.record import LORA, lora_metadata, model_folder, write_record
 from onbrand.models.record import offset_config as offset_config
 from onbrand.models.record import offset_of as offset_of
 
@@ -32,19 +33,31 @@ _known: weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]] = weakref.WeakKeyD
 
 
 def load(
-    model: str | Path, device: str = "cpu", dtype: str = "float32", config: str | Path | None = None
+    model: str | Path,
+    device: str = "cpu",
+    dtype: str = "float32",
+    config: str | Path | None = None,
+    lora: str | Path | None = None,
+    lora_scale: float = 1.0,
 ) -> StableDiffusionPipeline:
     """The pipeline at `model`, on `device`, in `dtype` ("float32" | "float16" | "bfloat16"), safety checker off.
 
     `model`: a folder in diffusers' layout (or a run folder that holds one in `model/`), a single .safetensors or
     .ckpt file (with `config`, a folder in diffusers' layout, nothing is asked of the Hub), the name of a shipped
-    model (SHIPPED), or a Hub id "owner/name". Only a Hub id uses the network; no code of the model is run.
+    model (SHIPPED), or a Hub id "owner/name". Only a Hub id uses the network; no code of the model is run. A folder
+    that holds a LoRA alone is loaded with the model it was trained on; `lora`, a LoRA's file or folder, is added to
+    `model` times `lora_scale`.
     ValueError that says what was looked for, if there is no such model or it is of another kind.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     options: dict[str, Any] = {"dtype": DTYPES[dtype], "safety_checker": None, "requires_safety_checker": False}
     path = shipped(str(model)) if str(model) in SHIPPED else Path(model).expanduser()
+    if lora is None and path.is_dir() and (model_folder(path) / LORA).is_file():
+        base = lora_metadata(path)[1].get("base")
+        if not base:
+            raise ValueError(f"the LoRA in {path} does not say what it was trained on: give that model, and it as lora")
+        return load(base, device, dtype, config, path)
     if path.is_file():
         pipe = _load_file(path, config, options)
     elif path.is_dir():
@@ -59,7 +72,21 @@ def load(
         kinds = "a folder with model_index.json, a .safetensors or .ckpt file, a Hub id owner/name, a shipped model"
         raise ValueError(f"no model at {path.absolute()}: give {kinds} ({', '.join(SHIPPED)})")
     pipe.set_progress_bar_config(disable=True)
+    if lora is not None:
+        file, told = lora_metadata(lora)
+        with _quiet():
+            fuse(pipe, file, lora_scale)
+        if told.get("offset"):
+            pipe.register_to_config(_name_or_path=str(file))
     return pipe.to(device)
+
+
+def name_of(pipe: StableDiffusionPipeline) -> str:
+    """What `load` takes to load the pipeline again: a shipped model's name, an absolute path, a Hub id; "" where it
+    was not loaded."""
+    origin = str(pipe.config.get("_name_or_path") or "")
+    named = [name for name in SHIPPED if origin and Path(origin) == shipped(name)]
+    return named[0] if named else str(Path(origin).absolute()) if origin and Path(origin).exists() else origin
 
 
 def shipped(name: str) -> Path:
@@ -138,17 +165,7 @@ def save(
     for plain ones.
     """
     folder = Path(folder)
-    beside = folder / "onbrand"
-    record = {} if offset is None else checked(offset, "offset")
-    if prior is not None:
-        record = {**record, "prior": prior.fingerprint} if record else record
-        beside.mkdir(parents=True, exist_ok=True)
-        prior.save(beside / "prior.safetensors")
-    if record:
-        beside.mkdir(parents=True, exist_ok=True)
-        (beside / "config.json").write_text(json.dumps(record, indent=2) + "\n")
-    else:
-        (beside / "config.json").unlink(missing_ok=True)
+    write_record(folder, prior, offset)
     with _quiet():
         pipe.save_pretrained(str(folder))
 

@@ -7,8 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import safe_open
+
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
+
+    from onbrand.core.prior import Prior
+
+LORA = "pytorch_lora_weights.safetensors"
+"""diffusers' name of a LoRA's file; a folder that holds it and no model_index.json is a LoRA's."""
 
 KEYS = ("gain", "kind", "k", "first", "start", "prior")
 """gain: "window" | "constant" · kind: the start trained with, "mean" | "pca" | "text" · k: its components · first: the
@@ -30,8 +37,43 @@ def checked(record: Mapping[str, Any], where: str) -> dict[str, Any]:
 def model_folder(folder: str | Path) -> Path:
     """`folder`, or the `model/` inside it if it is a run folder."""
     folder = Path(folder).expanduser()
-    inner = folder / "model"
-    return inner if not (folder / "model_index.json").exists() and (inner / "model_index.json").exists() else folder
+    inner, marks = folder / "model", ("model_index.json", LORA)
+    holds = [any((here / mark).exists() for mark in marks) for here in (folder, inner)]
+    return inner if holds == [False, True] else folder
+
+
+def lora_metadata(lora: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The file of the LoRA at `lora` (the file, or a model or run folder with one), and what onbrand wrote into it:
+    base, the model that it was trained on, and offset, how (KEYS; None: plainly). An empty dict: not onbrand's.
+
+    ValueError where there is no such file."""
+    path = Path(lora).expanduser()
+    file = path if path.is_file() else model_folder(path) / LORA
+    if file.suffix != ".safetensors" or not file.is_file():
+        raise ValueError(f"a LoRA is a .safetensors file, or a folder that holds {LORA}; got {path.absolute()}")
+    with safe_open(file, "pt") as opened:
+        told = json.loads((opened.metadata() or {}).get("onbrand", "{}"))
+    if told.get("offset"):
+        checked(told["offset"], str(file))
+    return file, told
+
+
+def write_record(folder: Path, prior: Prior | None, offset: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Write `folder`/onbrand/{prior.safetensors, config.json}; the record as it stands there, empty for plain weights.
+
+    `offset`: as `checked` takes it; the prior's fingerprint is added."""
+    beside = folder / "onbrand"
+    record = {} if offset is None else checked(offset, "offset")
+    if prior is not None:
+        record = {**record, "prior": prior.fingerprint} if record else record
+        beside.mkdir(parents=True, exist_ok=True)
+        prior.save(beside / "prior.safetensors")
+    if record:
+        beside.mkdir(parents=True, exist_ok=True)
+        (beside / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+    else:
+        (beside / "config.json").unlink(missing_ok=True)
+    return record
 
 
 def offset_config(folder: str | Path) -> dict[str, Any] | None:
@@ -41,6 +83,9 @@ def offset_config(folder: str | Path) -> dict[str, Any] | None:
 
 
 def offset_of(pipe: StableDiffusionPipeline) -> dict[str, Any] | None:
-    """`offset_config` of the folder that `pipe` was loaded from; None if it was not loaded from a folder."""
+    """How the weights of `pipe` were offset-trained, by the folder or the LoRA it was loaded from; None: plainly, or
+    it was loaded from neither."""
     origin = pipe.config.get("_name_or_path")
+    if origin and Path(origin).is_file() and Path(origin).suffix == ".safetensors":
+        return lora_metadata(origin)[1].get("offset")
     return offset_config(origin) if origin and Path(origin).is_dir() else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+Method = Literal["full", "lora"]
 Offset = Literal["mean", "pca", "text", "none"]
 Gain = Literal["window", "constant"]
 Draw = Literal["projected", "sampled"]
@@ -16,6 +17,10 @@ STEPLESS = ("constant", "constant_with_warmup")
 """Learning-rate schedules that do not depend on the number of steps: a run with one of them may be made longer."""
 
 LATER: dict[str, Any] = {
+    "method": "full",
+    "lora.rank": 16,
+    "lora.alpha": None,
+    "lora.targets": ["to_q", "to_k", "to_v", "to_out.0"],
     "loss.input_perturbation": 0.0,
     "loss.timesteps": None,
     "optim.name": "adamw",
@@ -53,6 +58,28 @@ class LossConfig:
             )
         if self.min_snr is not None and not self.min_snr > 0:
             raise ValueError(f"loss.min_snr must be above 0, or null for no weighting; got {self.min_snr}")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """What learns under method lora: low-rank weights beside the UNet's own, which stay as they are.
+
+    Attributes:
+        rank: of the low-rank weights; 4 to 128 are usual
+        alpha: they count alpha / rank times; null: the rank, that is once
+        targets: layers that have them, by how their names end
+    """
+
+    rank: int = 16
+    alpha: int | None = None
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def __post_init__(self) -> None:
+        _at_least("lora.rank", self.rank, 1)
+        if self.alpha is not None and not self.alpha > 0:
+            raise ValueError(f"lora.alpha must be above 0, or null for the rank; got {self.alpha}")
+        if not self.targets:
+            raise ValueError("lora.targets must name one layer at least, as to_q; got none")
 
 
 @dataclass(frozen=True)
@@ -181,6 +208,9 @@ class TrainConfig:
         steps: optimiser steps
         batch: pictures a step, over all processes and accumulated parts
         seed: of every random number of the run
+        method: what learns: the whole UNet (full), or a LoRA beside it (lora), which wants some ten times the learning
+            rate
+        lora: rank and place of a LoRA
         loss: caption dropout and weighting
         optim: optimiser, learning rate, running mean of the weights
         engine: precision and memory
@@ -195,12 +225,15 @@ class TrainConfig:
     steps: int = 50_000
     batch: int = 16
     seed: int = 0
+    method: Method = "full"
+    lora: LoraConfig = field(default_factory=LoraConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
+        _one_of("method", self.method, Method)
         if self.offset is not None:
             _one_of("offset", self.offset, Offset)
         _one_of("gain", self.gain, Gain)

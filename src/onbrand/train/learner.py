@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from onbrand.models.adapters import Denoiser
 from onbrand.models.optimizers import optimizer_of
-from onbrand.models.training import Denoiser, EMAModel, get_scheduler
+from onbrand.models.training import EMAModel, get_scheduler
 
 from .config import TrainConfig
 from .objective import Batch, Loss, Objective

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -17,8 +15,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from onbrand.models import bundle
-from onbrand.models.training import Denoiser, full
+from onbrand.models.adapters import Denoiser, freeze
 
 from . import draws
 from .batches import Batches
@@ -26,8 +23,9 @@ from .check import check, precision, settled
 from .config import TrainConfig, flatten
 from .held import check_held, fixed, held_out, loss_on
 from .learner import Learner
-from .objective import Batch, Objective, make_objective
-from .state import State, check_resumable, discard, load, save, trim_log
+from .model import denoiser_of, finish, origin_of
+from .objective import Batch, Objective
+from .state import State, check_resumable, load, save, trim_log
 from .step import Step
 
 if TYPE_CHECKING:
@@ -62,13 +60,17 @@ def train(
     do not fit; FloatingPointError where the loss is no longer a number (what is in `out` is from before).
     """
     config = settled(config, prior)
-    denoiser, pictures = full(pipe), store.look_up(records)
+    freeze(pipe)
+    pictures = store.look_up(records)
     objective = check(pipe, pictures, store, prior, config)
     check_held(config, bool(held))
     kept = held_out(store.look_up(held), pictures) if held else None
     if kept:
         check(pipe, kept, store, prior, config)
-    return Run(pipe, denoiser, pictures, store, prior, config, Path(out), validate, objective, kept).steps()
+    origin = origin_of(pipe, pictures, store, prior, config, objective)
+    return Run(
+        pipe, denoiser_of(pipe, config), origin, pictures, store, prior, config, Path(out), validate, objective, kept
+    ).steps()
 
 
 class Run:
@@ -78,6 +80,7 @@ class Run:
         self,
         pipe: StableDiffusionPipeline,
         denoiser: Denoiser,
+        origin: dict[str, str],
         pictures: Summary,
         store: Store,
         prior: Prior | None,
@@ -89,11 +92,7 @@ class Run:
     ) -> None:
         self.pipe, self.config, self.prior, self.out, self.validate = pipe, config, prior, out, validate
         self.pictures, self.store, self.held = pictures, store, held
-        self.origin = {
-            "pictures": _digest([store.key.digest, pictures.keys, [(r.text, r.class_name) for r in pictures.used]]),
-            "prior": prior.fingerprint if prior else "",
-            "model": _digest([bundle.fingerprint(pipe.text_encoder), objective.abars.tolist(), _network(pipe)]),
-        }
+        self.origin = origin
         self.state = load(out / "state")
         if self.state is not None:
             check_resumable(self.state, config, self.origin)
@@ -202,46 +201,3 @@ class Run:
                 "with a smaller optim.lr in another folder, or with more warm-up"
             )
         return Step(number, total, loss.inside, loss.outside, lr, time.perf_counter() - begin)
-
-
-def finish(pipe: StableDiffusionPipeline, prior: Prior | None, config: TrainConfig, out: str | Path) -> Path:
-    """Saves the last state in `out` as `out`/model, which StableDiffusionPipeline.from_pretrained loads without
-    onbrand, the prior beside it; the pipeline is left with these weights: their running mean, where there is one.
-
-    `train` ends with it; call it to keep the model of a run that was stopped. Raises ValueError without a state.
-    """
-    out = Path(out)
-    state = load(out / "state")
-    if state is None:
-        raise ValueError(f"a model is saved from a finished state; {out / 'state'} has none: train longer")
-    weights = state.average or state.weights
-    with torch.no_grad():
-        for name, weight in full(pipe).learned.items():
-            weight.copy_(weights[name])
-    draft = out / ".model.tmp"
-    discard(draft)
-    bundle.save(pipe, draft, prior, describe(config, make_objective(pipe.scheduler, config).first))
-    discard(out / "model")
-    os.replace(draft, out / "model")
-    return out / "model"
-
-
-def describe(config: TrainConfig, first: int) -> dict[str, str | int] | None:
-    """How weights trained so are to be started, as bundle.save records it; none for plainly trained ones."""
-    if config.offset == "none":
-        return None
-    k = config.k if config.offset == "pca" else 0
-    return {
-        "gain": config.gain,
-        "kind": str(config.offset),
-        "k": k,
-        "first" if config.gain == "window" else "start": first,
-    }
-
-
-def _network(pipe: StableDiffusionPipeline) -> dict[str, object]:
-    return {name: value for name, value in pipe.unet.config.items() if not name.startswith("_")}
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,41 @@
+"""merge: a LoRA put into a model's own weights, or taken out again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def merge(
+    lora: str | Path, out: str | Path, *, model: str | Path | None = None, scale: float = 1.0, device: str | None = None
+) -> Path:
+    """Put a LoRA into a model's own weights, for programs that take whole models alone, or take it out again.
+
+    Args:
+        lora: a LoRA: its run folder or its .safetensors file
+        out: folder for the whole model, in diffusers' layout
+        model: model to put it into; left out: the one that it was trained on
+        scale: how strongly it counts; 1: as trained; -1: what was merged is taken out again (to float32's rounding)
+        device: cuda, cpu, ...; left out: a GPU where there is one
+
+    Returns:
+        The folder `out`.
+
+    Raises:
+        ValueError: no such LoRA or model, one that does not fit, or an `out` that holds a model already.
+    """
+    from onbrand.api.inputs import open_model, open_prior
+    from onbrand.models import bundle
+    from onbrand.models.record import lora_metadata
+
+    out = Path(out)
+    if (out / "model_index.json").exists():
+        raise ValueError(f"a merged model goes into a folder of its own; {out} holds a model: take another")
+    told = lora_metadata(lora)[1]
+    base = model if model is not None else told.get("base")
+    if not base:
+        raise ValueError(f"the LoRA in {lora} does not say what it was trained on: give --model")
+    pipe = open_model(base, device, lora=lora, scale=scale)
+    offset = told.get("offset") if scale > 0 else None
+    bundle.save(pipe, out, open_prior(None, lora) if offset else None, offset)
+    print(f"wrote {out}")
+    return out
