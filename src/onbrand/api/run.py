@@ -51,11 +51,14 @@ def train(
 
     from onbrand.api.inputs import LATENTS, encode_photos, open_model, open_prior, processes, say_summary, size_of
     from onbrand.api.validation import validation
+    from onbrand.models.record import is_lora
     from onbrand.train.check import settled
     from onbrand.train.loop import train as take_steps
 
     given = {"photos": photos, "model": model, "out": out, "prior": prior}
     options = {"split": split, "resolution": resolution, "flip": flip}
+    if config.method == "lora" and is_lora(model):
+        raise ValueError(f"a LoRA is trained on a whole model; {model} is a LoRA itself: `onbrand merge` it first")
     out, pipe = Path(out), open_model(model, device)
     fitted = None if prior is None else open_prior(prior)
     size = size_of(pipe, resolution)
