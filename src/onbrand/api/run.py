@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from onbrand.api.again import command, versions, write_json
-from onbrand.train.config import TrainConfig, flatten
+from onbrand.train.config import TrainConfig
+from onbrand.train.flags import flatten
 
 USUAL = TrainConfig()
 """The settings of a training run where none are given."""
