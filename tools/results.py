@@ -63,7 +63,7 @@ GUIDED = [f"{method}+g{scale}@one" for scale in (1, 3, 7.5)
 ENDS = [f"{method}+{steps}+trailing@one" for method in ("plain/mean", "mean-window/mean", "text-constant:v/text")
         for steps in (2, 50)]  # fmt: skip
 METHODS = [*CORE, *CONTROL, *UNTRAINED, *PAPER, *OURS, *RIVALS, *SWAPPED, *CAPTIONS, *V, *EVEN, *LONGEST, *CURVE,
-           *STEPS, *SOLVERS, *SEEDS, "plain:v/noise@two", *PCA, *GUIDED, *ENDS]  # fmt: skip
+           *STEPS, *SOLVERS, *SEEDS, "plain:v/noise@two", "plain/noise+trailing@two", *PCA, *GUIDED, *ENDS]  # fmt: skip
 """In the order in which they are worked off."""
 QUESTIONS = {
     "Is the class mean a better start than noise, without training for it? (Fig. 1)": ["plain/mean", "plain/noise"],

@@ -7,16 +7,8 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from onbrand.train.config import (
-    LATER,
-    EngineConfig,
-    LogConfig,
-    LossConfig,
-    OptimConfig,
-    TrainConfig,
-    check_same,
-    flatten,
-)
+from onbrand.train.config import EngineConfig, LogConfig, LossConfig, OptimConfig, TrainConfig
+from onbrand.train.flags import LATER, check_same, flatten
 
 
 def test_defaults_are_the_papers_but_for_offset_and_gain():

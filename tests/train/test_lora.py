@@ -1,6 +1,7 @@
 """A LoRA: only its weights learn; its files are taken by diffusers alone; merged and taken out; its start is known."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,28 @@ def test_merged_it_is_a_whole_model_and_taken_out_again_the_base(run, tmp_path):
     assert bundle.offset_config(tmp_path / "again") is None
     with pytest.raises(ValueError, match="holds a model"):
         api.merge(out, tmp_path / "merged")
+
+
+def test_pictures_of_a_lora_start_from_the_prior_beside_it(run, tmp_path):
+    out, base, _ = run
+    from onbrand.generate.config import GenerateConfig
+
+    few = GenerateConfig(steps=20, guidance=1)
+    for name, given in (("run", {"model": out}), ("both", {"model": base, "lora": out})):
+        api.generate(prompt="product photo 1", out=tmp_path / name, config=few, **given)
+        settings = json.loads((tmp_path / name / "config.json").read_text())
+        assert settings["config"]["start"] == "mean" and settings["offset"]["gain"] == "constant"
+    assert (tmp_path / "run" / "00000.png").read_bytes() == (tmp_path / "both" / "00000.png").read_bytes()
+
+
+def test_a_lora_on_a_lora_and_a_model_beside_a_lora(run, home, tmp_path):
+    out, base, pipe = run
+    with pytest.raises(ValueError, match="onbrand merge"):
+        api.train(home / "photos", out, tmp_path / "run", prior=home / "prior.safetensors", config=settings(**GIVEN))
+    assert not (tmp_path / "run").exists()
+    shutil.copytree(base, tmp_path / "whole")
+    shutil.copy(out / "model" / LORA, tmp_path / "whole")
+    torch.testing.assert_close(answer(bundle.load(tmp_path / "whole")), answer(plain(base)))
 
 
 def test_what_cannot_be_a_lora_is_refused(home, tmp_path):

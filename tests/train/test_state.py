@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from onbrand.train import state as states
-from onbrand.train.config import TrainConfig, flatten
+from onbrand.train.config import TrainConfig
+from onbrand.train.flags import flatten
 from onbrand.train.state import State, check_resumable, load, save, trim_log
 
 

@@ -25,17 +25,13 @@ def merge(
     """
     from onbrand.api.inputs import open_model, open_prior
     from onbrand.models import bundle
-    from onbrand.models.record import lora_metadata
+    from onbrand.models.record import base_of
 
     out = Path(out)
     if (out / "model_index.json").exists():
         raise ValueError(f"a merged model goes into a folder of its own; {out} holds a model: take another")
-    told = lora_metadata(lora)[1]
-    base = model if model is not None else told.get("base")
-    if not base:
-        raise ValueError(f"the LoRA in {lora} does not say what it was trained on: give --model")
-    pipe = open_model(base, device, lora=lora, scale=scale)
-    offset = told.get("offset") if scale > 0 else None
+    pipe = open_model(base_of(lora) if model is None else model, device, lora=lora, scale=scale)
+    offset = bundle.offset_of(pipe) if scale > 0 else None
     bundle.save(pipe, out, open_prior(None, lora) if offset else None, offset)
     print(f"wrote {out}")
     return out

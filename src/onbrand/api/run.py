@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from onbrand.api.again import command, versions, write_json
-from onbrand.train.config import TrainConfig, flatten
+from onbrand.train.config import TrainConfig
+from onbrand.train.flags import flatten
 
 USUAL = TrainConfig()
 """The settings of a training run where none are given."""
@@ -56,6 +57,7 @@ def train(
     from onbrand.api.materials import open_reference
     from onbrand.api.memory import peak_memory
     from onbrand.api.validation import validation
+    from onbrand.models.record import is_lora
     from onbrand.report.files import read_json
     from onbrand.train.check import settled
     from onbrand.train.held import check_held
@@ -66,6 +68,8 @@ def train(
     check_held(config, held is not None)
     given = {"photos": photos, "model": model, "out": out, "prior": prior}
     options = {"split": split, "held": held, "resolution": resolution, "flip": flip}
+    if config.method == "lora" and is_lora(model):
+        raise ValueError(f"a LoRA is trained on a whole model; {model} is a LoRA itself: `onbrand merge` it first")
     out, pipe = Path(out), open_model(model, device)
     fitted = None if prior is None else open_prior(prior)
     size = size_of(pipe, resolution)

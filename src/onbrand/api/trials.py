@@ -22,7 +22,7 @@ from onbrand.api.run import train
 from onbrand.api.verdict import check
 from onbrand.core import Prior
 from onbrand.generate.config import GenerateConfig
-from onbrand.train.config import LATER, flatten
+from onbrand.train.flags import LATER, flatten
 
 if TYPE_CHECKING:
     from onbrand.report.versus import Line

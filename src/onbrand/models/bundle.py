@@ -19,7 +19,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from onbrand.models.lora import fuse
-from onbrand.models.record import LORA, lora_metadata, model_folder, write_record
+from onbrand.models.record import base_of, is_lora, lora_metadata, model_folder, write_record
 from onbrand.models.record import offset_config as offset_config
 from onbrand.models.record import offset_of as offset_of
 
@@ -53,11 +53,8 @@ def load(
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     options: dict[str, Any] = {"dtype": DTYPES[dtype], "safety_checker": None, "requires_safety_checker": False}
     path = shipped(str(model)) if str(model) in SHIPPED else Path(model).expanduser()
-    if lora is None and path.is_dir() and (model_folder(path) / LORA).is_file():
-        base = lora_metadata(path)[1].get("base")
-        if not base:
-            raise ValueError(f"the LoRA in {path} does not say what it was trained on: give that model, and it as lora")
-        return load(base, device, dtype, config, path)
+    if lora is None and is_lora(path):
+        return load(base_of(path), device, dtype, config, path)
     if path.is_file():
         pipe = _load_file(path, config, options)
     elif path.is_dir():

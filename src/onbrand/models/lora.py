@@ -16,7 +16,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from onbrand.models.adapters import NAME
-from onbrand.models.record import LORA, lora_metadata, write_record
+from onbrand.models.record import LORA, write_record
 
 if TYPE_CHECKING:
     from onbrand.core.prior import Prior
@@ -64,12 +64,11 @@ def save(
     _write(folder / KOHYA, kohya, named | told)
 
 
-def fuse(pipe: StableDiffusionPipeline, folder: str | Path, scale: float = 1.0) -> None:
-    """Adds `scale` times the LoRA in `folder` (a model or run folder, or a file) to the UNet's own weights, in place.
+def fuse(pipe: StableDiffusionPipeline, file: Path, scale: float = 1.0) -> None:
+    """Adds `scale` times the LoRA in `file` to the UNet's own weights, in place.
 
     A scale of -1 takes out again what 1 has put in, to the rounding of float32.
     """
-    file, _ = lora_metadata(folder)
     pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=NAME, local_files_only=True)
     pipe.fuse_lora(components=["unet"], lora_scale=scale)
     pipe.unload_lora_weights()

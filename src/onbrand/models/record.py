@@ -58,6 +58,22 @@ def lora_metadata(lora: str | Path) -> tuple[Path, dict[str, Any]]:
     return file, told
 
 
+def is_lora(folder: str | Path) -> bool:
+    """Whether `folder` (a model or run folder) holds a LoRA and no whole model."""
+    folder = model_folder(folder)
+    return (folder / LORA).is_file() and not (folder / "model_index.json").exists()
+
+
+def base_of(lora: str | Path) -> str:
+    """The model that the LoRA at `lora` was trained on, as it says itself; ValueError where it does not."""
+    base = lora_metadata(lora)[1].get("base")
+    if not base:
+        raise ValueError(
+            f"the LoRA at {lora} does not say what it was trained on: give that as the model, and it as lora"
+        )
+    return base
+
+
 def write_record(folder: Path, prior: Prior | None, offset: Mapping[str, Any] | None) -> dict[str, Any]:
     """Write `folder`/onbrand/{prior.safetensors, config.json}; the record as it stands there, empty for plain weights.
 

@@ -20,7 +20,8 @@ from onbrand.models.adapters import Denoiser, freeze
 from . import draws
 from .batches import Batches
 from .check import check, precision, settled
-from .config import TrainConfig, flatten
+from .config import TrainConfig
+from .flags import flatten
 from .held import check_held, fixed, held_out, loss_on
 from .learner import Learner
 from .model import denoiser_of, finish, origin_of

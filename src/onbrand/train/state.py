@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .config import TrainConfig, check_same
+from .config import TrainConfig
+from .flags import check_same
 
 
 @dataclass(frozen=True)
