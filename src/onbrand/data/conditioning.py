@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .images import RGB, Refused, open_picture, pad, read_bytes, to_tensor
@@ -40,13 +39,12 @@ def open_region(file: str | Path, size: tuple[int, int]) -> Tensor | Refused | N
     if isinstance(content, Refused):
         return content
     grounds: tuple[RGB, RGB] = ((0, 0, 0), (255, 255, 255))
-    seen: list[Image.Image] = []
-    for ground in grounds:
-        picture = open_picture(file, content, ground)
-        if isinstance(picture, Refused):
-            return picture
-        seen.append(picture)
-    if np.array_equal(*(np.asarray(picture) for picture in seen)):
+    black, white = (open_picture(file, content, ground) for ground in grounds)
+    if isinstance(black, Refused):
+        return black
+    if isinstance(white, Refused):
+        return white
+    if np.array_equal(np.asarray(black), np.asarray(white)):
         return None
-    black, white = (to_tensor(pad(picture, size, ground)) for picture, ground in zip(seen, grounds, strict=True))
-    return torch.isclose(black, white, atol=1 / 255).all(0)
+    on_black, on_white = to_tensor(pad(black, size, grounds[0])), to_tensor(pad(white, size, grounds[1]))
+    return torch.isclose(on_black, on_white, atol=1 / 255).all(0)
