@@ -28,10 +28,11 @@ def test_a_shift_of_known_size_is_found_whatever_is_outside(given):
 
 def test_a_part_counts_by_its_pixels_and_signs_do_not_cancel(given):
     conditions, regions = given
+    conditions[1, :, 0, 0] = 0.5
     pictures = conditions.clone()
     pictures[0, :, 9:19, 11:14] += 20 / 255
     pictures[0, :, 9:19, 14:17] -= 20 / 255
-    pictures[1, :, 0, 0] += 77 / 255  # one of the 11 x 7 pixels inside
+    pictures[1, :, 0, 0] += torch.tensor([77, -77, 77]) / 255  # one of the 11 x 7 pixels inside
     expected = [(pictures - conditions)[0].abs().mul(255)[:, 9:19, 11:17].mean().item(), 1.0]
     assert expected[0] == pytest.approx(20, abs=1e-3)
     assert region_difference(pictures, conditions, regions).tolist() == pytest.approx(expected, abs=1e-3)

@@ -178,7 +178,7 @@ def poses_of(
 
 def kept_of(apart: Tensor) -> dict[str, dict[str, Any]]:
     """Mean and median of differences `(B,)` from the garments given, in 1/255, and the share up to KEPT; nan: none."""
-    near = torch.where(apart.isnan(), torch.nan, (apart <= KEPT).float())
+    near = torch.where(apart.isnan(), torch.nan, (apart <= KEPT + 1e-3).float())
     region = _measure("region", intervals.mean(apart), {}) | {"median": float(apart.nanmedian())}
     return {"region": region, "region_near": _measure("region_near", intervals.mean(near), {"kept": f"{KEPT:g}"})}
 
