@@ -13,7 +13,7 @@ from .images import RGB, Refused, open_picture, pad, read_bytes, to_tensor
 CONDITION_GROUND: RGB = (0, 255, 0)
 """What a control picture's transparency is laid over: a film's green, far from any dye of the catalogue.
 
-White swallows white garments, and mid-grey one in eight of the catalogue's (docs/garments.md).
+Measured in docs/garments.md: white lies near white garments, and mid-grey nearer still to grey ones.
 """
 
 
