@@ -26,8 +26,9 @@ VERBS: tuple[Callable[..., Any], ...] = (
     api.compare,
     api.merge,
     api.report,
+    api.data,
 )
-"""In the order of the work."""
+"""In the order of the work, and last what to try it on."""
 EXPECTED = (ValueError, OSError, FloatingPointError)
 """Errors that are the user's to mend: one line, no traceback."""
 

@@ -20,7 +20,7 @@ def develop(rgb: np.ndarray, depth: np.ndarray, box: tuple[int, int, int, int] |
     side = int(len(depth) ** 0.5)
     cover = np.isfinite(depth).reshape(side, side)
     if box is None:
-        cover[: round(side * MARGIN)] = False  # the cut of the neck is level
+        _level(cover)
         pad, frame = 0, (0.0, 0.0, float(side), float(side))
     else:
         left, top, right, bottom = (float(edge) for edge in box)
@@ -40,6 +40,19 @@ def develop(rgb: np.ndarray, depth: np.ndarray, box: tuple[int, int, int, int] |
     # where nothing is, part is 0 and the sum exactly 1
     out = np.stack([r, g, b], -1) + (1 - part)[..., None]
     return np.clip(out * 255 + 0.5, 0, 255).astype(np.uint8)
+
+
+def region(own: np.ndarray) -> np.ndarray:
+    """Pixels `(128, 128)` bool of which `own (n * n,)` covers more than half, on a square canvas that is the frame."""
+    side = int(len(own) ** 0.5)
+    plane = own.reshape(side, side).astype(np.float32)
+    _level(plane)
+    return np.asarray(Image.fromarray(plane).resize((SIZE, SIZE), Image.Resampling.BOX)) > 0.5
+
+
+def _level(plane: np.ndarray) -> None:
+    """Nothing stands above the margin: the cut of the neck is level."""
+    plane[: round(len(plane) * MARGIN)] = 0
 
 
 def _hollows(depth: np.ndarray, cover: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from body import Body
-from develop import develop
+from develop import develop, region
 from garment import Cut, edges, inside, sewn
 from prints import second_share
 from raster import Buffer
@@ -37,20 +37,29 @@ class Canvas:
     side: int
     rgb: np.ndarray = field(init=False)
     depth: np.ndarray = field(init=False)
+    own: np.ndarray = field(init=False)
+    """Whether the garment is what is seen."""
 
     def __post_init__(self) -> None:
         self.rgb = np.zeros((self.side * self.side, 3), np.float32)
         self.depth = np.full(self.side * self.side, -np.inf, np.float32)
+        self.own = np.zeros(self.side * self.side, bool)
 
-    def lay(self, buffer: Buffer, colours: np.ndarray) -> None:
+    def lay(self, buffer: Buffer, colours: np.ndarray, own: bool = False) -> None:
         """Lay pixels over what is there, whatever its depth."""
         self.rgb[buffer.index] = colours
         self.depth[buffer.index] = buffer.z
+        self.own[buffer.index] = own
 
 
-def figure(camera: Camera, skin: Colour, shoes: Colour, clothes: list[Cloth]) -> np.ndarray:
-    """A person in `clothes`, the lowest first: `(128, 128, 3)` uint8, neck to foot, always at full height."""
-    body = camera.body
+def figure(
+    camera: Camera, skin: Colour, shoes: Colour, below: list[Cloth], pieces: list[Cloth]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A person in a garment, its `pieces` over what is worn `below`, the lowest first: neck to foot, at full height.
+
+    The picture `(128, 128, 3)` uint8, and the garment's region in it `(128, 128)` bool: most of a pixel shows it.
+    """
+    body, clothes = camera.body, [*below, *pieces]
     trunk, arms = Canvas(640), Canvas(640)
     views = [camera.cloth(*cloth.cut.shell, half=True) for cloth in clothes]
     for canvas, part in ((trunk, "trunk"), (arms, "arms")):
@@ -69,9 +78,9 @@ def figure(camera: Camera, skin: Colour, shoes: Colour, clothes: list[Cloth]) ->
         for k, (cloth, view) in enumerate(zip(clothes, views, strict=True)):
             buffer: Buffer = getattr(view, part)
             buffer, shadow = _under(_cut(buffer, cloth, body), clothes[k + 1 :], body)
-            canvas.lay(buffer, _cloth(buffer.values, cloth, body) * shadow[:, None])
+            canvas.lay(buffer, _cloth(buffer.values, cloth, body) * shadow[:, None], own=k >= len(below))
     joined = _joined(trunk, arms)
-    return develop(joined.rgb, joined.depth, None)
+    return develop(joined.rgb, joined.depth, None), region(joined.own)
 
 
 def garment(camera: Camera, clothes: list[Cloth]) -> np.ndarray:
@@ -135,5 +144,6 @@ def _cloth(a: np.ndarray, cloth: Cloth, body: Body, back: bool = False) -> np.nd
 
 def _joined(trunk: Canvas, arms: Canvas) -> Canvas:
     nearer = arms.depth > trunk.depth
-    trunk.rgb[nearer], trunk.depth[nearer] = arms.rgb[nearer], arms.depth[nearer]
+    for plane, other in ((trunk.rgb, arms.rgb), (trunk.depth, arms.depth), (trunk.own, arms.own)):
+        plane[nearer] = other[nearer]
     return trunk

@@ -52,17 +52,20 @@ def rows_of(seed: int, pair: int) -> tuple[str, list[dict[str, Any]]]:
 
 
 def pictures_of(camera: Camera, seed: int, pair: int) -> list[np.ndarray]:
-    """A pair's two pictures `(128, 128, 3)` uint8: the garment alone, and on a person."""
+    """A pair's two pictures `(128, 128, 3)` uint8, the garment alone and on a person, and its region in the second."""
     row, rng = attributes(seed, pair), np.random.default_rng([seed, pair, 3])
     pieces = sewn_from(row, camera.body, rng)
     below, shoes = worn_with(row, camera.body, rng)
     r, g, b = SKIN_TONES[row["skin_tone"]]
-    worn = figure(camera, (r / 255, g / 255, b / 255), shoes, [*below, *pieces])
-    return [garment(camera, pieces), worn]
+    return [garment(camera, pieces), *figure(camera, (r / 255, g / 255, b / 255), shoes, below, pieces)]
 
 
 def encode(picture: np.ndarray) -> bytes:
-    """A picture's bytes: lossless WebP of at most 192 colours and a ground that stays 255."""
+    """A picture's bytes: lossless WebP of at most 192 colours and a ground that stays 255; a region's: PNG of 1 bit."""
+    if picture.dtype == bool:
+        out = io.BytesIO()
+        Pictures.fromarray(picture).save(out, "PNG", optimize=True)
+        return out.getvalue()
     few = Pictures.fromarray(picture).quantize(
         COLOURS, method=Pictures.Quantize.MEDIANCUT, dither=Pictures.Dither.NONE, kmeans=3
     )
@@ -90,7 +93,7 @@ def shards(seed: int, pairs: int, size: int = 64) -> Iterator[list[int]]:
 
 
 def render(mesh: Path, work: Path, seed: int, pairs: int) -> dict[int, list[bytes]]:
-    """The encoded pictures of every pair; what lies in `work` already is not made again."""
+    """The encoded pictures and region of every pair; what lies in `work` already is not made again."""
     work.mkdir(parents=True, exist_ok=True)
     done: dict[int, list[bytes]] = {}
     start, made = time.time(), 0
@@ -116,16 +119,15 @@ def write(folder: Path, seed: int, pictures: dict[int, list[bytes]]) -> None:
     """One Parquet file a split, rows in the order of pairs, with the features `datasets` reads pictures by."""
     folder.mkdir(parents=True, exist_ok=True)
     types = {name: Value("int32" if name == "pair" else "string") for name in COLUMNS}
-    schema = Features({"image": Image(), **types}).arrow_schema
+    schema = Features({"image": Image(), **types, "region": Image()}).arrow_schema
     schema = schema.with_metadata(
         {**schema.metadata, b"onbrand": f"seed {seed}; webp {features.version('webp')}".encode()}
     )
     rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     for pair in sorted(pictures):
         split, two = rows_of(seed, pair)
-        rows[split] += [
-            row | {"image": {"bytes": image, "path": None}} for row, image in zip(two, pictures[pair], strict=True)
-        ]
+        alone, worn, region = ({"bytes": content, "path": None} for content in pictures[pair])
+        rows[split] += [two[0] | {"image": alone, "region": None}, two[1] | {"image": worn, "region": region}]
     for split, members in rows.items():
         file = folder / f"{split}-00000-of-00001.parquet"
         pq.write_table(pa.Table.from_pylist(members, schema), file, row_group_size=200, compression="zstd")

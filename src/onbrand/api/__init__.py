@@ -7,6 +7,7 @@ from onbrand.api.merging import merge
 from onbrand.api.page import report
 from onbrand.api.pictures import generate
 from onbrand.api.run import train
+from onbrand.api.samples import data
 from onbrand.api.verdict import check
 
-__all__ = ["check", "compare", "diagnose", "fit", "generate", "merge", "report", "train"]
+__all__ = ["check", "compare", "data", "diagnose", "fit", "generate", "merge", "report", "train"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from onbrand.api.kept import region_differences
 from onbrand.api.materials import Pictures, encode_x0
 from onbrand.core import Prior
 from onbrand.measure import intervals
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 REDRAWN = 300
 """Bootstrap redraws of variety and distance."""
+KEPT = 4.0
+"""In 1/255: a garment that differs by no more from the one given counts as the same."""
 RULES = {
     "ground": ("on the brand's ground", "As much ground within dE 3 of the brand's colour as in the photos."),
     "centring": ("centred", "The product's middle lies as near the frame's as in the photos."),
@@ -45,6 +48,8 @@ RULES = {
         "spread of poses",
         "Distance of figures' joints from the photos' mean pose; 1 is the photos' own.",
     ),
+    "region": ("garment kept", "Mean difference from the garment given, where it shows, in 1/255; 0 is that garment."),
+    "region_near": ("garments within {kept}/255", "Share whose garment differs from the one given by that or less."),
     "clip": ("CLIP similarity", "Cosine of picture and prompt, by {name}; more is better."),
 }
 """Title and rule, in a retailer's words, of what is judged; docs/properties.md has the formulas."""
@@ -91,11 +96,15 @@ def judge_pictures(
         measures["stray"] = _measure("stray", intervals.mean(stray.float()), words)
     if stances and joints is not None:
         measures |= poses_of(stances, joints, made.classes, words)
+    apart = region_differences(made)
+    if apart.isfinite().any():
+        measures |= kept_of(apart)
     table = torch.stack(list(passed.values()), 1).nan_to_num(1.0) > 0  # what a prompt does not ask for is no failure
     failed = [[name for name, good in zip(passed, row, strict=True) if not good] for row in table.tolist()]
     entries = []
+    columns = {**verdict.values, "region": apart}
     for i, file in enumerate(made.files):
-        numbers = {name: round(float(column[i]), 4) for name, column in verdict.values.items() if column[i].isfinite()}
+        numbers = {name: round(float(column[i]), 4) for name, column in columns.items() if column[i].isfinite()}
         entries.append({"file": file, "failed": failed[i], "values": numbers})
     properties = {name: _title(name, words) | _share(column) for name, column in passed.items()}
     return {
@@ -167,6 +176,13 @@ def poses_of(
     return told | ({"pose_spread": _measure("pose_spread", spread, words)} if spread.n else {})
 
 
+def kept_of(apart: Tensor) -> dict[str, dict[str, Any]]:
+    """Mean and median of differences `(B,)` from the garments given, in 1/255, and the share up to KEPT; nan: none."""
+    near = torch.where(apart.isnan(), torch.nan, (apart <= KEPT + 1e-3).float())
+    region = _measure("region", intervals.mean(apart), {}) | {"median": float(apart.nanmedian())}
+    return {"region": region, "region_near": _measure("region_near", intervals.mean(near), {"kept": f"{KEPT:g}"})}
+
+
 def _share(column: Tensor) -> dict[str, Any]:
     found = intervals.mean(column)
     return {"share": found.value, "low": found.low, "high": found.high, "of": found.n}
@@ -174,7 +190,7 @@ def _share(column: Tensor) -> dict[str, Any]:
 
 def _title(name: str, words: Mapping[str, str]) -> dict[str, str]:
     title, rule = RULES[name]
-    return {"title": title, "rule": rule.format(**words) if "{" in rule else rule}
+    return {"title": title.format(**words), "rule": rule.format(**words) if "{" in rule else rule}
 
 
 def _measure(name: str, found: intervals.Interval, words: Mapping[str, str]) -> dict[str, Any]:

@@ -51,6 +51,8 @@ class Pictures:
     """Kind of picture asked for; "" without a prior."""
     attributes: Sequence[Mapping[str, str] | None] = ()
     """What each is to show, attribute -> label; None (or none at all) where only the prompt says it."""
+    conditioning: Sequence[Sequence[Path]] = ()
+    """Control pictures that each was made from; none at all where none was."""
 
 
 def size_of_first(folder: str | Path) -> tuple[int, int]:
@@ -68,12 +70,14 @@ def open_pictures(folder: str | Path, size: tuple[int, int], prior: Prior | None
     folder = Path(folder)
     if (folder / manifest.LINES).is_file():
         entries = [entry for _, entry in sorted(manifest.read(folder).items())]
-        asked = [(folder / e["file"], e["prompt"], e["class"], e.get("attributes")) for e in entries]
+        asked = [
+            (folder / e["file"], e["prompt"], e["class"], e.get("attributes"), e.get("conditioning")) for e in entries
+        ]
     else:
         records, refused = _read(folder)
         if refused:
             raise ValueError(f"every picture is to be checked; {len(refused)} of {folder} cannot be, as {refused[0]}")
-        asked = [(record.file, record.text, record.class_name, record.attributes) for record in records]
+        asked = [(r.file, r.text, r.class_name, r.attributes, r.conditioning and [r.conditioning]) for r in records]
     if not asked:
         raise ValueError(f"pictures to check are needed; {folder} has none")
     images = []
@@ -82,10 +86,12 @@ def open_pictures(folder: str | Path, size: tuple[int, int], prior: Prior | None
         if isinstance(image, Refused):
             raise ValueError(f"every picture is to be checked; {image}")
         images.append(image)
-    classes = [_class(prior, name, prompt) for _, prompt, name, _ in asked] if prior else [""] * len(asked)
+    classes = [_class(prior, name, prompt) for _, prompt, name, *_ in asked] if prior else [""] * len(asked)
     pixels = pixels_of(images, size)
     names = [str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file) for file, *_ in asked]
-    return Pictures(names, images, pixels, [entry[1] for entry in asked], classes, [entry[3] for entry in asked])
+    prompts, attributes = [entry[1] for entry in asked], [entry[3] for entry in asked]
+    conditioning = [[Path(one) for one in entry[4] or ()] for entry in asked]
+    return Pictures(names, images, pixels, prompts, classes, attributes, conditioning)
 
 
 def open_reference(

@@ -15,6 +15,7 @@ from .garments import garment_folder as garment_folder
 from .garments import garments as garments
 from .garments import shown as shown
 from .garments import write_garments as write_garments
+from .tryon import write_try_on as write_try_on
 
 KINDS = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 """Names of Fashion-MNIST's labels 0..9."""

@@ -72,18 +72,24 @@ def garment_folder() -> Path:
     return Path(str(resources.files("onbrand") / "assets" / "garments"))
 
 
+def split_file(split: str) -> Path:
+    """The Parquet file of a split; ValueError for an unknown one."""
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
+    return garment_folder() / f"{split}-00000-of-00001.parquet"
+
+
 def garments(split: str = "train", pictures: bool = True) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Pictures `(N, 128, 128, 3)` uint8 with ground 255, and their rows: text, class, view, pair, attributes ...
 
     `split` is "train", "validation" or "test". Rows 2i and 2i + 1 are a pair: a garment alone and on a person. Without
-    `pictures` none is decoded and the array is `(0, 128, 128, 3)`. Columns: docs/garments.md.
+    `pictures` none is decoded and the array is `(0, 128, 128, 3)`. Columns: docs/garments.md; for `region`, `tryon`.
     """
     import pyarrow.parquet as pq
 
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
-    file = garment_folder() / f"{split}-00000-of-00001.parquet"
-    columns = [name for name in pq.read_schema(file).names if pictures or name != "image"]
+    file = split_file(split)
+    left = {"region"} if pictures else {"region", "image"}
+    columns = [name for name in pq.read_schema(file).names if name not in left]
     rows = pq.read_table(file, columns=columns).to_pylist()
     out = np.empty((len(rows) if pictures else 0, SIZE, SIZE, 3), np.uint8)
     for i, row in enumerate(rows if pictures else ()):

@@ -19,7 +19,7 @@ from onbrand.report.figures import COLOURS, DASHES, LINE
 Table = dict[str, dict[str, dict[str, float]]]
 """Method -> score -> value, low, high, n."""
 PROPERTIES = ("ground", "centring", "cropping", "fill", "light", "pose", "kind")
-MEASURES = ("clip", "share of ground truth", "text", "all", "stray", "diversity", "frechet")
+MEASURES = ("clip", "share of ground truth", "text", "all", "stray", "diversity", "frechet", "region", "region_near")
 SHOWN = 12
 """Pictures of a row in a figure: the first ones."""
 
@@ -105,13 +105,14 @@ def write(
 
 
 def legend(folders: Sequence[Path]) -> str:
-    """What each score is, in the words of the first check, as a Markdown list."""
-    file = next((folder / "check.json" for folder in folders if (folder / "check.json").exists()), None)
-    if file is None:
+    """What each score is, in the words of the checks, as a Markdown list."""
+    told: dict[str, dict[str, str]] = {}
+    for file in filter(Path.exists, (folder / "check.json" for folder in folders)):
+        checked = json.loads(file.read_text())
+        told = told | {k: e for k, e in (checked["properties"] | checked["measures"]).items() if k not in told}
+    if not told:
         return ""
-    checked = json.loads(file.read_text())
-    told = {"all": {"title": "pass every check", "rule": "Every check below, down to the text."}}
-    told |= checked["properties"] | checked["measures"]
+    told = {"all": {"title": "pass every check", "rule": "Every check below, down to the text."}} | told
     lines = [f"- *{name}*: {entry['title']}. {entry['rule']}" for name, entry in told.items()]
     return "Shares and means with 95 % bootstrap intervals over pictures.\n\n" + "\n".join(lines)
 
