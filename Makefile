@@ -15,7 +15,7 @@ demo: setup
 	$(BIN)/python tools/demo.py --out demo
 
 test: setup lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 prove: setup
 	$(BIN)/python -m pytest -m prove
