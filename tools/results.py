@@ -50,9 +50,6 @@ EVEN = [f"{name}+zeromean@two" for name in ("plain/noise", "plain/mean", "plain/
 V = ["text-constant:v/text@two", "mean-constant:v/mean@two", "text-constant:v/text+zeromean@two"]
 SWAPPED = ["plain/mean@swapped", "mean-window/mean@swapped", "mean-constant/mean@swapped"]
 CAPTIONS = ["plain/noise@captions", "plain/mean@captions", "text-constant/text@captions"]
-STEPS = [f"{method}+{steps}+trailing@one" for method in ("plain/mean", "mean-window/mean", "text-constant:v/text")
-         for steps in (4, 8, 12, 20)]  # fmt: skip
-SOLVERS = [f"text-constant:v/text+8+{solver}+trailing@one" for solver in ("dpm2m", "unipc", "eulera")]
 SEEDS = [f"{name}:300:seed{seed}/{start}@one" for seed in (0, 1, 2)
          for name, start in (("plain", "noise"), ("mean-window", "mean"), ("mean-constant", "mean"))]  # fmt: skip
 LONGEST = [f"text-constant:{LONG}/text@two", f"text-constant:{LONG}/text+zeromean@two",
@@ -60,10 +57,13 @@ LONGEST = [f"text-constant:{LONG}/text@two", f"text-constant:{LONG}/text+zeromea
 PCA = ["pca1-window/pca1@two", "pca3-window/pca3@two", "pca16-window/pca16@two", "pca3-sampled-window/pca3@two"]
 GUIDED = [f"{method}+g{scale}@one" for scale in (1, 3, 7.5)
           for method in ("plain/noise", "plain/mean", "mean-window/mean", "text-constant/text+zeromean")]  # fmt: skip
-ENDS = [f"{method}+{steps}+trailing@one" for method in ("plain/mean", "mean-window/mean", "text-constant:v/text")
-        for steps in (2, 50)]  # fmt: skip
+KEY = ["plain/noise", "plain/mean", "zero-snr/noise", "mean-window/mean", "mean-constant:v/mean", "text-constant:v/text"]
+STEPS = [f"{method}+{steps}{solver}+trailing@one" for solver in ("", "+dpm2m", "+unipc", "+eulera")
+         for method in KEY for steps in (2, 4, 8, 12, 20, 50)]  # fmt: skip
+AGAIN = [f"{name}:seed{seed}/{start}@two" for seed in (1, 2) for name, start in (
+         ("plain", "noise"), ("mean-window", "mean"), ("mean-constant", "mean"))]  # fmt: skip
 METHODS = [*CORE, *CONTROL, *UNTRAINED, *PAPER, *OURS, *RIVALS, *SWAPPED, *CAPTIONS, *V, *EVEN, *LONGEST, *CURVE,
-           *STEPS, *SOLVERS, *SEEDS, "plain:v/noise@two", "plain/noise+trailing@two", *PCA, *GUIDED, *ENDS]  # fmt: skip
+           *SEEDS, "plain:v/noise@two", "plain/noise+trailing@two", *PCA, *GUIDED, *AGAIN, *STEPS]  # fmt: skip
 """In the order in which they are worked off."""
 QUESTIONS = {
     "Is the class mean a better start than noise, without training for it? (Fig. 1)": ["plain/mean", "plain/noise"],

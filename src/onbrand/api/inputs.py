@@ -25,7 +25,12 @@ LATENTS = "latents"
 
 
 def open_model(
-    model: str | Path, device: str | None, dtype: str = "float32", lora: str | Path | None = None, scale: float = 1.0
+    model: str | Path,
+    device: str | None,
+    dtype: str = "float32",
+    lora: str | Path | None = None,
+    scale: float = 1.0,
+    controlnet: Sequence[str | Path] = (),
 ) -> StableDiffusionPipeline:
     """The pipeline on `device`, or on a GPU where there is one; ValueError for a device that is not there."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -34,7 +39,7 @@ def open_model(
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"the device must be one that torch has here; got {device!r} ({reason}): take cpu") from error
-    return bundle.load(model, device, dtype, lora=lora, lora_scale=scale)
+    return bundle.load(model, device, dtype, lora=lora, lora_scale=scale, controlnet=controlnet)
 
 
 def prior_file(prior: str | Path) -> Path:
@@ -52,7 +57,7 @@ def open_prior(prior: str | Path | None, model: str | Path | None = None) -> Pri
 
 def size_of(pipe: StableDiffusionPipeline, resolution: int | tuple[int, int] | None) -> tuple[int, int]:
     """(H, W) of the pictures: as given (one number: square), or the model's own; ValueError if the VAE cannot."""
-    factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    factor = codec.factor_of(pipe)
     if resolution is None:
         side = pipe.unet.config.sample_size
         resolution = side * factor if isinstance(side, int) else (side[0] * factor, side[1] * factor)

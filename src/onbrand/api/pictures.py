@@ -25,6 +25,7 @@ def generate(
     seed: int = 0,
     lora: str | Path | None = None,
     lora_scale: float = 1.0,
+    controlnet: str | Path | list[str] | None = None,
     device: str | None = None,
     dtype: str = "float32",
 ) -> list[Path]:
@@ -35,16 +36,19 @@ def generate(
 
     Args:
         prompts: file of requests, one JSON object a line: prompt; optionally class, seed,
-            negative_prompt, image
+            negative_prompt, image, conditioning (the control picture, or a list of them)
         model: model or run folder to make them with; a LoRA's run folder brings the model it was trained on
         out: folder for the pictures
-        prior: the brand's folder (or its prior.safetensors); left out: the one saved beside the LoRA or the model
+        prior: the brand's folder (or its prior.safetensors); left out: the one saved beside the LoRA, the ControlNet
+            or the model
         config: where pictures start and how they are sampled
         prompt: one prompt instead of a file
         count: pictures of that prompt, with the seeds seed, seed + 1, ...
         seed: first seed of --prompt
         lora: a LoRA for `model`: its file or its run folder
         lora_scale: how strongly it counts; 1: as trained
+        controlnet: a ControlNet for `model`: its folder, its run folder or a Hub id, or a list of several; a run folder
+            given as `model` brings its own
         device: cuda, cpu, ...; left out: a GPU where there is one
         dtype: float32, float16 or bfloat16
 
@@ -60,10 +64,13 @@ def generate(
     from onbrand.generate.manifest import read, write
     from onbrand.generate.requests import read_requests
 
+    nets = [controlnet] if isinstance(controlnet, str | Path) else controlnet or []
     requests = read_requests(prompts, prompt=prompt, count=count, seed=seed)
     given = {"prompts": prompts, "model": model, "out": out, "prior": prior, "prompt": prompt, "count": count,
-             "lora": lora, "lora_scale": lora_scale}  # fmt: skip
-    out, pipe, fitted = Path(out), open_model(model, device, dtype, lora, lora_scale), open_prior(prior, lora or model)
+             "lora": lora, "lora_scale": lora_scale, "controlnet": controlnet}  # fmt: skip
+    out, pipe = Path(out), open_model(model, device, dtype, lora, lora_scale, nets)
+    beside = (open_prior(None, place) for place in (lora, *nets, model))
+    fitted = open_prior(prior) or next(filter(None, beside), None)
     pictures = write(out, pipe, fitted, requests, config)
     write_json(out / "run.json", {
         "command": command(generate, given | {"seed": seed} | changed(config)),

@@ -29,7 +29,7 @@ def train(
     """Fine-tune a model on photos with the start that will make the pictures.
 
     Only the noise differs from plain training (Eq. 14, 15); `--offset none` is plain training. What is saved under
-    out/model loads in StableDiffusionPipeline.from_pretrained without onbrand. The same command, after a stop or a
+    out/model loads in diffusers without onbrand. The same command, after a stop or a
     kill, goes on exactly where it was. With log.patience a run ends when its validation pictures pass the brand's
     check no more often than before; its model is the one of that step, not of the best before it.
 
@@ -57,9 +57,11 @@ def train(
     from onbrand.api.materials import open_reference
     from onbrand.api.memory import peak_memory
     from onbrand.api.validation import validation
+    from onbrand.models.control import nets_of, new_controlnet
     from onbrand.models.record import is_lora
     from onbrand.report.files import read_json
     from onbrand.train.check import settled
+    from onbrand.train.draws import seed_of
     from onbrand.train.held import check_held
     from onbrand.train.loop import train as take_steps
     from onbrand.train.model import finish
@@ -68,9 +70,11 @@ def train(
     check_held(config, held is not None)
     given = {"photos": photos, "model": model, "out": out, "prior": prior}
     options = {"split": split, "held": held, "resolution": resolution, "flip": flip}
-    if config.method == "lora" and is_lora(model):
-        raise ValueError(f"a LoRA is trained on a whole model; {model} is a LoRA itself: `onbrand merge` it first")
+    if config.method != "full" and is_lora(model):
+        raise ValueError(f"a {config.method} is trained on a whole model; {model} is a LoRA: `onbrand merge` it first")
     out, pipe = Path(out), open_model(model, device)
+    if config.method == "controlnet" and not nets_of(pipe):
+        pipe = new_controlnet(pipe, seed_of(config.seed, "controlnet", 0))
     fitted = None if prior is None else open_prior(prior)
     size = size_of(pipe, resolution)
     if fitted is not None:

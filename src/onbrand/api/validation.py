@@ -61,10 +61,14 @@ def validation(
 
     Checked here, before training: ValueError where that start and the model's own 20 steps do not go together.
     """
-    captions = dict.fromkeys((record.text, record.class_name) for record in records)
+    captions = dict.fromkeys((record.text, record.class_name, _controls(record, config)) for record in records)
     asked = islice(cycle(captions), config.log.pictures)
-    requests = [Request(text, seed, class_name) for seed, (text, class_name) in enumerate(asked)]
+    requests = [Request(text, seed, name, conditioning=files) for seed, (text, name, files) in enumerate(asked)]
     start = "noise" if config.offset == "none" else config.offset
     settings = GenerateConfig(start=start, k=config.k if start == "pca" else None)
     planned = plan(pipe, prior, requests, settings, describe(config, make_objective(pipe.scheduler, config).first))
     return Validation(planned, out / "validation")
+
+
+def _controls(record: Record, config: TrainConfig) -> tuple[str, ...]:
+    return (str(record.conditioning),) if config.method == "controlnet" else ()

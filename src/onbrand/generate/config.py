@@ -30,6 +30,7 @@ class GenerateConfig:
         guidance: classifier-free guidance scale; 1 or less: none
         eta: DDIM's eta in [0, 1]: 0 deterministic, 1 as random as DDPM
         batch: pictures made at a time; the last bits of a picture depend on it
+        controlnet_scale: how strongly control pictures count: one number for all ControlNets, or one for each
         handoff: out of the window that the weights were trained with, go on from the noise drawn instead of the one
             estimated (window gain; DDIM, Euler, DPM++ 2M or UniPC)
         trace: how many pictures, from the first on, also leave x_t and x0_hat of every step
@@ -47,6 +48,7 @@ class GenerateConfig:
     guidance: float = 7.5
     eta: float = 0.0
     batch: int = 8
+    controlnet_scale: tuple[float, ...] = (1.0,)
     handoff: bool = False
     trace: int = 0
 
@@ -58,6 +60,8 @@ class GenerateConfig:
         for name, least in (("steps", 1), ("batch", 1), ("trace", 0), ("guidance", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
+        if not self.controlnet_scale:
+            raise ValueError("controlnet_scale is one number, or one for each ControlNet; got none")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in [0, 1]; got {self.eta}")
         if self.handoff and self.eta:

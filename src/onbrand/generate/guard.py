@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from onbrand.data.conditioning import open_conditioning
+from onbrand.data.images import Refused
 from onbrand.generate.config import Start
+from onbrand.generate.requests import Request
 from onbrand.models.bundle import fingerprint
+from onbrand.models.control import nets_of
 from onbrand.models.schedule import NEAR, VANISHING, Schedule, suggest
 
 if TYPE_CHECKING:
@@ -31,6 +35,25 @@ def check_prior(pipe: StableDiffusionPipeline, prior: Prior | None, kind: Start,
     missing = sorted(set(classes or ()) - set(prior.text)) if kind == "text" else []
     if missing:
         raise ValueError(f"no text regression for {', '.join(missing)}: fit with captions, or start from the mean")
+
+
+def check_conditioning(pipe: StableDiffusionPipeline, requests: Sequence[Request], scales: Sequence[float]) -> None:
+    """ValueError unless every request has a control picture that opens for each ControlNet; without ControlNets none
+    is looked at."""
+    nets = len(nets_of(pipe))
+    if not nets:
+        return
+    if len(scales) not in (1, nets):
+        raise ValueError(f"controlnet_scale is one number or one for each of {nets} ControlNets; got {len(scales)}")
+    for index, request in enumerate(requests):
+        if len(request.conditioning) != nets:
+            raise ValueError(
+                f"each request has a control picture for each ControlNet, here {nets}; request {index} has "
+                f"{len(request.conditioning)}: name them as conditioning in the file of requests"
+            )
+    for file in dict.fromkeys(file for request in requests for file in request.conditioning):
+        if isinstance(found := open_conditioning(file, (1, 1)), Refused):
+            raise ValueError(f"every control picture must open; {found}")
 
 
 def check_effect(kind: Start, schedule: Schedule) -> None:

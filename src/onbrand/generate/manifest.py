@@ -22,6 +22,7 @@ from onbrand.generate.sample import Picture, Plan, plan, run, scheduled
 from onbrand.generate.settings import compare, dtype_of, fingerprints, settings_of, short
 from onbrand.generate.trace import Trace
 from onbrand.models.codec import decode
+from onbrand.models.control import nets_of
 from onbrand.models.variants import restore
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from onbrand.core.prior import Prior
 
 LINES, SETTINGS = "manifest.jsonl", "config.json"
-EARLIER = {"handoff": False, "zero_mean": False}
+EARLIER = {"handoff": False, "zero_mean": False, "controlnet_scale": [1.0]}
 """What pictures were made with before there were these settings."""
 
 
@@ -134,6 +135,7 @@ def _write(folder: Path, work: Plan, settings: Mapping[str, Any], done: set[int]
                 "attributes": picture.request.attributes,
                 "image": picture.request.image,
                 "image_sha256": _image_sha256(picture.request, work.config),
+                **_conditioning(picture.request, work.pipe),
                 "batch": _place(picture),
                 **common,
             }
@@ -179,7 +181,10 @@ def _place(picture: Picture) -> dict[str, int]:
 
 def _request(entry: Mapping[str, Any], config: GenerateConfig) -> Request:
     keys = ("prompt", "seed", "class", "negative_prompt", "image", "attributes")
-    request = Request(*(entry[key] for key in keys))
+    request = replace(Request(*(entry[key] for key in keys)), conditioning=tuple(entry.get("conditioning", ())))
+    read = [_sha256(file) for file in request.conditioning]
+    if read != entry.get("conditioning_sha256", []):
+        raise ValueError(f"{request.conditioning} are not the control pictures any more of picture {entry['index']}")
     if entry["image_sha256"] != _image_sha256(request, config):
         raise ValueError(f"{request.image} is not the picture any more that picture {entry['index']} started from")
     return request
@@ -188,7 +193,19 @@ def _request(entry: Mapping[str, Any], config: GenerateConfig) -> Request:
 def _image_sha256(request: Request, config: GenerateConfig) -> str | None:
     if config.start != "image" or request.image is None:
         return None
-    return hashlib.sha256(Path(request.image).read_bytes()).hexdigest()
+    return _sha256(request.image)
+
+
+def _conditioning(request: Request, pipe: StableDiffusionPipeline) -> dict[str, list[str]]:
+    """The control pictures and their sha256, where the network read them."""
+    if not nets_of(pipe):
+        return {}
+    files = list(request.conditioning)
+    return {"conditioning": files, "conditioning_sha256": [_sha256(file) for file in files]}
+
+
+def _sha256(file: str) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def _write_png(path: Path, picture: Picture) -> None:

@@ -25,6 +25,8 @@ class Request:
     """File of the picture that an "image" start starts from."""
     attributes: Mapping[str, str] | None = None
     """What is to be seen, attribute -> label, for a reader to look for; None: what the prompt's words say."""
+    conditioning: tuple[str, ...] = ()
+    """Files of the control pictures, one for each ControlNet."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str):
@@ -34,6 +36,8 @@ class Request:
         named = {} if self.attributes is None else self.attributes
         if not isinstance(named, Mapping) or not all(isinstance(value, str) for value in named.values()):
             raise ValueError(f"attributes are an object of texts, as colour: red; got {self.attributes!r}")
+        if not all(isinstance(file, str) for file in self.conditioning):
+            raise ValueError(f"conditioning is the name of a file, or a list of them; got {self.conditioning!r}")
 
 
 def read_requests(
@@ -42,8 +46,9 @@ def read_requests(
     """Requests from `file`, or `count` times `prompt` with the seeds seed, seed + 1, ...
 
     file: one JSON object a line: prompt (or text), and optionally class, seed (else seed + its place in the file),
-    negative_prompt, attributes, and image (or file_name), relative to the file; other keys are not read, so that a
-    photo folder's metadata.jsonl serves. ValueError, with the line, for what cannot be read.
+    negative_prompt, attributes, image (or file_name) and conditioning (or conditioning_file_name: one file or a list),
+    relative to the file; other keys are not read, so that a photo folder's metadata.jsonl serves. ValueError, with the
+    line, for what cannot be read.
     """
     if (file is None) == (prompt is None):
         raise ValueError("give either a file of requests or one prompt")
@@ -74,6 +79,8 @@ def _read_line(row: Any, seed: int, folder: Path) -> Request:
     if prompt is None:
         raise ValueError(f"a request has a prompt (or text); this has {', '.join(row) or 'nothing'}")
     image = row.get("image", row.get("file_name"))
+    control = row.get("conditioning", row.get("conditioning_file_name")) or []
+    files = control if isinstance(control, list) else [control]
     return Request(
         prompt=prompt,
         seed=row.get("seed", seed),
@@ -81,4 +88,5 @@ def _read_line(row: Any, seed: int, folder: Path) -> Request:
         negative_prompt=row.get("negative_prompt", ""),
         image=None if image is None else str(folder / image),
         attributes=row.get("attributes"),
+        conditioning=tuple(str(folder / file) if isinstance(file, str) else file for file in files),
     )

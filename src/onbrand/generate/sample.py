@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from onbrand.data.images import Refused, open_picture, pad, to_picture, to_tensor
+from onbrand.data.images import to_picture
 from onbrand.generate.config import GenerateConfig, Start
-from onbrand.generate.guard import check_effect, check_prior, check_trained
+from onbrand.generate.given import conditions_of, images_of
+from onbrand.generate.guard import check_conditioning, check_effect, check_prior, check_trained
 from onbrand.generate.handoff import HandOff, check
 from onbrand.generate.requests import Request
 from onbrand.generate.start import begin, classes_of, components, generator_for, usual_start
@@ -101,6 +102,7 @@ def plan(
         missing = [request.image for request in requests if request.image is None or not Path(request.image).is_file()]
         if missing:
             raise ValueError(f"an image start needs a picture a request; {len(missing)} lack one, as {missing[0]}")
+    check_conditioning(pipe, requests, config.controlnet_scale)
     check_effect(kind, schedule)
     check_trained(scheduler, schedule, config.steps, kind, k, prior, trained)
     if config.handoff:
@@ -140,7 +142,7 @@ def _batch(plan: Plan, batch: range) -> list[Picture]:
     requests = [plan.requests[index] for index in batch]
     prompts, seeds = [request.prompt for request in requests], [request.seed for request in requests]
     classes = None if plan.classes is None else [plan.classes[index] for index in batch]
-    images = _images(plan, requests) if plan.kind == "image" else None
+    images = images_of(requests, plan.prior) if plan.kind == "image" else None
     latents = begin(
         pipe,
         plan.prior,
@@ -181,6 +183,7 @@ def _batch(plan: Plan, batch: range) -> list[Picture]:
                 generator=generators,
                 output_type="latent",
                 callback_on_step_end=_in_turn(callbacks) if callbacks else None,
+                **conditions_of(pipe, requests, config, (latents.shape[2], latents.shape[3])),
             ).images
     if not bool(torch.isfinite(x0).all()):
         raise ValueError(f"the network overflows in {pipe.unet.dtype}: load the model with dtype='float32'")
@@ -209,19 +212,6 @@ def _in_turn(callbacks: Sequence[Callable[..., dict[str, Any]]]) -> Callable[...
         return given
 
     return call
-
-
-def _images(plan: Plan, requests: Sequence[Request]) -> Tensor:
-    """(B, 3, H, W) in [-1, 1]: the requests' pictures, padded to the prior's size (else the first one's)."""
-    opened = []
-    ground = (255, 255, 255) if plan.prior is None else plan.prior.provenance.ground
-    for request in requests:
-        picture = open_picture(str(request.image), ground=ground)
-        if isinstance(picture, Refused):
-            raise ValueError(f"an image start needs pictures: {picture}")
-        opened.append(picture)
-    size = (opened[0].height, opened[0].width) if plan.prior is None else plan.prior.provenance.resolution
-    return torch.stack([to_tensor(pad(picture, size, ground)) for picture in opened])
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from onbrand.models.bundle import fingerprint
+from onbrand.models.control import nets_of
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
 
 def settings_of(work: Plan) -> dict[str, Any]:
     """What all pictures of a run have in common, as JSON."""
-    asked = json.dumps([asdict(request) for request in work.requests])
+    told = [asdict(request) for request in work.requests]
+    asked = json.dumps(
+        [{name: value for name, value in one.items() if name != "conditioning" or value} for one in told]
+    )
     return {
-        "config": asdict(work.config),
+        "config": json.loads(json.dumps(asdict(work.config))),
         "requests": {"count": len(work.requests), "sha256": hashlib.sha256(asked.encode()).hexdigest()},
         "fingerprints": fingerprints(work.pipe, work.prior),
         "dtype": dtype_of(work.pipe),
@@ -33,6 +37,7 @@ def settings_of(work: Plan) -> dict[str, Any]:
 def fingerprints(pipe: StableDiffusionPipeline, prior: Prior | None) -> dict[str, str | None]:
     """sha256 of what a picture is made with; the prior's is None without one."""
     modules = {name: fingerprint(getattr(pipe, name)) for name in ("unet", "vae", "text_encoder")}
+    modules |= {f"controlnet {number}": fingerprint(net) for number, net in enumerate(nets_of(pipe), 1)}
     return {**modules, "prior": None if prior is None else prior.fingerprint}
 
 

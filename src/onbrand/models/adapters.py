@@ -1,4 +1,4 @@
-"""Which weights learn: all of the UNet's, or a LoRA beside them; nothing else in training differs."""
+"""Which weights learn: all of the UNet's, a LoRA beside them, or a ControlNet; nothing else in training differs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
+from onbrand.models.control import nets_of
+
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
 
 NAME = "onbrand"
 """The LoRA's name in a pipeline under training."""
@@ -19,13 +21,25 @@ NAME = "onbrand"
 class Denoiser(nn.Module):
     """The network as the loop sees it; of its weights those learn that require a gradient."""
 
-    def __init__(self, unet: nn.Module) -> None:
+    def __init__(self, unet: nn.Module, controlnet: nn.Module | None = None) -> None:
         super().__init__()
-        self.unet = unet
+        self.unet, self.controlnet = unet, controlnet
 
-    def forward(self, x_t: Tensor, timesteps: Tensor, hidden: Tensor) -> Tensor:
-        """x_t (B, C, H, W), timesteps (B,), captions' hidden states (B, L, E) -> the network's output (B, C, H, W)."""
-        return self.unet(x_t, timesteps, encoder_hidden_states=hidden).sample
+    def forward(self, x_t: Tensor, timesteps: Tensor, hidden: Tensor, condition: Tensor | None = None) -> Tensor:
+        """x_t (B, C, H, W), timesteps (B,), captions' hidden states (B, L, E), control pictures (B, 3, 8 H, 8 W) in
+        [0, 1] where there is a ControlNet -> the network's output (B, C, H, W)."""
+        added = {}
+        if self.controlnet is not None:
+            read = self.controlnet(x_t, timesteps, encoder_hidden_states=hidden, controlnet_cond=condition)
+            added = {"down_block_additional_residuals": read.down_block_res_samples,
+                     "mid_block_additional_residual": read.mid_block_res_sample}  # fmt: skip
+        return self.unet(x_t, timesteps, encoder_hidden_states=hidden, **added).sample
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Activations are computed again instead of kept."""
+        for network in (self.unet, self.controlnet):
+            if network is not None:
+                network.enable_gradient_checkpointing()  # type: ignore[operator]
 
     @property
     def learned(self) -> dict[str, nn.Parameter]:
@@ -78,7 +92,20 @@ def lora(
     return Denoiser(pipe.unet)
 
 
-def freeze(pipe: StableDiffusionPipeline) -> None:
+def controlnet(pipe: StableDiffusionControlNetPipeline, unet: bool = False) -> Denoiser:
+    """A ControlNet (Zhang et al. 2023) learns, with `unet` the UNet too.
+
+    Raises ValueError as `full` does, and for a pipeline that does not have one ControlNet: `new_controlnet` gives it.
+    """
+    freeze(pipe)
+    nets = nets_of(pipe)
+    if len(nets) != 1:
+        raise ValueError(f"method controlnet trains one ControlNet; this pipeline has {len(nets)}: take new_controlnet")
+    pipe.unet.requires_grad_(unet)
+    return Denoiser(pipe.unet, nets[0].requires_grad_(True))
+
+
+def freeze(pipe: StableDiffusionPipeline | StableDiffusionControlNetPipeline) -> None:
     """All of the pipeline frozen and ready for training; ValueError where its UNet cannot be trained."""
     unet = pipe.unet
     if unet.config.in_channels != pipe.vae.config.latent_channels:
@@ -86,13 +113,15 @@ def freeze(pipe: StableDiffusionPipeline) -> None:
             f"the UNet must take the VAE's latents alone ({pipe.vae.config.latent_channels} channels); it takes "
             f"{unet.config.in_channels}: inpainting and other conditioned UNets are not trained here"
         )
-    kinds = sorted({str(weight.dtype).removeprefix("torch.") for weight in unet.parameters()})
+    networks = [unet, *nets_of(pipe)]
+    kinds = sorted({str(w.dtype).removeprefix("torch.") for network in networks for w in network.parameters()})
     if kinds != ["float32"]:
         raise ValueError(
             f"weights that learn must be kept in float32; these are {', '.join(kinds)}: load the model with dtype "
             "float32 and set engine.precision for faster arithmetic"
         )
     if pipe.device.type == "cpu":  # the backward of fused attention takes a fifth of a step there
-        unet.set_attn_processor(AttnProcessor())
-    for module in (unet, pipe.vae, pipe.text_encoder):
+        for network in networks:
+            network.set_attn_processor(AttnProcessor())
+    for module in (*networks, pipe.vae, pipe.text_encoder):
         module.requires_grad_(False)

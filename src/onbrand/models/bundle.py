@@ -6,18 +6,19 @@ import hashlib
 import json
 import re
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
+from onbrand.models.control import open_controlnets
 from onbrand.models.lora import fuse
 from onbrand.models.record import base_of, is_lora, lora_metadata, model_folder, write_record
 from onbrand.models.record import offset_config as offset_config
@@ -39,14 +40,15 @@ def load(
     config: str | Path | None = None,
     lora: str | Path | None = None,
     lora_scale: float = 1.0,
-) -> StableDiffusionPipeline:
+    controlnet: Sequence[str | Path] = (),
+) -> StableDiffusionPipeline | StableDiffusionControlNetPipeline:
     """The pipeline at `model`, on `device`, in `dtype` ("float32" | "float16" | "bfloat16"), safety checker off.
 
     `model`: a folder in diffusers' layout (or a run folder that holds one in `model/`), a single .safetensors or
     .ckpt file (with `config`, a folder in diffusers' layout, nothing is asked of the Hub), the name of a shipped
     model (SHIPPED), or a Hub id "owner/name". Only a Hub id uses the network; no code of the model is run. A folder
     that holds a LoRA alone is loaded with the model it was trained on; `lora`, a LoRA's file or folder, is added to
-    `model` times `lora_scale`.
+    `model` times `lora_scale`. `controlnet`: ControlNets to put beside its UNet (`control.open_controlnets`).
     ValueError that says what was looked for, if there is no such model or it is of another kind.
     """
     if dtype not in DTYPES:
@@ -54,7 +56,7 @@ def load(
     options: dict[str, Any] = {"dtype": DTYPES[dtype], "safety_checker": None, "requires_safety_checker": False}
     path = shipped(str(model)) if str(model) in SHIPPED else Path(model).expanduser()
     if lora is None and is_lora(path):
-        return load(base_of(path), device, dtype, config, path)
+        return load(base_of(path), device, dtype, config, path, controlnet=controlnet)
     if path.is_file():
         pipe = _load_file(path, config, options)
     elif path.is_dir():
@@ -75,6 +77,9 @@ def load(
             fuse(pipe, file, lora_scale)
         if told.get("offset"):
             pipe.register_to_config(_name_or_path=str(file))
+    if controlnet:
+        with _quiet():
+            pipe = open_controlnets(pipe, controlnet)
     return pipe.to(device)
 
 
@@ -94,18 +99,19 @@ def shipped(name: str) -> Path:
     return path
 
 
-def _load_folder(path: Path, options: Mapping[str, Any]) -> StableDiffusionPipeline:
+def _load_folder(path: Path, options: Mapping[str, Any]) -> StableDiffusionPipeline | StableDiffusionControlNetPipeline:
     path = model_folder(path)
     index = path / "model_index.json"
     if not index.is_file():
         raise ValueError(f"no model in {path.absolute()}: looked for {index.name} there and in model/")
     kind = json.loads(index.read_text()).get("_class_name")
-    if kind != StableDiffusionPipeline.__name__:
-        raise ValueError(f"a StableDiffusionPipeline is needed; the model in {path.absolute()} is a {kind}")
+    kinds = {made.__name__: made for made in (StableDiffusionPipeline, StableDiffusionControlNetPipeline)}
+    if kind not in kinds:
+        raise ValueError(f"a {' or '.join(kinds)} is needed; the model in {path.absolute()} is a {kind}")
     unet = path / "unet"
     half = not (unet / "diffusion_pytorch_model.safetensors").exists() and any(unet.glob("*.fp16.safetensors"))
     with _quiet():
-        return StableDiffusionPipeline.from_pretrained(
+        return kinds[kind].from_pretrained(
             str(path), local_files_only=True, variant="fp16" if half else None, **options
         )
 

@@ -17,7 +17,7 @@ def encode(pipe: StableDiffusionPipeline, pictures: Tensor) -> tuple[Tensor, Ten
 
     ValueError for another shape or range, sides the VAE cannot halve, and a VAE that overflows in half precision.
     """
-    factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    factor = factor_of(pipe)
     if pictures.ndim != 4 or pictures.shape[1] != 3 or pictures.shape[2] % factor or pictures.shape[3] % factor:
         raise ValueError(f"pictures must be (B, 3, H, W) with sides divisible by {factor}, got {tuple(pictures.shape)}")
     low, high = float(pictures.min()), float(pictures.max())
@@ -27,6 +27,11 @@ def encode(pipe: StableDiffusionPipeline, pictures: Tensor) -> tuple[Tensor, Ten
     if not torch.isfinite(posterior.mean).all():
         raise ValueError(f"the VAE overflows in {pipe.vae.dtype}: load the model with dtype='float32'")
     return posterior.mean.float(), posterior.logvar.float()
+
+
+def factor_of(pipe: StableDiffusionPipeline) -> int:
+    """By how much the VAE shrinks a side: 8 of Stable Diffusion."""
+    return 2 ** (len(pipe.vae.config.block_out_channels) - 1)
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from onbrand.data.conditioning import open_conditioning
+from onbrand.data.images import Refused
 from onbrand.models.codec import to_x0
 
 from . import draws
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from onbrand.core.prior import Prior
     from onbrand.data.latents import Store, Summary
+    from onbrand.data.records import Record
 
 
 class Batches:
@@ -37,6 +40,19 @@ class Batches:
         self.pipe, self.pictures, self.store, self.config, self.timesteps = pipe, pictures, store, config, timesteps
         self.prior = prior
         self.captions = Captions(pipe, (record.text for record in pictures.used))
+
+    def conditions(self, records: Sequence[Record], flipped: Sequence[bool] | None) -> Tensor:
+        """(B, 3, H, W) in [0, 1]: the records' control pictures, mirrored where the pictures are; ValueError for one
+        that cannot be opened."""
+        opened = []
+        for i, record in enumerate(records):
+            picture = open_conditioning(
+                str(record.conditioning), self.store.key.resolution, bool(flipped and flipped[i])
+            )
+            if isinstance(picture, Refused):
+                raise ValueError(f"every control picture must open; {picture}: mend it, and start the same run again")
+            opened.append(picture)
+        return torch.stack(opened)
 
     def __call__(self, positions: Sequence[int]) -> Batch:
         """The samples at `positions` (0 is the run's first), on the pipeline's device."""
@@ -68,6 +84,7 @@ class Batches:
             timesteps=draws.timesteps(seed, positions, high + 1, low).to(device),
             hidden=hidden.to(device),
             perturbation=perturbation,
+            condition=self.conditions(chosen, flipped).to(device) if config.method == "controlnet" else None,
         )
 
 

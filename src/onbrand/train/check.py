@@ -48,6 +48,12 @@ def check(
         )
     if not pictures.used:
         raise ValueError(f"training needs pictures; got {pictures}")
+    lacking = [record.file for record in pictures.used if record.conditioning is None]
+    if config.method == "controlnet" and lacking:
+        raise ValueError(
+            f"a ControlNet is trained on a control picture for each; {len(lacking)} of {len(pictures.used)} have none, "
+            f"{lacking[0]} first: name it in metadata.jsonl as conditioning_file_name"
+        )
     if prior is None:
         if config.offset != "none":
             raise ValueError(f"offset {config.offset} needs a prior; got none: fit one first, or take offset none")

@@ -80,8 +80,6 @@ def fixed(
 
 
 @torch.no_grad()
-def loss_on(
-    batches: Sequence[Batch], objective: Objective, denoise: Callable[[Tensor, Tensor, Tensor], Tensor]
-) -> float:
+def loss_on(batches: Sequence[Batch], objective: Objective, denoise: Callable[..., Tensor]) -> float:
     """Mean of the objective over all samples of `batches`, whatever their sizes."""
     return float(torch.cat([objective(denoise, batch).each for batch in batches]).mean())

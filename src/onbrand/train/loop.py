@@ -49,7 +49,8 @@ def train(
     validate: Validate | None = None,
     held: Sequence[Record] = (),
 ) -> Generator[Step, None, None]:
-    """Trains the pipeline's UNet in place, one yielded Step at a time, from the last state in `out` if there is one.
+    """Trains the pipeline's UNet, LoRA or ControlNet in place, one yielded Step at a time, from the last state in `out`
+    if there is one.
 
     records: the pictures, their latents in `store` (the refused ones are passed over; of a store with mirrored
     pictures each side is taken half the time); prior: the one fitted on them (none for offset none).
@@ -129,7 +130,7 @@ class Run:
         prior = self.prior.to(pipe.device) if self.prior else None
         batches = Batches(pipe, self.pictures, self.store, prior, config, len(self.objective.abars))
         if config.engine.gradient_checkpointing:
-            pipe.unet.enable_gradient_checkpointing()
+            self.denoiser.enable_gradient_checkpointing()
         held = fixed(pipe, self.held, self.store, prior, config, len(self.objective.abars), self.share)
         learner = Learner(self.accelerator, self.denoiser, config)
         done = self._open(learner)

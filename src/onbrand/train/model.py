@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from onbrand.models import bundle
 from onbrand.models import lora as lora_files
-from onbrand.models.adapters import Denoiser, full, lora
+from onbrand.models.adapters import Denoiser, controlnet, full, lora
+from onbrand.models.control import nets_of
 
 from . import draws
 from .config import TrainConfig
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
 
     from onbrand.core.prior import Prior
     from onbrand.data.latents import Store, Summary
+    from onbrand.data.records import Record
 
 
 def finish(pipe: StableDiffusionPipeline, prior: Prior | None, config: TrainConfig, out: str | Path) -> Path:
     """Saves the last state in `out` as `out`/model, which StableDiffusionPipeline.from_pretrained (of a LoRA: its
-    load_lora_weights) loads without onbrand, the prior beside it; the pipeline is left with these weights: their
-    running mean, where there is one.
+    load_lora_weights; of a ControlNet: StableDiffusionControlNetPipeline.from_pretrained) loads without onbrand, the
+    prior beside it; the pipeline is left with these weights: their running mean, where there is one.
 
     `train` ends with it; call it to keep the model of a run that was stopped. Raises ValueError without a state.
     """
@@ -55,8 +57,15 @@ def finish(pipe: StableDiffusionPipeline, prior: Prior | None, config: TrainConf
 
 def denoiser_of(pipe: StableDiffusionPipeline, config: TrainConfig) -> Denoiser:
     """What learns, as `config.method` says; the same again on a pipeline that has been made ready for it."""
+    if config.method != "controlnet" and nets_of(pipe):
+        raise ValueError(
+            f"the model has a ControlNet, and method {config.method} would leave it out: take method controlnet, with "
+            "controlnet.unet where the UNet is to learn too"
+        )
     if config.method == "full":
         return full(pipe)
+    if config.method == "controlnet":
+        return controlnet(pipe, config.controlnet.unet)
     given = config.lora
     return lora(pipe, given.rank, given.alpha, given.targets, draws.seed_of(config.seed, "lora", 0))
 
@@ -69,12 +78,15 @@ def origin_of(
     config: TrainConfig,
     objective: Objective,
 ) -> dict[str, str]:
-    """Fingerprints of what a run is started with; the UNet's own weights are not in a state of a LoRA: they count."""
-    model = [bundle.fingerprint(pipe.text_encoder), objective.abars.tolist(), _network(pipe)]
+    """Fingerprints of what a run is started with; the UNet's own weights count where they do not learn: no state has
+    them."""
+    model = [bundle.fingerprint(pipe.text_encoder), objective.abars.tolist(), _network(pipe.unet)]
+    model += [_network(net) for net in nets_of(pipe)]
+    stays = config.method == "lora" or (config.method == "controlnet" and not config.controlnet.unet)
     return {
-        "pictures": _digest([store.key.digest, pictures.keys, [(r.text, r.class_name) for r in pictures.used]]),
+        "pictures": _digest([store.key.digest, pictures.keys, [_told(r, config) for r in pictures.used]]),
         "prior": prior.fingerprint if prior else "",
-        "model": _digest(model if config.method == "full" else [*model, bundle.fingerprint(pipe.unet)]),
+        "model": _digest([*model, bundle.fingerprint(pipe.unet)] if stays else model),
     }
 
 
@@ -91,8 +103,15 @@ def describe(config: TrainConfig, first: int) -> dict[str, str | int] | None:
     }
 
 
-def _network(pipe: StableDiffusionPipeline) -> dict[str, object]:
-    return {name: value for name, value in pipe.unet.config.items() if not name.startswith("_")}
+def _told(record: Record, config: TrainConfig) -> tuple[str, ...]:
+    """What a run is told of a picture beside the picture; a control picture by its bytes."""
+    if config.method != "controlnet":
+        return record.text, record.class_name
+    return record.text, record.class_name, hashlib.sha256(Path(str(record.conditioning)).read_bytes()).hexdigest()
+
+
+def _network(network: Any) -> dict[str, object]:
+    return {name: value for name, value in network.config.items() if not name.startswith("_")}
 
 
 def _digest(value: object) -> str:

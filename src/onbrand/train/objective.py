@@ -40,6 +40,8 @@ class Batch:
     """(B, L, E) hidden states of the captions."""
     perturbation: Tensor | None = None
     """(B, C, H, W) noise that x_t has and the target has not (Ning et al. 2023); none: no such noise."""
+    condition: Tensor | None = None
+    """(B, 3, H', W') control pictures in [0, 1], for a ControlNet; none: the network reads none."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,11 @@ class Objective:
     min_snr: float | None = None
     """Min-SNR's gamma, or none."""
 
-    def __call__(self, denoise: Callable[[Tensor, Tensor, Tensor], Tensor], batch: Batch) -> Loss:
-        """The loss of `denoise(x_t (B, C, H, W), timesteps (B,), hidden (B, L, E)) -> (B, C, H, W)` on a batch."""
+    def __call__(self, denoise: Callable[..., Tensor], batch: Batch) -> Loss:
+        """The loss of `denoise(x_t (B, C, H, W), timesteps (B,), hidden (B, L, E)) -> (B, C, H, W)` on a batch; where
+        the batch has control pictures, `denoise` is given them last."""
         t = batch.timesteps
+        given = (batch.hidden,) if batch.condition is None else (batch.hidden, batch.condition)
         # Eq. 14: the only line that differs from plain training
         noise = matched_noise(batch.noise, batch.x0, batch.x_start, self.gain[t])
         # Eq. 13
@@ -89,7 +93,7 @@ class Objective:
         x_t = add_noise(batch.x0, perturbed, self.abars[t])
         goal = target(self.prediction_type, batch.x0, noise, self.abars[t])
         # Eq. 15
-        each = (denoise(x_t, t, batch.hidden).float() - goal).square().flatten(1).mean(1)
+        each = (denoise(x_t, t, *given).float() - goal).square().flatten(1).mean(1)
         if self.min_snr is not None:
             each = each * self.weight(t)
         return Loss(each.mean(), each.detach(), t >= self.first)

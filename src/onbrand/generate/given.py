@@ -1,0 +1,59 @@
+"""The pictures that requests bring: what an image start starts from, what ControlNets read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from onbrand.data.conditioning import open_conditioning
+from onbrand.data.images import Refused, open_picture, pad, to_tensor
+from onbrand.generate.config import GenerateConfig
+from onbrand.generate.requests import Request
+from onbrand.models.codec import factor_of
+from onbrand.models.control import nets_of
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+    from onbrand.core.prior import Prior
+
+
+def images_of(requests: Sequence[Request], prior: Prior | None) -> Tensor:
+    """(B, 3, H, W) in [-1, 1]: the requests' pictures, padded to the prior's size (else the first one's).
+
+    ValueError for one that cannot be opened."""
+    opened = []
+    ground = (255, 255, 255) if prior is None else prior.provenance.ground
+    for request in requests:
+        picture = open_picture(str(request.image), ground=ground)
+        if isinstance(picture, Refused):
+            raise ValueError(f"an image start needs pictures: {picture}")
+        opened.append(picture)
+    size = (opened[0].height, opened[0].width) if prior is None else prior.provenance.resolution
+    return torch.stack([to_tensor(pad(picture, size, ground)) for picture in opened])
+
+
+def conditions_of(
+    pipe: StableDiffusionPipeline, requests: Sequence[Request], config: GenerateConfig, shape: tuple[int, int]
+) -> dict[str, Any]:
+    """What a pipeline with ControlNets is called with beside: a batch of control pictures (B, 3, H, W) in [0, 1] and a
+    scale a ControlNet. shape: (h, w) of the latents; nothing for a pipeline without.
+
+    ValueError for a picture that cannot be opened."""
+    nets, scales = len(nets_of(pipe)), list(config.controlnet_scale)
+    if not nets:
+        return {}
+    size = (shape[0] * factor_of(pipe), shape[1] * factor_of(pipe))
+    opened = []
+    for net in range(nets):
+        pictures = [open_conditioning(request.conditioning[net], size) for request in requests]
+        refused = [picture for picture in pictures if isinstance(picture, Refused)]
+        if refused:
+            raise ValueError(f"every control picture must open; {refused[0]}")
+        opened.append(torch.stack([picture for picture in pictures if not isinstance(picture, Refused)]))
+    scales = scales * nets if len(scales) == 1 else scales
+    single = nets == 1
+    return {"image": opened[0] if single else opened, "controlnet_conditioning_scale": scales[0] if single else scales}
