@@ -95,6 +95,7 @@ def test_the_folder_tells_the_run(home, tmp_path):
     raw = yaml.safe_load((tmp_path / "config.yaml").read_text())
     raw["optim"]["betas"] = tuple(raw["optim"]["betas"])
     raw["lora"]["targets"] = tuple(raw["lora"]["targets"])
+    assert raw["controlnet"] == {"unet": False}
     assert settings(**raw) == config
     assert sorted(os.listdir(tmp_path / "state")) == ["step-00000004", "step-00000006"]
     assert offset_config(tmp_path)["gain"] == "constant" and offset_config(tmp_path)["start"] == 500

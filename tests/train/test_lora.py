@@ -16,6 +16,7 @@ from onbrand.generate.requests import Request
 from onbrand.generate.sample import plan
 from onbrand.models import bundle
 from onbrand.models.adapters import full, lora
+from onbrand.models.codec import embed
 from onbrand.models.lora import KOHYA
 from onbrand.models.record import LORA, lora_metadata
 from onbrand.train.loop import train
@@ -181,3 +182,49 @@ def test_a_lora_is_resumed_on_its_own_base_alone(run, home):
         pipe.unet.conv_in.bias += 1
     with pytest.raises(ValueError, match="the model given now"):
         train(pipe, records, store, prior, settings(**GIVEN), out)
+
+
+def words_of(pipe) -> torch.Tensor:
+    """What a pipeline's text encoder tells the UNet of a caption."""
+    with torch.no_grad():
+        return pipe.encode_prompt("product photo 1", "cpu", 1, False)[0]
+
+
+def test_the_text_encoder_learns_too_and_starts_are_told_of_it_as_it_was(home, tmp_path):
+    """diffusers loads it from both files; the prior, fitted to the old one's output, is given that."""
+    pipe, records, store, prior = open_all(home)
+    given = GIVEN | {"lora": {"rank": 3, "alpha": 6, "text_encoder": True}, "offset": "text"}
+    for _ in train(pipe, records, store, prior, settings(**given), tmp_path / "run"):
+        pass
+    base, taught = plain(home / "model"), words_of(pipe)
+    assert not torch.allclose(taught, words_of(base), atol=1e-3)
+    for file in (LORA, KOHYA):
+        loaded = plain(home / "model")
+        loaded.load_lora_weights(tmp_path / "run" / "model", weight_name=file)
+        torch.testing.assert_close(words_of(loaded), taught, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(answer(loaded), answer(pipe), atol=1e-5, rtol=1e-5)
+    stems = {name.split(".")[0] for name in load_file(tmp_path / "run" / "model" / KOHYA)}
+    assert "lora_te_text_model_encoder_layers_0_self_attn_q_proj" in stems
+    loaded, half = (bundle.load(home / "model", lora=tmp_path / "run", lora_scale=scale) for scale in (1.0, 0.5))
+    torch.testing.assert_close(words_of(loaded), taught, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(words_of(half), taught, atol=1e-3)
+    for one in (loaded, half, pipe):
+        assert torch.equal(embed(one, ["product photo 1"])[1], embed(base, ["product photo 1"])[1])
+        assert torch.equal(words_of(one), words_of(one)), "and the LoRA counts again afterwards"
+    assert not any(weight.requires_grad for weight in loaded.text_encoder.parameters())
+    with pytest.raises(ValueError, match="would be read wrong"):
+        api.merge(tmp_path / "run", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_merged_the_text_encoder_is_a_whole_one(home, tmp_path):
+    pipe, records, store, prior = open_all(home)
+    given = GIVEN | {"lora": {"rank": 3, "text_encoder": True}}
+    for _ in train(pipe, records, store, prior, settings(**given), tmp_path / "run"):
+        pass
+    api.merge(tmp_path / "run", tmp_path / "merged")
+    torch.testing.assert_close(words_of(plain(tmp_path / "merged")), words_of(pipe), atol=1e-5, rtol=1e-5)
+    api.merge(tmp_path / "run", tmp_path / "again", model=tmp_path / "merged", scale=-1)
+    torch.testing.assert_close(
+        words_of(plain(tmp_path / "again")), words_of(plain(home / "model")), atol=1e-5, rtol=1e-5
+    )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import job
@@ -31,7 +32,9 @@ EVERYTHING = {
     "log": {"checkpoint_every": 2},
 }
 
-LORA = {"method": "lora", "lora": {"rank": 3, "alpha": 6}}
+LORA = {"method": "lora", "lora": {"rank": 3, "alpha": 6, "text_encoder": True}}
+CONTROL = {"method": "controlnet"}
+BOTH = CONTROL | {"controlnet": {"unet": True}}
 
 
 def through(run):
@@ -64,22 +67,22 @@ OTHERS = {"adafactor": ("transformers", 1e-3), "prodigy": ("prodigyopt", 1.0), "
 
 @pytest.mark.parametrize(
     "given",
-    [{"steps": 5, "log": {"checkpoint_every": 2}}, EVERYTHING, EVERYTHING | LORA]
+    [{"steps": 5, "log": {"checkpoint_every": 2}}, *(EVERYTHING | more for more in ({}, LORA, CONTROL, BOTH))]
     + [EVERYTHING | {"optim": EVERYTHING["optim"] | {"name": name, "lr": lr}} for name, (_, lr) in OTHERS.items()],
-    ids=["paper", "everything", "lora", *OTHERS],
+    ids=["paper", "everything", "lora", "controlnet", "controlnet and UNet", *OTHERS],
 )
 def test_stopped_and_resumed_is_the_run_that_went_through(home, tmp_path, given):
     if name := given.get("optim", {}).get("name"):
         pytest.importorskip(OTHERS[name][0])
-    config = settings(**given)
-    through(train(*open_all(home), config, tmp_path / "whole"))
-    run = train(*open_all(home), config, tmp_path / "parts")
+    config, opened = settings(**given), partial(open_all, home, method=given.get("method", "full"))
+    through(train(*opened(), config, tmp_path / "whole"))
+    run = train(*opened(), config, tmp_path / "parts")
     assert [next(run).step for _ in range(3)] == [1, 2, 3]
     run.close()
-    resumed = through(train(*open_all(home), config, tmp_path / "parts"))
+    resumed = through(train(*opened(), config, tmp_path / "parts"))
     assert resumed[0].step == 3, "from the state after step 2"
     same(tmp_path / "whole", tmp_path / "parts")
-    assert through(train(*open_all(home), config, tmp_path / "parts")) == [], "nothing is left to do"
+    assert through(train(*opened(), config, tmp_path / "parts")) == [], "nothing is left to do"
 
 
 def test_a_run_is_made_longer_as_if_it_had_been_so_from_the_beginning(home, tmp_path):
@@ -140,23 +143,23 @@ def kill_and_compare(home, tmp_path, pairs, more):
         same(tmp_path / "whole", tmp_path / str(pair))
 
 
-@pytest.mark.parametrize("more", [{}, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("more", [{}, LORA, CONTROL], ids=["full", "lora", "controlnet"])
 def test_killed_twice_it_is_the_run_that_was_not(home, tmp_path, more):
     kill_and_compare(home, tmp_path, 1, more)
 
 
 @pytest.mark.prove
-@pytest.mark.parametrize("more", [{}, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("more", [{}, LORA, CONTROL], ids=["full", "lora", "controlnet"])
 def test_killed_ten_times_it_is_the_run_that_was_not(home, tmp_path, more):
     kill_and_compare(home, tmp_path, 5, more)
 
 
 @pytest.mark.prove
-@pytest.mark.parametrize("accumulation, more", [(1, {}), (2, {}), (1, LORA)])
+@pytest.mark.parametrize("accumulation, more", [(1, {}), (2, {}), (1, LORA), (1, CONTROL)])
 def test_two_processes_make_the_run_of_one(home, tmp_path, accumulation, more):
     """Two processes, on gloo: the same batches, hence the same losses."""
     given = EVERYTHING | more | {"steps": 4, "engine": {"accumulation": accumulation}}
-    through(train(*open_all(home), settings(**given), tmp_path / "one"))
+    through(train(*open_all(home, method=given.get("method", "full")), settings(**given), tmp_path / "one"))
     # what `accelerate launch` starts on GPUs; on a CPU it starts one process alone, whatever is asked for
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [job.__file__, str(home), str(tmp_path / "two"), json.dumps(given)]

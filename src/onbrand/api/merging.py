@@ -25,6 +25,7 @@ def merge(
     """
     from onbrand.api.inputs import open_model, open_prior
     from onbrand.models import bundle
+    from onbrand.models.lora import fuse_words
     from onbrand.models.record import base_of
 
     out = Path(out)
@@ -32,6 +33,7 @@ def merge(
         raise ValueError(f"a merged model goes into a folder of its own; {out} holds a model: take another")
     pipe = open_model(base_of(lora) if model is None else model, device, lora=lora, scale=scale)
     offset = bundle.offset_of(pipe) if scale > 0 else None
+    fuse_words(pipe, offset)
     bundle.save(pipe, out, open_prior(None, lora) if offset else None, offset)
     print(f"wrote {out}")
     return out

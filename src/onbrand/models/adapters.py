@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
@@ -16,18 +16,25 @@ if TYPE_CHECKING:
 
 NAME = "onbrand"
 """The LoRA's name in a pipeline under training."""
+WORDS = ("q_proj", "k_proj", "v_proj", "out_proj")
+"""The text encoder's layers that a LoRA has: its attention, as is usual."""
 
 
 class Denoiser(nn.Module):
     """The network as the loop sees it; of its weights those learn that require a gradient."""
 
-    def __init__(self, unet: nn.Module, controlnet: nn.Module | None = None) -> None:
+    def __init__(
+        self, unet: nn.Module, controlnet: nn.Module | None = None, text_encoder: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.unet, self.controlnet = unet, controlnet
+        self.unet, self.controlnet, self.text_encoder = unet, controlnet, text_encoder
 
     def forward(self, x_t: Tensor, timesteps: Tensor, hidden: Tensor, condition: Tensor | None = None) -> Tensor:
-        """x_t (B, C, H, W), timesteps (B,), captions' hidden states (B, L, E), control pictures (B, 3, 8 H, 8 W) in
-        [0, 1] where there is a ControlNet -> the network's output (B, C, H, W)."""
+        """x_t (B, C, H, W), timesteps (B,), captions' hidden states (B, L, E), or their tokens (B, L) where the text
+        encoder learns, control pictures (B, 3, 8 H, 8 W) in [0, 1] where there is a ControlNet -> the network's output
+        (B, C, H, W)."""
+        if self.text_encoder is not None:
+            hidden = self.text_encoder(hidden).last_hidden_state
         added = {}
         if self.controlnet is not None:
             read = self.controlnet(x_t, timesteps, encoder_hidden_states=hidden, controlnet_cond=condition)
@@ -36,7 +43,7 @@ class Denoiser(nn.Module):
         return self.unet(x_t, timesteps, encoder_hidden_states=hidden, **added).sample
 
     def enable_gradient_checkpointing(self) -> None:
-        """Activations are computed again instead of kept."""
+        """The UNet's and the ControlNet's activations are computed again instead of kept."""
         for network in (self.unet, self.controlnet):
             if network is not None:
                 network.enable_gradient_checkpointing()  # type: ignore[operator]
@@ -57,12 +64,18 @@ def full(pipe: StableDiffusionPipeline) -> Denoiser:
 
 
 def lora(
-    pipe: StableDiffusionPipeline, rank: int, alpha: int | None, targets: Sequence[str], seed: int = 0
+    pipe: StableDiffusionPipeline,
+    rank: int,
+    alpha: int | None,
+    targets: Sequence[str],
+    seed: int = 0,
+    text_encoder: bool = False,
 ) -> Denoiser:
     """LoRA (Hu et al. 2021, arXiv 2106.09685): W + alpha / rank B A learns, of the UNet's layers whose names end in one
-    of `targets`; W and all else are frozen. B begins at zero, A is drawn from `seed`; alpha None: the rank.
+    of `targets`, and with `text_encoder` of that one's attention; W and all else are frozen. B begins at zero, A is
+    drawn from `seed`; alpha None: the rank.
 
-    The UNet is given the LoRA in place; called again on the same pipeline, it is found again as it is. Raises
+    The networks are given the LoRA in place; called again on the same pipeline, it is found again as it is. Raises
     ValueError as `full` does, and where no layer is so named.
     """
     from peft import LoraConfig
@@ -76,20 +89,20 @@ def lora(
                     f"lora.targets are ends of the names of the UNet's linear and convolution layers; none ends in "
                     f"{target!r}: take to_q, to_k, to_v, to_out.0, or see [name for name, _ in unet.named_modules()]"
                 )
+        config: dict[str, Any] = {
+            "r": rank,
+            "lora_alpha": rank if alpha is None else alpha,
+            "init_lora_weights": "gaussian",
+        }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            pipe.unet.add_adapter(
-                LoraConfig(
-                    r=rank,
-                    lora_alpha=rank if alpha is None else alpha,
-                    target_modules=list(targets),
-                    init_lora_weights="gaussian",
-                ),
-                NAME,
-            )
-    for name, weight in pipe.unet.named_parameters():
-        weight.requires_grad_(f".{NAME}." in name)
-    return Denoiser(pipe.unet)
+            pipe.unet.add_adapter(LoraConfig(target_modules=list(targets), **config), NAME)
+            if text_encoder:
+                pipe.text_encoder.add_adapter(LoraConfig(target_modules=list(WORDS), **config), NAME)
+    for network in (pipe.unet, pipe.text_encoder):
+        for name, weight in network.named_parameters():
+            weight.requires_grad_(f".{NAME}." in name)
+    return Denoiser(pipe.unet, text_encoder=pipe.text_encoder if text_encoder else None)
 
 
 def controlnet(pipe: StableDiffusionControlNetPipeline, unet: bool = False) -> Denoiser:

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 import torch
 from diffusers import StableDiffusionPipeline
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from transformers import BatchEncoding
 
 
 @torch.no_grad()
@@ -72,21 +74,41 @@ def decode(pipe: StableDiffusionPipeline, x0: Tensor) -> Tensor:
 def embed(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Prompts -> (hidden (B, L, E), what the UNet attends to; pooled (B, E)), in the text encoder's dtype and device.
 
-    L is the tokenizer's length; a prompt over it is cut, and warned of.
+    L is the tokenizer's length; a prompt over it is cut, and warned of. A LoRA of the text encoder is left out: a prior
+    was fitted without it.
     """
     warn_long(pipe, prompts)
-    tokens = pipe.tokenizer(
-        list(prompts),
-        padding="max_length",
-        max_length=pipe.tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    )
-    device = pipe.text_encoder.device
-    uses_mask = getattr(pipe.text_encoder.config, "use_attention_mask", False)
-    mask = tokens.attention_mask.to(device) if uses_mask else None
-    out = pipe.text_encoder(tokens.input_ids.to(device), attention_mask=mask)
+    encoder, told = pipe.text_encoder, _tokenized(pipe, prompts).to(pipe.text_encoder.device)
+    uses_mask = getattr(encoder.config, "use_attention_mask", False)
+    with without_lora(encoder):
+        out = encoder(told.input_ids, attention_mask=told.attention_mask if uses_mask else None)
     return out.last_hidden_state, out.pooler_output
+
+
+def tokens_of(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> Tensor:
+    """Prompts -> (B, L) int64 on the CPU, padded and cut to the tokenizer's length."""
+    return _tokenized(pipe, prompts).input_ids
+
+
+@contextmanager
+def without_lora(network: nn.Module) -> Iterator[None]:
+    """While this holds, the network is as it was before any LoRA that is beside its weights."""
+    layers = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+    learning = [weight.requires_grad for weight in network.parameters()]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for weight, learns in zip(network.parameters(), learning, strict=True):  # peft switches these as well
+            weight.requires_grad_(learns)
+
+
+def _tokenized(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> BatchEncoding:
+    length = pipe.tokenizer.model_max_length
+    return pipe.tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
 
 
 def warn_long(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> list[int]:

@@ -35,7 +35,7 @@ def new_controlnet(pipe: StableDiffusionPipeline, seed: int = 0) -> StableDiffus
 
 def beside(pipe: StableDiffusionPipeline, nets: Sequence[ControlNetModel]) -> StableDiffusionControlNetPipeline:
     """The same modules as diffusers' pipeline of a UNet and these ControlNets; one alone is not wrapped."""
-    nets = [net.to(pipe.device, pipe.unet.dtype) for net in nets]
+    nets = [net.to(pipe.device) for net in nets]
     parts = {name: part for name, part in pipe.components.items() if name != PART}
     made = StableDiffusionControlNetPipeline(
         **parts, controlnet=nets[0] if len(nets) == 1 else nets, requires_safety_checker=False
@@ -51,7 +51,7 @@ def open_controlnets(pipe: StableDiffusionPipeline, places: Sequence[str | Path]
 
     ValueError where there is none, and where one belongs to a UNet of other widths.
     """
-    made = beside(pipe, [_open(place) for place in places])
+    made = beside(pipe, [_open(place, pipe.unet.dtype) for place in places])
     for net in nets_of(made):
         ours, theirs = pipe.unet.config, net.config
         if any(ours[key] != theirs[key] for key in ("block_out_channels", "cross_attention_dim", "in_channels")):
@@ -72,15 +72,15 @@ def nets_of(pipe: StableDiffusionPipeline | StableDiffusionControlNetPipeline) -
     return [] if found is None else list(getattr(found, "nets", [found]))
 
 
-def _open(place: str | Path) -> ControlNetModel:
+def _open(place: str | Path, dtype: torch.dtype) -> ControlNetModel:
     folder = Path(place).expanduser()
     for inner in (folder, model_folder(folder) / PART):
         config = inner / "config.json"
         if config.is_file() and json.loads(config.read_text()).get("_class_name") == ControlNetModel.__name__:
-            return ControlNetModel.from_pretrained(str(inner), local_files_only=True)
+            return ControlNetModel.from_pretrained(str(inner), torch_dtype=dtype, local_files_only=True)
     if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(place)):
         try:
-            return ControlNetModel.from_pretrained(str(place))
+            return ControlNetModel.from_pretrained(str(place), torch_dtype=dtype)
         except OSError as error:
             line = str(error).strip().split("\n")[0]
             raise ValueError(f"no folder {folder.absolute()}, no ControlNet {place!r} on the Hub: {line}") from error

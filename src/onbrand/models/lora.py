@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.utils import convert_state_dict_to_kohya
+from diffusers.utils.peft_utils import set_weights_and_activate_adapters
+from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
@@ -37,22 +39,25 @@ def save(
     `base`: the model it was trained on; `offset`: how it was trained (record.KEYS). Both stand in the files' metadata,
     under "onbrand", with the prior's fingerprint; kohya's file has the usual ss_ keys too.
     """
-    from peft.utils import get_peft_model_state_dict
-
     folder = Path(folder)
     record = write_record(folder, prior, offset)
-    config = pipe.unet.peft_config[NAME]
-    weights = {name: weight.detach().cpu().contiguous() for name, weight in
-               get_peft_model_state_dict(pipe.unet, adapter_name=NAME).items()}  # fmt: skip
+    unet, told_of_unet = _layers(pipe.unet)
+    words, told_of_words = _layers(pipe.text_encoder)
+    # as older transformers name them, and kohya; newer ones know both
+    words = {f"text_model.{name.removeprefix('text_model.')}": weight for name, weight in words.items()}
     told = {"onbrand": json.dumps({"base": base, "offset": record or None})}
-    plain = config.to_dict() | {"target_modules": sorted(config.target_modules)}
-    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=weights, unet_lora_adapter_metadata=plain)
+    StableDiffusionPipeline.save_lora_weights(
+        folder, unet, words or None, unet_lora_adapter_metadata=told_of_unet,
+        text_encoder_lora_adapter_metadata=told_of_words or None,
+    )  # fmt: skip
     with safe_open(folder / LORA, "pt") as file:
         kept = dict(file.metadata())
     _write(folder / LORA, load_file(folder / LORA), kept | told)
-    kohya = convert_state_dict_to_kohya({f"unet.{name}": weight for name, weight in weights.items()})
-    kohya = {name: torch.tensor(float(config.lora_alpha)) if name.endswith(".alpha") else weight.contiguous()
-             for name, weight in kohya.items()}  # fmt: skip
+    config = pipe.unet.peft_config[NAME]
+    both = {f"unet.{name}": weight for name, weight in unet.items()}
+    kohya = convert_state_dict_to_kohya(both | {f"text_encoder.{name}": weight for name, weight in words.items()})
+    kohya = {name.replace("lora_te1_", "lora_te_"): torch.tensor(float(config.lora_alpha)) if name.endswith(".alpha")
+             else weight.contiguous() for name, weight in kohya.items()}  # fmt: skip
     named = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(config.r),
@@ -67,11 +72,40 @@ def save(
 def fuse(pipe: StableDiffusionPipeline, file: Path, scale: float = 1.0) -> None:
     """Adds `scale` times the LoRA in `file` to the UNet's own weights, in place.
 
-    A scale of -1 takes out again what 1 has put in, to the rounding of float32.
+    A scale of -1 takes out again what 1 has put in, to the rounding of float32. What the file has for the text encoder
+    stays beside its weights, for a start is told of the prompt by the text encoder as it was (`codec.embed`).
     """
     pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=NAME, local_files_only=True)
     pipe.fuse_lora(components=["unet"], lora_scale=scale)
+    pipe.unet.unload_lora()
+    if NAME in getattr(pipe.text_encoder, "peft_config", {}):
+        set_weights_and_activate_adapters(pipe.text_encoder, [NAME], [scale])
+        pipe.text_encoder.requires_grad_(False)
+
+
+def fuse_words(pipe: StableDiffusionPipeline, offset: Mapping[str, Any] | None) -> None:
+    """Adds what `fuse` has left beside the text encoder's weights to them, in place; nothing where nothing is.
+
+    ValueError for a start by the text, which then would be read by another text encoder than the prior was fitted with.
+    """
+    if NAME not in getattr(pipe.text_encoder, "peft_config", {}):
+        return
+    if offset and offset["kind"] == "text":
+        raise ValueError(
+            "this LoRA changes the text encoder and starts from what the prior reads in its output: merged, the start "
+            "would be read wrong; use it as a LoRA, or train with offset mean or without lora.text_encoder"
+        )
+    pipe.fuse_lora(components=["text_encoder"])
     pipe.unload_lora_weights()
+
+
+def _layers(network: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A network's LoRA by its layers' names, and how it was made; both empty where there is none."""
+    if NAME not in getattr(network, "peft_config", {}):
+        return {}, {}
+    found, config = get_peft_model_state_dict(network, adapter_name=NAME), network.peft_config[NAME]
+    told = config.to_dict() | {"target_modules": sorted(config.target_modules)}
+    return {name: weight.detach().cpu().contiguous() for name, weight in found.items()}, told
 
 
 def _write(file: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -39,7 +39,8 @@ class Batches:
     ) -> None:
         self.pipe, self.pictures, self.store, self.config, self.timesteps = pipe, pictures, store, config, timesteps
         self.prior = prior
-        self.captions = Captions(pipe, (record.text for record in pictures.used))
+        learns = config.method == "lora" and config.lora.text_encoder
+        self.captions = Captions(pipe, (record.text for record in pictures.used), tokens=learns)
 
     def conditions(self, records: Sequence[Record], flipped: Sequence[bool] | None) -> Tensor:
         """(B, 3, H, W) in [0, 1]: the records' control pictures, mirrored where the pictures are; ValueError for one

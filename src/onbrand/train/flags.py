@@ -15,6 +15,7 @@ LATER: dict[str, Any] = {
     "lora.rank": 16,
     "lora.alpha": None,
     "lora.targets": ["to_q", "to_k", "to_v", "to_out.0"],
+    "lora.text_encoder": False,
     "controlnet.unet": False,
     "loss.input_perturbation": 0.0,
     "loss.timesteps": None,

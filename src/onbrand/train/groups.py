@@ -50,11 +50,14 @@ class LoraConfig:
         rank: of the low-rank weights; 4 to 128 are usual
         alpha: they count alpha / rank times; null: the rank, that is once
         targets: layers that have them, by how their names end
+        text_encoder: the text encoder has them too, in its attention; what a start reads in a prompt is still read by
+            the text encoder as it was
     """
 
     rank: int = 16
     alpha: int | None = None
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    text_encoder: bool = False
 
     def __post_init__(self) -> None:
         at_least("lora.rank", self.rank, 1)

@@ -67,7 +67,8 @@ def denoiser_of(pipe: StableDiffusionPipeline, config: TrainConfig) -> Denoiser:
     if config.method == "controlnet":
         return controlnet(pipe, config.controlnet.unet)
     given = config.lora
-    return lora(pipe, given.rank, given.alpha, given.targets, draws.seed_of(config.seed, "lora", 0))
+    seed = draws.seed_of(config.seed, "lora", 0)
+    return lora(pipe, given.rank, given.alpha, given.targets, seed, given.text_encoder)
 
 
 def origin_of(

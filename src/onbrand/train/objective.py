@@ -37,7 +37,7 @@ class Batch:
     timesteps: Tensor
     """(B,) in 0..T-1."""
     hidden: Tensor
-    """(B, L, E) hidden states of the captions."""
+    """(B, L, E) hidden states of the captions; where the text encoder learns, their tokens, (B, L) int64."""
     perturbation: Tensor | None = None
     """(B, C, H, W) noise that x_t has and the target has not (Ning et al. 2023); none: no such noise."""
     condition: Tensor | None = None
