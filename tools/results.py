@@ -1,8 +1,8 @@
 """The experiment of docs/results.md: the paper, its rivals and ours on the catalogue, by `onbrand compare`.
 
 Resumable, and shared by as many processes as are started; with everything finished it writes the page anew in
-minutes. docs/results.md, docs/results.json and docs/images/results-* are written by it alone; its words are in
-tools/results_words.md.
+minutes. docs/results*.md, docs/results*.json and docs/images/results-* are written by it alone; its words are in
+tools/results*_words.md.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+import results_photos
+import results_try_on
 from demo import asked
 from onbrand import api
 from onbrand.api.methods import CompareConfig
 from onbrand.data import catalogue
 from onbrand.data.garments import garments
 from onbrand.report.versus import figure_of
+from results_page import DOCS, publish
 
-DOCS = Path(__file__).parents[1] / "docs"
 CONFIG = CompareConfig(fine_tuning=600, batch=16, lr=6e-4, ema=0.98, precision="bf16", guidance=1.5, at_a_time=24)
 HELD, LONG = 240, 2000
 """Held-out pictures; optimiser steps of the longest training."""
@@ -57,7 +57,8 @@ LONGEST = [f"text-constant:{LONG}/text@two", f"text-constant:{LONG}/text+zeromea
 PCA = ["pca1-window/pca1@two", "pca3-window/pca3@two", "pca16-window/pca16@two", "pca3-sampled-window/pca3@two"]
 GUIDED = [f"{method}+g{scale}@one" for scale in (1, 3, 7.5)
           for method in ("plain/noise", "plain/mean", "mean-window/mean", "text-constant/text+zeromean")]  # fmt: skip
-KEY = ["plain/noise", "plain/mean", "zero-snr/noise", "mean-window/mean", "mean-constant:v/mean", "text-constant:v/text"]
+KEY = ["plain/noise", "plain/mean", "zero-snr/noise", "mean-window/mean", "mean-constant:v/mean",
+       "text-constant:v/text"]  # fmt: skip
 STEPS = [f"{method}+{steps}{solver}+trailing@one" for solver in ("", "+dpm2m", "+unipc", "+eulera")
          for method in KEY for steps in (2, 4, 8, 12, 20, 50)]  # fmt: skip
 AGAIN = [f"{name}:seed{seed}/{start}@two" for seed in (1, 2) for name, start in (
@@ -142,20 +143,6 @@ def inputs(out: Path) -> dict[str, str]:
     return files | {"held": str(out / "held" / "metadata.jsonl")}
 
 
-def publish(out: Path) -> None:
-    """docs/results.md, results.json and their pictures, from what `compare` wrote and the words beside this script."""
-    told = json.loads((out / "compare" / "compare.json").read_text())
-    (DOCS / "results.json").write_text(json.dumps(told["methods"], indent=1) + "\n")
-    text = (out / "compare" / "compare.md").read_text().split("\n", 1)[1]
-    for figure in sorted((out / "compare" / "figures").iterdir()):
-        shutil.copy2(figure, DOCS / "images" / f"results-{figure.name}")
-        text = text.replace(f"(figures/{figure.name})", f"(images/results-{figure.name})")
-    readme(told["methods"])
-    before_after(out, DOCS / "images" / "before-after.png")
-    words = filled(Path(__file__).with_name("results_words.md").read_text().rstrip(), told["methods"])
-    (DOCS / "results.md").write_text(f"{words}\n{text}")
-
-
 def readme(table: dict[str, Any]) -> None:
     """The README's table, between its two marks."""
     head = "| training | start | text | ground | pass every check | variety |\n|---|---|---|---|---|---|\n"
@@ -167,17 +154,6 @@ def readme(table: dict[str, Any]) -> None:
     before, _, rest = path.read_text().partition("<!-- results -->\n")
     _, _, after = rest.partition("<!-- /results -->")
     path.write_text(f"{before}<!-- results -->\n{head}{''.join(lines)}<!-- /results -->{after}")
-
-
-def filled(words: str, table: dict[str, Any]) -> str:
-    """The words with every `{method|score}` as the number that was measured, `{method|score|}` with its interval."""
-
-    def number(found: re.Match[str]) -> str:
-        method, score, whole = found.groups()
-        entry = table[method][score]
-        return figure_of(entry if whole else {"value": entry["value"]})
-
-    return re.sub(r"\{([^{}|]+)\|([^{}|]+)(\|)?\}", number, words)
 
 
 def before_after(out: Path, path: Path, columns: int = 6, lines: int = 2) -> None:
@@ -209,7 +185,11 @@ def main() -> None:
     api.compare(photos, "tiny", out / "compare", methods=METHODS, prompts=prompts, sets=sets, held=out / "held",
                 prior=out / "brand", split="train", reader="garments", clip="garments-clip", questions=QUESTIONS,
                 config=CONFIG)  # fmt: skip
-    publish(out)
+    table = publish(out / "compare", "results")
+    readme(table)
+    before_after(out, DOCS / "images" / "before-after.png")
+    results_photos.run(out / "photos", CONFIG)
+    results_try_on.run(out / "try-on", CONFIG)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from onbrand.api.methods import USUAL, CompareConfig, by_number, read_method
+from onbrand.api.comparison import by_number
+from onbrand.api.methods import USUAL, CompareConfig, read_method
 from onbrand.api.trials import Trials
 from onbrand.train.config import LossConfig
 
@@ -52,6 +53,12 @@ def test_options() -> None:
     assert [read(f"{name}/noise").training.schedule for name in ("zero-snr", "plain")] == ["zero-snr", ""]
     low = read("mean-constant:lora8:lr0.003:100/mean").training.config
     assert (low.method, low.lora.rank, low.optim.lr, low.steps) == ("lora", 8, 0.003, 100)
+    assert low.lora.targets == ("to_q", "to_k", "to_v", "to_out.0")
+    wide = read("mean-constant:lora8-all/mean").training.config.lora.targets
+    assert {*low.lora.targets, "ff.net.2", "conv1"} <= set(wide)
+    assert "conv1" not in read("mean-constant:lora8-linear/mean").training.config.lora.targets
+    control = read("mean-constant:controlnet/mean").training.config
+    assert control.method == "controlnet" and control.controlnet.unet
     assert read("mean-constant/mean").training.config.method == "full"
     start = read("mean-constant/mean+8+unipc+trailing+g1.5").start
     assert (start.steps, start.scheduler, start.spacing) == (8, "UniPCMultistepScheduler", "trailing")
@@ -103,8 +110,6 @@ def test_what_differs_in_a_number_of_steps_alone_is_a_curve() -> None:
         "fine-tuning steps": {
             "plain/mean@few": {100: "plain:100/mean@few", 300: "plain:300/mean@few", 600: "plain/mean@few"}
         },
-        "sampling steps": {
-            "plain/mean": {8: "plain/mean+8", 20: "plain/mean"},
-            "plain/mean+unipc": {4: "plain/mean+4+unipc", 8: "plain/mean+8+unipc"},
-        },
+        "sampling steps": {"plain/mean": {8: "plain/mean+8", 20: "plain/mean"}},
+        "sampling steps, unipc": {"plain/mean+unipc": {4: "plain/mean+4+unipc", 8: "plain/mean+8+unipc"}},
     }

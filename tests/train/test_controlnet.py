@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
@@ -116,6 +117,22 @@ def test_several_are_given_each_its_picture_and_its_scale(home, run, tmp_path):
         requires_safety_checker=False,
     )
     torch.testing.assert_close(of((0.3, 0.5), theirs), of((0.3, 0.5)))
+
+
+def test_what_is_given_can_be_laid_over_what_is_made(home, run):
+    """To the last byte where it is given, and nothing beside it is touched; edges are never laid over."""
+    prior, requests = open_all(home)[3], asked(home)
+    requests[1] = replace(requests[1], conditioning=(str(home / "photos" / "1.png"),))
+    over, bare = (
+        list(sample(bundle.load(run[0]), prior, requests, replace(FEW, overlay=over))) for over in (True, False)
+    )
+    for i, (one, two) in enumerate(zip(over, bare, strict=True)):
+        cut = np.asarray(Image.open(home / "photos" / "cut" / f"{i}.png"))
+        region = cut[..., 3:] == (0 if i == 1 else 255)
+        expected = np.where(region & (i != 1), cut[..., :3], np.asarray(two.image))
+        assert np.array_equal(np.asarray(one.image), expected) and torch.equal(one.latents, two.latents)
+    with pytest.raises(ValueError, match="no ControlNet: omit it"):
+        plan(open_all(home)[0], prior, requests, replace(FEW, overlay=True))
 
 
 def test_how_it_was_trained_goes_where_it_goes(home, run):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from onbrand.api.again import command, versions, write_json
-from onbrand.api.methods import USUAL, CompareConfig, by_number, read_method
+from onbrand.api.methods import SOLVERS, USUAL, CompareConfig, Method, read_method
 
+SOLVED = {scheduler: name for name, scheduler in SOLVERS.items()}
 BASE = CompareConfig()
 """The settings of a comparison where none are given: the paper's."""
 
@@ -120,3 +123,25 @@ def compare(
         print(f"failed: {words}: {reason}")
     print(f"wrote {out / 'compare.json'}, compare.md, figures/ and report.html")
     return result
+
+
+def by_number(methods: Sequence[Method]) -> dict[str, dict[str, dict[float, str]]]:
+    """{"fine-tuning steps", "sampling steps" or "sampling steps, unipc": {words of a line: {number: method}}}, of
+    methods that differ in it alone."""
+    found: dict[str, dict[str, dict[float, str]]] = {}
+    for label, mark in (("fine-tuning steps", ":"), ("sampling steps", "+")):
+        groups: dict[Any, dict[float, Method]] = {}
+        for method in methods:
+            config, start = method.training.config, method.start
+            if mark == ":" and config is None:
+                continue
+            told = (method.training.base, config, start, method.prior, method.pasted, method.requests)
+            steps = config.steps if mark == ":" and config else start.steps
+            same = [replace(part, steps=1) if i == (1 if mark == ":" else 2) else part for i, part in enumerate(told)]  # type: ignore[type-var]
+            groups.setdefault(tuple(same), {})[steps] = method
+        for group in (group for group in groups.values() if len(group) > 1):
+            number, first = min(group.items())
+            solver = first.start.scheduler if mark == "+" else None
+            lines = found.setdefault(f"{label}, {SOLVED[solver]}" if solver else label, {})
+            lines[first.name.replace(f"{mark}{number:g}", "", 1)] = {x: m.name for x, m in group.items()}
+    return found

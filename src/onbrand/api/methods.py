@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from onbrand.generate.config import GenerateConfig
-from onbrand.train.config import EngineConfig, LogConfig, LoraConfig, LossConfig, OptimConfig, Precision, TrainConfig
+from onbrand.train.config import (
+    ControlNetConfig,
+    EngineConfig,
+    LogConfig,
+    LoraConfig,
+    LossConfig,
+    OptimConfig,
+    Precision,
+    TrainConfig,
+)
 
 SCHEDULES = ("zero-snr", "small-alpha", "v")
 """Changes of the scheduler that a training starts with: zero terminal SNR with v-prediction and trailing spacing (Lin
@@ -36,6 +44,9 @@ SOLVERS = {
     "ddim": "DDIMScheduler", "dpm2m": "DPMSolverMultistepScheduler", "unipc": "UniPCMultistepScheduler",
     "euler": "EulerDiscreteScheduler", "eulera": "EulerAncestralDiscreteScheduler",
 }  # fmt: skip
+LINEAR = ("proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+TARGETS = {"": (), "-linear": LINEAR, "-all": (*LINEAR, "conv1", "conv2", "conv_shortcut", "time_emb_proj", "conv")}
+"""A LoRA's layers beside the attention: those of the transformer blocks; those of the residual blocks too."""
 SPACINGS = ("leading", "trailing", "linspace")
 USUAL = (
     "stock/noise,stock/mean,stock/text+zeromean,plain/noise,plain/mean,plain/text+zeromean,mean-window/mean,"
@@ -113,10 +124,11 @@ def read_method(name: str, config: CompareConfig) -> Method:
     """The method called TRAINING[:option...]/START[+option...][@set]; ValueError, saying what there is, for others.
 
     Training options: a number of steps, `seed1`, `t999` (first timestep), `v` (v-prediction, trailing spacing),
-    `lora16` (a LoRA of that rank instead of the whole UNet), `lr0.003` (learning rate). Start options: handoff, drawn
+    `lora16` (a LoRA of that rank, in the attention, instead of the whole UNet), `lora16-linear`, `lora16-all` (in other
+    layers too), `controlnet` (one, and the UNet with it), `lr0.003` (learning rate). Start options: handoff, drawn
     (what the text leaves open too), zeromean (noise without its mean), literal (the paper's alpha_T), pasted (the
-    ground replaced), a number of inference steps, a solver (ddim, dpm2m, unipc, euler, eulera), a spacing, `g3`
-    (guidance).
+    ground replaced), overlay (control pictures laid over), a number of inference steps, a solver (ddim, dpm2m, unipc,
+    euler, eulera), a spacing, `g3` (guidance).
     """
     body, _, requests = name.partition("@")
     made, slash, begun = body.partition("/")
@@ -171,14 +183,22 @@ def read_training(made: str, config: CompareConfig, name: str) -> Training:
             rate = float(option[2:])
             words += f", learning rate {rate:g}"
             continue
-        told = re.fullmatch(r"(seed|t|lora)?(\d+)", option)
-        if not told or base == "stock":
-            rule = "a training's options are steps, as :300, :seed1, :t999, :lora16, :lr0.003, :v"
-            raise _wrong(name, f"{rule}; got {option!r}")
-        if told[1] == "lora":
-            settings |= {"method": "lora", "lora": LoraConfig(rank=int(told[2]))}
-            words += f", LoRA of rank {told[2]}"
+        if option == "controlnet" and base != "stock":
+            settings |= {"method": "controlnet", "controlnet": ControlNetConfig(unet=True)}
+            words += ", with a ControlNet"
             continue
+        low_rank = re.fullmatch(r"lora(\d+)(-linear|-all)?", option)
+        if low_rank and base != "stock":
+            targets = LoraConfig().targets + TARGETS[low_rank[2] or ""]
+            settings |= {"method": "lora", "lora": LoraConfig(rank=int(low_rank[1]), targets=targets)}
+            words += f", LoRA of rank {low_rank[1]}" + {"-linear": ", linear layers", "-all": ", all layers"}.get(
+                low_rank[2], ""
+            )
+            continue
+        told = re.fullmatch(r"(seed|t)?(\d+)", option)
+        if not told or base == "stock":
+            rule = "a training's options are steps, as :300, :seed1, :t999, :lora16, :controlnet, :lr0.003, :v"
+            raise _wrong(name, f"{rule}; got {option!r}")
         field = {None: "steps", "seed": "seed", "t": "first"}[told[1]]
         changes[field] = int(told[2])
         words += {"steps": f", {told[2]} steps", "seed": f", seed {told[2]}", "first": f", from t = {told[2]}"}[field]
@@ -197,30 +217,6 @@ def read_training(made: str, config: CompareConfig, name: str) -> Training:
     return Training(made, base, words, taught, "zero" if base.startswith("zero-") and offset else "")
 
 
-def by_number(methods: Sequence[Method]) -> dict[str, dict[str, dict[float, str]]]:
-    """{"fine-tuning steps" or "sampling steps": {words of a line: {number: method}}}, of methods that differ in it
-    alone."""
-    found: dict[str, dict[str, dict[float, str]]] = {}
-    for label, mark in (("fine-tuning steps", ":"), ("sampling steps", "+")):
-        groups: dict[Any, dict[float, Method]] = {}
-        for method in methods:
-            config, start = method.training.config, method.start
-            if mark == ":" and config is None:
-                continue
-            told = (method.training.base, config, start, method.prior, method.pasted, method.requests)
-            steps = config.steps if mark == ":" and config else start.steps
-            same = [replace(part, steps=1) if i == (1 if mark == ":" else 2) else part for i, part in enumerate(told)]  # type: ignore[type-var]
-            groups.setdefault(tuple(same), {})[steps] = method
-        lines = {}
-        for group in groups.values():
-            if len(group) > 1:
-                number, first = min(group.items())
-                lines[first.name.replace(f"{mark}{number:g}", "", 1)] = {x: m.name for x, m in group.items()}
-        if lines:
-            found[label] = lines
-    return found
-
-
 def _start_option(option: str, name: str) -> tuple[dict[str, Any], str]:
     """The settings that one option of a start changes, and its words."""
     if option == "pasted":
@@ -231,6 +227,8 @@ def _start_option(option: str, name: str) -> tuple[dict[str, Any], str]:
         return {"handoff": True}, "exact hand-off"
     if option == "drawn":
         return {"residual": True}, "rest drawn"
+    if option == "overlay":
+        return {"overlay": True}, "what was given laid over"
     if option == "literal":
         return {"literal": True}, "alpha_T of the formula"
     if option in SOLVERS:
@@ -241,7 +239,7 @@ def _start_option(option: str, name: str) -> tuple[dict[str, Any], str]:
         return {"steps": int(option)}, f"{option} steps"
     if re.fullmatch(r"g\d+(\.\d+)?", option):
         return {"guidance": float(option[1:])}, f"guidance {option[1:]}"
-    raise _wrong(name, "a start's options are handoff, drawn, zeromean, literal, pasted, a number of steps, "
+    raise _wrong(name, "a start's options are handoff, drawn, zeromean, literal, pasted, overlay, a number of steps, "
                  f"{', '.join((*SOLVERS, *SPACINGS))}, g3; got {option!r}")  # fmt: skip
 
 

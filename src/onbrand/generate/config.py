@@ -31,6 +31,7 @@ class GenerateConfig:
         eta: DDIM's eta in [0, 1]: 0 deterministic, 1 as random as DDPM
         batch: pictures made at a time; the last bits of a picture depend on it
         controlnet_scale: how strongly control pictures count: one number for all ControlNets, or one for each
+        overlay: lay what control pictures show, where they have transparency (a garment cut out), over the picture made
         handoff: out of the window that the weights were trained with, go on from the noise drawn instead of the one
             estimated (window gain; DDIM, Euler, DPM++ 2M or UniPC)
         trace: how many pictures, from the first on, also leave x_t and x0_hat of every step
@@ -49,6 +50,7 @@ class GenerateConfig:
     eta: float = 0.0
     batch: int = 8
     controlnet_scale: tuple[float, ...] = (1.0,)
+    overlay: bool = False
     handoff: bool = False
     trace: int = 0
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from onbrand.data.conditioning import open_conditioning
+from onbrand.data.conditioning import open_conditioning, open_region
 from onbrand.data.images import Refused, open_picture, pad, to_tensor
 from onbrand.generate.config import GenerateConfig
 from onbrand.generate.requests import Request
@@ -57,3 +57,17 @@ def conditions_of(
     scales = scales * nets if len(scales) == 1 else scales
     single = nets == 1
     return {"image": opened[0] if single else opened, "controlnet_conditioning_scale": scales[0] if single else scales}
+
+
+def overlaid(pictures: Tensor, requests: Sequence[Request]) -> Tensor:
+    """Pictures (B, 3, H, W) in [-1, 1] with the control pictures' own pixels where these show something opaque; those
+    without transparency (edges, poses) are not laid over. ValueError for one that cannot be opened."""
+    pictures, size = pictures.clone(), (pictures.shape[2], pictures.shape[3])
+    for picture, request in zip(pictures, requests, strict=True):
+        for file in request.conditioning:
+            shown, region = open_conditioning(file, size), open_region(file, size)
+            if isinstance(shown, Refused) or isinstance(region, Refused):
+                raise ValueError(f"every control picture must open; {shown if isinstance(shown, Refused) else region}")
+            if region is not None:
+                picture[:, region] = (2 * shown - 1).to(picture)[:, region]
+    return pictures

@@ -10,7 +10,7 @@ import torch
 
 from onbrand.data.conditioning import open_conditioning
 from onbrand.data.images import Refused
-from onbrand.generate.config import Start
+from onbrand.generate.config import GenerateConfig, Start
 from onbrand.generate.requests import Request
 from onbrand.models.bundle import fingerprint
 from onbrand.models.control import nets_of
@@ -37,11 +37,13 @@ def check_prior(pipe: StableDiffusionPipeline, prior: Prior | None, kind: Start,
         raise ValueError(f"no text regression for {', '.join(missing)}: fit with captions, or start from the mean")
 
 
-def check_conditioning(pipe: StableDiffusionPipeline, requests: Sequence[Request], scales: Sequence[float]) -> None:
+def check_conditioning(pipe: StableDiffusionPipeline, requests: Sequence[Request], config: GenerateConfig) -> None:
     """ValueError unless every request has a control picture that opens for each ControlNet; without ControlNets none
-    is looked at."""
-    nets = len(nets_of(pipe))
+    is looked at, and none can be laid over the picture."""
+    nets, scales = len(nets_of(pipe)), config.controlnet_scale
     if not nets:
+        if config.overlay:
+            raise ValueError("overlay lays control pictures over what was made; this model has no ControlNet: omit it")
         return
     if len(scales) not in (1, nets):
         raise ValueError(f"controlnet_scale is one number or one for each of {nets} ControlNets; got {len(scales)}")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from onbrand.core.prior import Prior
 
 LINES, SETTINGS = "manifest.jsonl", "config.json"
-EARLIER = {"handoff": False, "zero_mean": False, "controlnet_scale": [1.0]}
+EARLIER = {"handoff": False, "zero_mean": False, "controlnet_scale": [1.0], "overlay": False}
 """What pictures were made with before there were these settings."""
 
 

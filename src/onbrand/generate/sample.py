@@ -15,7 +15,7 @@ from torch import Tensor
 
 from onbrand.data.images import to_picture
 from onbrand.generate.config import GenerateConfig, Start
-from onbrand.generate.given import conditions_of, images_of
+from onbrand.generate.given import conditions_of, images_of, overlaid
 from onbrand.generate.guard import check_conditioning, check_effect, check_prior, check_trained
 from onbrand.generate.handoff import HandOff, check
 from onbrand.generate.requests import Request
@@ -102,7 +102,7 @@ def plan(
         missing = [request.image for request in requests if request.image is None or not Path(request.image).is_file()]
         if missing:
             raise ValueError(f"an image start needs a picture a request; {len(missing)} lack one, as {missing[0]}")
-    check_conditioning(pipe, requests, config.controlnet_scale)
+    check_conditioning(pipe, requests, config)
     check_effect(kind, schedule)
     check_trained(scheduler, schedule, config.steps, kind, k, prior, trained)
     if config.handoff:
@@ -188,6 +188,8 @@ def _batch(plan: Plan, batch: range) -> list[Picture]:
     if not bool(torch.isfinite(x0).all()):
         raise ValueError(f"the network overflows in {pipe.unet.dtype}: load the model with dtype='float32'")
     pictures = decode(pipe, x0)
+    if config.overlay:
+        pictures = overlaid(pictures, requests)
     traces = recorder.traces() if traced else [None] * len(batch)
     return [
         Picture(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def write(
             grid([by_name[name].folder for name in drawn], figures / f"question-{number}.webp")
             parts.append(f"From the top: {'; '.join(drawn)}.\n\n![{title}](figures/question-{number}.webp)")
     for label, curve in series.items():
-        file = figures / f"{label.replace(' ', '-')}.png"
+        file = figures / (re.sub(r"\W+", "-", label) + ".png")
         curves(table, curve, [*judged, "diversity"], label, file)
         parts += [f"## By {label}", f"![By {label}](figures/{file.name})"]
     scatter(table, lines, "ground", figures / "mismatch.png")
