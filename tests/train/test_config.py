@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from onbrand.train.config import EngineConfig, LogConfig, LossConfig, OptimConfig, TrainConfig
-from onbrand.train.flags import LATER, check_same, flatten
+from onbrand.train.config import EngineConfig, LogConfig, LoraConfig, LossConfig, OptimConfig, TrainConfig
+from onbrand.train.flags import LATER, check_same, counting, flatten
 
 
 def test_defaults_are_the_papers_but_for_offset_and_gain():
@@ -79,9 +79,17 @@ def test_a_run_from_before_a_setting_is_resumed_with_what_it_had():
     config = TrainConfig()
     before = {name: value for name, value in flatten(config).items() if name not in LATER}
     check_same(before, config)
-    assert {name: flatten(config)[name] for name in LATER} == LATER, "what runs had is the default"
+    counted = counting(flatten(config))
+    assert all(counted.get(name, had) == had for name, had in LATER.items()), "what runs had is the default"
     with pytest.raises(ValueError, match="loss.input_perturbation was 0.0 and now is 0.1"):
         check_same(before, replace(config, loss=LossConfig(input_perturbation=0.1)))
+
+
+def test_settings_of_another_method_do_not_count():
+    check_same(flatten(TrainConfig(lora=LoraConfig(rank=4))), TrainConfig(lora=LoraConfig(rank=8)))
+    low = TrainConfig(method="lora", lora=LoraConfig(rank=4))
+    with pytest.raises(ValueError, match="lora.rank was 4 and now is 8"):
+        check_same(flatten(low), replace(low, lora=LoraConfig(rank=8)))
 
 
 def test_the_settings_import_no_torch():

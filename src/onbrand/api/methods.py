@@ -17,6 +17,7 @@ from onbrand.train.config import (
     Precision,
     TrainConfig,
 )
+from onbrand.train.groups import ATTENTION, LINEAR, RESIDUAL
 
 SCHEDULES = ("zero-snr", "small-alpha", "v")
 """Changes of the scheduler that a training starts with: zero terminal SNR with v-prediction and trailing spacing (Lin
@@ -44,9 +45,8 @@ SOLVERS = {
     "ddim": "DDIMScheduler", "dpm2m": "DPMSolverMultistepScheduler", "unipc": "UniPCMultistepScheduler",
     "euler": "EulerDiscreteScheduler", "eulera": "EulerAncestralDiscreteScheduler",
 }  # fmt: skip
-LINEAR = ("proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
-TARGETS = {"": (), "-linear": LINEAR, "-all": (*LINEAR, "conv1", "conv2", "conv_shortcut", "time_emb_proj", "conv")}
-"""A LoRA's layers beside the attention: those of the transformer blocks; those of the residual blocks too."""
+TARGETS = {"": (*ATTENTION, *LINEAR, *RESIDUAL), "-linear": (*ATTENTION, *LINEAR), "-attention": ATTENTION}
+"""Which of the UNet's layers a LoRA has."""
 SPACINGS = ("leading", "trailing", "linspace")
 USUAL = (
     "stock/noise,stock/mean,stock/text+zeromean,plain/noise,plain/mean,plain/text+zeromean,mean-window/mean,"
@@ -124,8 +124,8 @@ def read_method(name: str, config: CompareConfig) -> Method:
     """The method called TRAINING[:option...]/START[+option...][@set]; ValueError, saying what there is, for others.
 
     Training options: a number of steps, `seed1`, `t999` (first timestep), `v` (v-prediction, trailing spacing),
-    `lora16` (a LoRA of that rank, in the attention, instead of the whole UNet), `lora16-linear`, `lora16-all` (in other
-    layers too), `controlnet` (one, and the UNet with it), `lr0.003` (learning rate). Start options: handoff, drawn
+    `lora8` (a LoRA of that rank instead of the whole UNet), `lora8-linear`, `lora8-attention` (in these layers alone),
+    `controlnet` (one, and the UNet with it), `lr0.003` (learning rate). Start options: handoff, drawn
     (what the text leaves open too), zeromean (noise without its mean), literal (the paper's alpha_T), pasted (the
     ground replaced), overlay (control pictures laid over), a number of inference steps, a solver (ddim, dpm2m, unipc,
     euler, eulera), a spacing, `g3` (guidance).
@@ -187,13 +187,11 @@ def read_training(made: str, config: CompareConfig, name: str) -> Training:
             settings |= {"method": "controlnet", "controlnet": ControlNetConfig(unet=True)}
             words += ", with a ControlNet"
             continue
-        low_rank = re.fullmatch(r"lora(\d+)(-linear|-all)?", option)
+        low_rank = re.fullmatch(r"lora(\d+)(-linear|-attention)?", option)
         if low_rank and base != "stock":
-            targets = LoraConfig().targets + TARGETS[low_rank[2] or ""]
-            settings |= {"method": "lora", "lora": LoraConfig(rank=int(low_rank[1]), targets=targets)}
-            words += f", LoRA of rank {low_rank[1]}" + {"-linear": ", linear layers", "-all": ", all layers"}.get(
-                low_rank[2], ""
-            )
+            rank, where = low_rank[1], low_rank[2] or ""
+            settings |= {"method": "lora", "lora": LoraConfig(rank=int(rank), targets=TARGETS[where])}
+            words += f", LoRA of rank {rank}{where and f', {where[1:]} layers'}"
             continue
         told = re.fullmatch(r"(seed|t)?(\d+)", option)
         if not told or base == "stock":

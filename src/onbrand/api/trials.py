@@ -22,7 +22,7 @@ from onbrand.api.run import train
 from onbrand.api.verdict import check
 from onbrand.core import Prior
 from onbrand.generate.config import GenerateConfig
-from onbrand.train.flags import LATER, flatten
+from onbrand.train.flags import LATER, counting, flatten
 
 if TYPE_CHECKING:
     from onbrand.report.versus import Line
@@ -122,7 +122,7 @@ class Trials:
         Settings of LATER count where they are not what they were before: a folder keeps its name."""
         assert training.config is not None
         flat = {k: v for k, v in flatten(training.config).items() if k != "steps" and not k.startswith("log.")}
-        settings = {k: v for k, v in flat.items() if k not in LATER or v != LATER[k]}
+        settings = {k: v for k, v in counting(flat).items() if k not in LATER or v != LATER[k]}
         name = f"{slug(training.base)}-{named(training.base, settings, *self.origin)}"
         return self.out / "runs" / (f"{name}-{training.config.steps}" if steps else name)
 

@@ -33,13 +33,19 @@ def flatten(config: TrainConfig) -> dict[str, Any]:
     return flat
 
 
+def counting(flat: dict[str, Any]) -> dict[str, Any]:
+    """The settings but those of a method of training that is not the run's."""
+    others = [f"{method}." for method in ("lora", "controlnet") if method != flat["method"]]
+    return {name: value for name, value in flat.items() if not name.startswith(tuple(others))}
+
+
 def check_same(flat: dict[str, Any], config: TrainConfig) -> None:
     """Raises ValueError naming the first setting in which `config` differs from the run that `flat` describes.
 
     What changes no weight may differ: the log's settings, and more steps under a schedule that does not count them.
     """
     flat = LATER | flat
-    for name, value in flatten(config).items():
+    for name, value in counting(flatten(config)).items():
         longer = name == "steps" and config.optim.schedule in STEPLESS and value >= flat[name]
         if name.startswith("log.") or longer or flat[name] == value:
             continue

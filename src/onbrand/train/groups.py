@@ -8,6 +8,10 @@ from typing import Any, Literal, get_args
 Precision = Literal["auto", "no", "bf16", "fp16"]
 Optimizer = Literal["adamw", "adafactor", "prodigy", "adamw8bit"]
 Decline = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+LINEAR = ("proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+RESIDUAL = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "conv")
+"""Layers of a UNet by how their names end: of its attention, of its transformer blocks beside, of its other blocks."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +51,17 @@ class LoraConfig:
     """What learns under method lora: low-rank weights beside the UNet's own, which stay as they are.
 
     Attributes:
-        rank: of the low-rank weights; 4 to 128 are usual
+        rank: of the low-rank weights; 4 to 128 are usual, 8 is a tenth of a small UNet's size
         alpha: they count alpha / rank times; null: the rank, that is once
-        targets: layers that have them, by how their names end
+        targets: layers that have them, by how their names end: the attention's alone learn what is asked for, framing
+            and kind of picture want the others too
         text_encoder: the text encoder has them too, in its attention; what a start reads in a prompt is still read by
             the text encoder as it was
     """
 
-    rank: int = 16
+    rank: int = 8
     alpha: int | None = None
-    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    targets: tuple[str, ...] = (*ATTENTION, *LINEAR, *RESIDUAL)
     text_encoder: bool = False
 
     def __post_init__(self) -> None:
