@@ -27,7 +27,8 @@ from onbrand.data.encode import encode_all
 from onbrand.data.latents import Key, Store
 from onbrand.data.records import read_folder
 from onbrand.generate.start import start
-from onbrand.models.bundle import encode, fingerprint, load, to_x0
+from onbrand.models.bundle import fingerprint, load
+from onbrand.models.codec import encode, to_x0
 from onbrand.train.config import EngineConfig, TrainConfig
 from onbrand.train.loop import train
 

@@ -63,8 +63,10 @@ STEPS = [f"{method}+{steps}{solver}+trailing@one" for solver in ("", "+dpm2m", "
          for method in KEY for steps in (2, 4, 8, 12, 20, 50)]  # fmt: skip
 AGAIN = [f"{name}:seed{seed}/{start}@two" for seed in (1, 2) for name, start in (
          ("plain", "noise"), ("mean-window", "mean"), ("mean-constant", "mean"))]  # fmt: skip
+LORA = [f"text-constant{made}:{steps}/text+zeromean@two" for steps in (100, 300, 1000)
+        for made in (":lora8:lr0.003", "")] + ["text-constant:lora32-attention:lr0.003:300/text+zeromean@two"]
 METHODS = [*CORE, *CONTROL, *UNTRAINED, *PAPER, *OURS, *RIVALS, *SWAPPED, *CAPTIONS, *V, *EVEN, *LONGEST, *CURVE,
-           *SEEDS, "plain:v/noise@two", "plain/noise+trailing@two", *PCA, *GUIDED, *AGAIN, *STEPS]  # fmt: skip
+           *SEEDS, "plain:v/noise@two", "plain/noise+trailing@two", *PCA, *GUIDED, *AGAIN, *LORA, *STEPS]  # fmt: skip
 """In the order in which they are worked off."""
 QUESTIONS = {
     "Is the class mean a better start than noise, without training for it? (Fig. 1)": ["plain/mean", "plain/noise"],
@@ -93,6 +95,9 @@ QUESTIONS = {
     "PCA-K offset training": [
         "mean-window/mean@two", "pca1-window/pca1@two", "pca3-window/pca3@two", "pca16-window/pca16@two",
         "pca3-sampled-window/pca3@two"],
+    "A LoRA of a tenth of the size, after 1,000 and 300 steps": [
+        "text-constant:1000/text+zeromean@two", "text-constant:lora8:lr0.003:1000/text+zeromean@two",
+        "text-constant:300/text+zeromean@two", "text-constant:lora8:lr0.003:300/text+zeromean@two"],
     "By guidance": [
         f"{method}+g{scale}@one" for method in ("text-constant/text+zeromean", "mean-window/mean")
         for scale in (1, 3, 7.5)],

@@ -1,0 +1,173 @@
+"""Stable Diffusion 1.5's whole architecture, weights drawn at random, through onbrand on this machine: time and memory.
+
+python benchmarks/sd15.py [--width 1] [--out sd15.json]
+
+One step of a LoRA, one step of a ControlNet, each in full arithmetic and in bfloat16, and one picture of 2 steps, at
+512x512, each in a process of its own, with the fit that comes before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from onbrand.api.memory import peak_memory
+from onbrand.core.fit import Fitter
+from onbrand.core.prior import Prior, Provenance
+from onbrand.data.encode import encode_all
+from onbrand.data.latents import Key, Store
+from onbrand.data.records import read_folder
+from onbrand.generate.config import GenerateConfig
+from onbrand.generate.requests import Request
+from onbrand.generate.sample import sample
+from onbrand.models import bundle, codec
+from onbrand.models.control import new_controlnet
+from onbrand.train.config import EngineConfig, TrainConfig
+from onbrand.train.loop import train
+
+PARTS = {
+    "LoRA, one step": ("lora", "no"), "LoRA, one step, bfloat16": ("lora", "bf16"),
+    "ControlNet, one step": ("controlnet", "no"), "ControlNet, one step, bfloat16": ("controlnet", "bf16"),
+    "a picture of 2 steps": ("generate", "no"),
+}  # fmt: skip
+
+
+def wide(width: float, *channels: int) -> tuple[int, ...]:
+    """Channels times a width, in groups of eight."""
+    return tuple(round(width * count / 8) * 8 for count in channels)
+
+
+def unet15(width: float = 1.0) -> UNet2DConditionModel:
+    """The UNet of stable-diffusion-v1-5, its channels times `width`."""
+    return UNet2DConditionModel(
+        sample_size=64, block_out_channels=wide(width, 320, 640, 1280, 1280), layers_per_block=2, attention_head_dim=8,
+        cross_attention_dim=words_of(width), norm_num_groups=32 if width == 1 else 8,
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    )  # fmt: skip
+
+
+def words_of(width: float) -> int:
+    """Width of the text encoder: 12 heads of it."""
+    return round(width * 64) * 12
+
+
+def sd15(width: float = 1.0) -> StableDiffusionPipeline:
+    """The configuration of stable-diffusion-v1-5, its channels times `width`, random weights.
+
+    The tokenizer is the shipped model's, of fewer words: SD1.5's own is not to be had without a network.
+    """
+    tokenizer = bundle.load("tiny").tokenizer
+    tokenizer.model_max_length = 77
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = unet15(width)
+        vae = AutoencoderKL(
+            sample_size=512, block_out_channels=wide(width, 128, 256, 512, 512), layers_per_block=2,
+            latent_channels=4, norm_num_groups=32 if width == 1 else 8, scaling_factor=0.18215,
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        )  # fmt: skip
+        words = CLIPTextModel(CLIPTextConfig(
+            vocab_size=49408, hidden_size=unet.config.cross_attention_dim, intermediate_size=4 * words_of(width),
+            projection_dim=768, num_hidden_layers=12, num_attention_heads=12, max_position_embeddings=77,
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        ))  # fmt: skip
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1,
+    )  # fmt: skip
+    pipe = StableDiffusionPipeline(
+        vae=vae.eval(), text_encoder=words.eval(), tokenizer=tokenizer, unet=unet.eval(), scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def laid(pipe: StableDiffusionPipeline, folder: Path, side: int) -> tuple[list, Store, Prior]:
+    """Two pictures with control pictures, their latents, and a prior of their mean."""
+    (folder / "cut").mkdir(parents=True)
+    rows = []
+    for i in range(2):
+        cut = Image.new("RGBA", (side, side))
+        cut.paste((200, 40 + 90 * i, 60), (side // 4, side // 8, side // 2, side // 2))
+        cut.save(folder / "cut" / f"{i}.png")
+        Image.alpha_composite(Image.new("RGBA", cut.size, "white"), cut).convert("RGB").save(folder / f"{i}.png")
+        row = {"file_name": f"{i}.png", "text": f"a shirt {i}", "class": "shirt"}
+        rows.append(json.dumps(row | {"conditioning_file_name": f"cut/{i}.png"}))
+    (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n")
+    records, _ = read_folder(folder)
+    store = Store(folder.parent / "latents", Key(bundle.fingerprint(pipe.vae), (side, side)))
+    encode_all(records, lambda x: codec.encode(pipe, x), store, progress=False, batch=1)
+    means = codec.to_x0(pipe, store.get(store.look_up(records).keys)[0])
+    fitter = Fitter(means.shape[1:])
+    fitter.update(means, ["shirt"] * len(means))
+    told = Provenance(store.key.vae, pipe.vae.config.scaling_factor, 0.0, (side, side), "", False, (255, 255, 255))
+    return records, store, Prior(fitter.finish(), told)
+
+
+def do(part: str, width: float, side: int, folder: Path) -> dict[str, float]:
+    """One part's "seconds" (of the step or the picture) and "peak_memory_gb", "parameters" of the UNet, and how many
+    are "learned"."""
+    method, precision = PARTS[part]
+    pipe = sd15(width)
+    count = sum(weight.numel() for weight in pipe.unet.parameters())
+    records, store, prior = laid(pipe, folder / "pictures", side)
+    told: dict[str, float] = {"parameters": count}
+    if method == "generate":
+        begin = time.perf_counter()
+        config = GenerateConfig(start="mean", steps=2, guidance=7.5)
+        (picture,) = sample(pipe, prior, [Request("a shirt 0", 0)], config)
+        assert picture.image.size == (side, side)
+        return told | {"seconds": time.perf_counter() - begin, **peak_memory(pipe.device)}
+    if method == "controlnet":
+        pipe = new_controlnet(pipe)
+    config = TrainConfig(offset="mean", steps=1, batch=1, method=method, engine=EngineConfig(precision=precision))
+    steps = train(pipe, records, store, prior, config, folder / "run")
+    step = next(steps)
+    told |= {"learned": sum(weight.numel() for weight in pipe.unet.parameters() if weight.requires_grad)}
+    if method == "controlnet":
+        told |= {"learned": sum(weight.numel() for weight in pipe.controlnet.parameters())}
+    steps.close()
+    return told | {"seconds": step.seconds, **peak_memory(pipe.device)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.part:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(do(args.part, args.width, args.side, Path(folder))))
+        return
+    found = {}
+    for part in PARTS:
+        command = [sys.executable, __file__, "--part", part, "--width", str(args.width), "--side", str(args.side)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{part}: {done.stderr[-2000:]}")
+        found[part] = json.loads(done.stdout.strip().splitlines()[-1])
+        told = found[part]
+        learned = f", {told['learned'] / 1e6:.1f} M learn" if "learned" in told else ""
+        print(f"{part}: {told['seconds']:.1f} s, {told['peak_memory_gb']:.1f} GB at most{learned}", flush=True)
+    count = found["a picture of 2 steps"]["parameters"]
+    print(f"UNet of {count / 1e6:.0f} M parameters, {torch.get_num_threads()} threads")
+    if args.out:
+        args.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
