@@ -15,7 +15,8 @@ from onbrand.models import bundle
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
 SHORTER = {"--steps 1000": "--steps 2 --batch 4", "--count 8": "--count 2 --steps 2",
-           "--fine_tuning 300": "--fine_tuning 2 --batch 4 --sampling 2"}  # fmt: skip
+           "--fine_tuning 300": "--fine_tuning 2 --batch 4 --sampling 2", "--out people/": "--out people/ --count 60",
+           "--out fitted/": "--out fitted/ --steps 2"}  # fmt: skip
 """What a test cannot wait for: settings of README's commands, and what stands for them here."""
 
 
@@ -46,7 +47,8 @@ def workplace(tmp_path_factory):
 
 def test_commands_leave_what_they_promise(workplace):
     made = ["brand/prior.safetensors", "pictures/00000.png", "run/model/model_index.json", "trained/check.json",
-            "lora/model/lora_kohya.safetensors", "from_lora/00000.png", "merged/model_index.json"]  # fmt: skip
+            "lora/model/lora_kohya.safetensors", "from_lora/00000.png", "merged/model_index.json",
+            "tryon/model/controlnet/config.json", "fitted/00007.png"]  # fmt: skip
     assert all((workplace / name).exists() for name in [*made, "run/report.html"])
 
 

@@ -253,3 +253,16 @@ def test_validation_is_made_with_the_records_own_control_pictures(home, run, tmp
     made = validation(run[1], open_all(home)[1], open_all(home)[3], config, tmp_path)
     cut = home / "photos" / "cut"
     assert [request.conditioning for request in made.planned.requests] == [(str(cut / f"{i}.png"),) for i in (0, 1)]
+
+
+def test_a_control_pictures_contrast_comes_through_to_the_last_layer():
+    """That one is zero and learns first: what it is given must tell pictures apart. torch's own draw: a thousandth."""
+    pipe = tiny_pipeline()
+    pipe.vae.register_to_config(block_out_channels=(8,) * 4)
+    reader = new_controlnet(pipe).controlnet.controlnet_cond_embedding
+    pictures, given = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)), []
+    reader.conv_out.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    with torch.no_grad():
+        reader(pictures)
+    assert 0.1 < float(given[0].std(0).mean() / pictures.std(0).mean()) < 10
+    assert not reader.conv_out.weight.any() and not reader.conv_out.bias.any()

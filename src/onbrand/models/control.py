@@ -24,12 +24,20 @@ WIDTHS = (16, 32, 96, 256)
 
 def new_controlnet(pipe: StableDiffusionPipeline, seed: int = 0) -> StableDiffusionControlNetPipeline:
     """The pipeline with a ControlNet that changes nothing yet: the UNet's own encoder, zero convolutions, and layers
-    for the control picture drawn from `seed`."""
+    for the control picture drawn from `seed`.
+
+    These are drawn so that a picture's contrast comes through them (He et al. 2015): by torch's own draw it fades to a
+    thousandth, and a short training never reads it (docs/adapters.md).
+    """
     halvings = len(pipe.vae.config.block_out_channels) - 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         widths = (*WIDTHS, *WIDTHS[-1:] * halvings)[: halvings + 1]
         net = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=widths)
+        reader = net.controlnet_cond_embedding
+        for layer in (reader.conv_in, *reader.blocks):
+            torch.nn.init.kaiming_normal_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
     return beside(pipe, [net])
 
 
