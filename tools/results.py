@@ -63,8 +63,9 @@ STEPS = [f"{method}+{steps}{solver}+trailing@one" for solver in ("", "+dpm2m", "
          for method in KEY for steps in (2, 4, 8, 12, 20, 50)]  # fmt: skip
 AGAIN = [f"{name}:seed{seed}/{start}@two" for seed in (1, 2) for name, start in (
          ("plain", "noise"), ("mean-window", "mean"), ("mean-constant", "mean"))]  # fmt: skip
-LORA = [f"text-constant{made}:{steps}/text+zeromean@two" for steps in (100, 300, 1000)
-        for made in (":lora8:lr0.003", "")] + ["text-constant:lora32-attention:lr0.003:300/text+zeromean@two"]
+LORA = [
+    f"text-constant{made}:{steps}/text+zeromean@two" for steps in (100, 300, 1000) for made in (":lora8:lr0.003", "")
+] + ["text-constant:lora32-attention:lr0.003:300/text+zeromean@two"]
 METHODS = [*CORE, *CONTROL, *UNTRAINED, *PAPER, *OURS, *RIVALS, *SWAPPED, *CAPTIONS, *V, *EVEN, *LONGEST, *CURVE,
            *SEEDS, "plain:v/noise@two", "plain/noise+trailing@two", *PCA, *GUIDED, *AGAIN, *LORA, *STEPS]  # fmt: skip
 """In the order in which they are worked off."""

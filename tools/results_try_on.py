@@ -6,7 +6,6 @@ Run by tools/results.py; alone: python tools/results_try_on.py. Writes docs/resu
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -20,7 +19,6 @@ from results_page import DOCS, publish
 
 GARMENTS, SEEDS = 32, 3
 """Held-out garments, each under so many seeds."""
-STEPS = 1000
 METHODS = [f"{training}:controlnet/{start}" for training, start in (
     ("plain", "noise"), ("plain", "mean"), ("mean-window", "mean"), ("mean-constant", "mean"),
     ("mean-constant", "mean+overlay"), ("text-constant", "text+zeromean"))]  # fmt: skip
@@ -64,7 +62,7 @@ def run(out: Path, config: CompareConfig) -> None:
         api.fit(people, "tiny", out / "brand")
     told = api.compare(people, "tiny", out / "compare", methods=METHODS, prompts=asked, held=held,
                        prior=out / "brand", reader="garments", clip="garments-clip", questions=QUESTIONS,
-                       config=replace(config, fine_tuning=STEPS, dropout=0.5))  # fmt: skip
+                       config=config)  # fmt: skip
     publish(out / "compare", "results-try-on")
     shown = [out / "compare" / told["rows"][METHODS[i]]["pictures"] for i in (0, 2, 3)]
     grid([given(asked, out / "given"), *shown], DOCS / "images" / "results-try-on.webp")

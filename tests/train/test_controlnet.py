@@ -264,5 +264,5 @@ def test_a_control_pictures_contrast_comes_through_to_the_last_layer():
     reader.conv_out.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     with torch.no_grad():
         reader(pictures)
-    assert 0.1 < float(given[0].std(0).mean() / pictures.std(0).mean()) < 10
+    assert 0.05 < float(given[0].std(0).mean() / pictures.std(0).mean()) < 10
     assert not reader.conv_out.weight.any() and not reader.conv_out.bias.any()
