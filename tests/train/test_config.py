@@ -80,6 +80,7 @@ def test_a_run_from_before_a_setting_is_resumed_with_what_it_had():
     before = {name: value for name, value in flatten(config).items() if name not in LATER}
     check_same(before, config)
     counted = counting(flatten(config))
+    assert set(LATER) <= set(flatten(config))
     assert all(counted.get(name, had) == had for name, had in LATER.items()), "what runs had is the default"
     with pytest.raises(ValueError, match="loss.input_perturbation was 0.0 and now is 0.1"):
         check_same(before, replace(config, loss=LossConfig(input_perturbation=0.1)))

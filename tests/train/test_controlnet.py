@@ -21,7 +21,7 @@ from onbrand.generate.sample import plan, sample
 from onbrand.generate.start import start
 from onbrand.models import bundle
 from onbrand.models.adapters import controlnet, full
-from onbrand.models.control import new_controlnet, open_controlnets
+from onbrand.models.control import nets_of, new_controlnet, open_controlnets
 from onbrand.train.batches import Batches
 from onbrand.train.loop import train
 from tiny import tiny_pipeline
@@ -109,7 +109,7 @@ def test_several_are_given_each_its_picture_and_its_scale(home, run, tmp_path):
     first = list(sample(bundle.load(out), prior, asked(home, 2), GenerateConfig(steps=20, guidance=2.0, start="mean")))
     torch.testing.assert_close(of((1.0, 0.0)), torch.stack([p.latents for p in first]), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(of((1.0, 0.5)), of((1.0, 0.0)), atol=1e-3)
-    torch.testing.assert_close(of((0.5,)), of((0.5, 0.5)))
+    torch.testing.assert_close(of(0.5), of((0.5, 0.5)))
     base = StableDiffusionPipeline.from_pretrained(home / "model", safety_checker=None)
     theirs = StableDiffusionControlNetPipeline(
         **base.components,
@@ -131,7 +131,7 @@ def test_what_is_given_can_be_laid_over_what_is_made(home, run):
         region = cut[..., 3:] == (0 if i == 1 else 255)
         expected = np.where(region & (i != 1), cut[..., :3], np.asarray(two.image))
         assert np.array_equal(np.asarray(one.image), expected) and torch.equal(one.latents, two.latents)
-    with pytest.raises(ValueError, match="no ControlNet: omit it"):
+    with pytest.raises(ValueError, match="this model has none: omit them"):
         plan(open_all(home)[0], prior, requests, replace(FEW, overlay=True))
 
 
@@ -160,6 +160,9 @@ def test_from_the_command_line_to_a_picture_made_again(home, run, tmp_path):
         remake(tmp_path / "pictures", 1, bundle.load(home / "model"), prior)
     changed = shutil.copytree(home / "photos", tmp_path / "photos")
     folder = shutil.copytree(tmp_path / "pictures", tmp_path / "moved")
+    with pytest.raises(ValueError, match="made with other settings: requests.sha256"):  # resumed on other controls
+        few.write_text(few.read_text().replace("cut/1.png", "cut/2.png"))
+        api.generate(few, out=tmp_path / "pictures", **given)
     text = (folder / "manifest.jsonl").read_text().replace(str(home / "photos"), str(changed))
     (folder / "manifest.jsonl").write_text(text)
     remake(folder, 1, pipe, prior)
@@ -212,10 +215,68 @@ def test_what_does_not_go_is_said_before_any_work(home, run, tmp_path):
         plan(loaded, prior, asked(home), GenerateConfig(controlnet_scale=(1.0, 2.0)))
     with pytest.raises(ValueError, match="a ControlNet is a folder"):
         open_controlnets(plain, [tmp_path])
-    wide = tiny_pipeline()
-    wide.unet.register_to_config(cross_attention_dim=24)
-    with pytest.raises(ValueError, match=r"text 24; got .*text 16"):
-        open_controlnets(wide, [out])
+    for key, value in {"cross_attention_dim": 24, "layers_per_block": 2}.items():
+        other = open_all(home)[0]
+        other.unet.register_to_config(**{key: value})
+        with pytest.raises(ValueError, match=f"differ in {key} {value} and"):
+            open_controlnets(other, [out])
+    with pytest.raises(ValueError, match="this model has none: omit them"):
+        plan(plain, prior, asked(home), replace(FEW, controlnet_scale=0.5))
+    pair = bundle.load(home / "model", lora=lora_with_words(home, tmp_path / "lora"))
+    with pytest.raises(ValueError, match="no part of a whole model"):
+        bundle.save(pair, tmp_path / "saved")
+    with pytest.raises(ValueError, match="has a LoRA beside it"):
+        train(pair, records, store, prior, settings(), tmp_path / "run")
+    assert not (tmp_path / "run").exists() and not (tmp_path / "saved").exists()
+
+
+def lora_with_words(home, out):
+    """A run folder of a LoRA of UNet and text encoder."""
+    given = {"method": "lora", "lora": {"rank": 2, "text_encoder": True}, "steps": 1}
+    for _ in train(*open_all(home), settings(**given), out):
+        pass
+    return out
+
+
+def test_a_control_picture_that_does_not_open_is_said_before_the_first_step(tmp_path):
+    lay(tmp_path / "job")
+    (tmp_path / "job" / "photos" / "cut" / "5.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="every control picture must open; .*5.png"):
+        train(*open_all(tmp_path / "job", method="controlnet"), settings(**GIVEN), tmp_path / "run")
+    config = settings(**GIVEN | {"log": {"validate_every": 1}})
+    given = {"prior": tmp_path / "job" / "prior.safetensors", "config": config}
+    metadata = tmp_path / "job" / "photos" / "metadata.jsonl"
+    metadata.write_text(metadata.read_text().replace(', "conditioning_file_name": "cut/5.png"', ""))
+    with pytest.warns(UserWarning, match="named by no metadata"), pytest.raises(ValueError, match="1 of 8 have none"):
+        api.train(tmp_path / "job" / "photos", tmp_path / "job" / "model", tmp_path / "run", **given)
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+def test_one_that_learnt_with_its_unet_goes_with_it_alone(home, tmp_path):
+    pipe, *rest = open_all(home, method="controlnet")
+    for _ in train(pipe, *rest, settings(**GIVEN | {"controlnet": {"unet": True}, "steps": 1}), tmp_path):
+        pass
+    assert len(nets_of(bundle.load(tmp_path))) == 1
+    with pytest.raises(ValueError, match="learnt with its ControlNet: give it as the model"):
+        bundle.load(home / "model", controlnet=[tmp_path])
+
+
+def test_more_are_put_beside_the_models_own(run):
+    """And beside the UNet of a pipeline that was made in code, not read."""
+    out, pipe = run
+    assert len(nets_of(open_controlnets(tiny_pipeline(), [out]))) == 1
+    both = bundle.load(out, controlnet=[out])
+    assert [bundle.fingerprint(net) for net in nets_of(both)] == [bundle.fingerprint(nets_of(pipe)[0])] * 2
+
+
+def test_half_precision_alone_is_found(home, run, tmp_path):
+    nets_of(run[1])[0].save_pretrained(tmp_path / "half", variant="fp16")
+    (weights,) = (tmp_path / "half").glob("*.safetensors")
+    assert weights.name.endswith(".fp16.safetensors")
+    assert len(nets_of(bundle.load(home / "model", controlnet=[tmp_path / "half"]))) == 1
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(ValueError, match="no ControlNet in safetensors"):
+        bundle.load(home / "model", controlnet=[tmp_path / "half"])
 
 
 def test_it_is_resumed_on_its_own_control_pictures_and_unet(home, run, tmp_path):

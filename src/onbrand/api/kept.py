@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from onbrand.api.materials import Pictures
-from onbrand.data.conditioning import open_conditioning, open_region
+from onbrand.data.conditioning import open_region, read_conditioning
 from onbrand.data.images import Refused
 from onbrand.measure.region import region_difference
 
@@ -28,9 +28,7 @@ def region_differences(made: Pictures) -> Tensor:
 
 def _difference(file: Path, pixels: Tensor) -> Tensor:
     size = (pixels.shape[1], pixels.shape[2])
-    condition, region = open_conditioning(file, size), open_region(file, size)
-    if isinstance(condition, Refused):
-        raise ValueError(f"every picture is compared with what it was made from; {condition}. Put it back")
+    condition, region = read_conditioning(file, size), open_region(file, size)
     if region is None or isinstance(region, Refused):
         return torch.tensor(torch.nan)
     return region_difference(pixels[None], condition[None], region[None])[0]

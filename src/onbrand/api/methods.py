@@ -151,6 +151,8 @@ def read_method(name: str, config: CompareConfig) -> Method:
         change, said = _start_option(option, name)
         pasted = pasted or option == "pasted"
         start, words = replace(start, **change), [*words, said]
+    if start.overlay and training.config and training.config.method != "controlnet":
+        raise _wrong(name, "what was given is laid over a ControlNet's pictures: train with :controlnet")
     return Method(name, training, start, ", ".join(words), PRIORS.get(str(base), ""), pasted, requests)
 
 
@@ -183,11 +185,13 @@ def read_training(made: str, config: CompareConfig, name: str) -> Training:
             rate = float(option[2:])
             words += f", learning rate {rate:g}"
             continue
+        low_rank = re.fullmatch(r"lora(\d+)(-linear|-attention)?", option)
+        if (low_rank or option == "controlnet") and "method" in settings:
+            raise _wrong(name, f"one thing learns; got {option!r} beside {settings['method']!r}")
         if option == "controlnet" and base != "stock":
             settings |= {"method": "controlnet", "controlnet": ControlNetConfig(unet=True)}
             words += ", with a ControlNet"
             continue
-        low_rank = re.fullmatch(r"lora(\d+)(-linear|-attention)?", option)
         if low_rank and base != "stock":
             rank, where = low_rank[1], low_rank[2] or ""
             settings |= {"method": "lora", "lora": LoraConfig(rank=int(rank), targets=TARGETS[where])}

@@ -120,7 +120,9 @@ def usual_requests(photos: str | Path, split: str | None, out: Path, count: int 
     if not told:
         raise ValueError(f"a comparison needs prompts: {photos} has no captions; give --prompts FILE.jsonl")
     few: list[Any] = told[:: max(1, len(told) // count)][:count]
-    lines = [json.dumps({"prompt": r.text, "class": r.class_name, "seed": i}) + "\n" for i, r in enumerate(few)]
+    lines: list[dict[str, Any]] = [{"prompt": r.text, "class": r.class_name, "seed": i} for i, r in enumerate(few)]
+    for line, record in zip(lines, few, strict=True):
+        line |= {"conditioning": str(record.conditioning.resolve())} if record.conditioning else {}
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("".join(lines))
+    out.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return out

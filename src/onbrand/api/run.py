@@ -60,7 +60,7 @@ def train(
     from onbrand.models.control import nets_of, new_controlnet
     from onbrand.models.record import is_lora
     from onbrand.report.files import read_json
-    from onbrand.train.check import settled
+    from onbrand.train.check import check_controls, settled
     from onbrand.train.draws import seed_of
     from onbrand.train.held import check_held
     from onbrand.train.loop import train as take_steps
@@ -92,6 +92,8 @@ def train(
         where, part = (held, None) if Path(held).exists() else (photos, str(held))
         _, kept = encode_photos(pipe, where, latents / LATENTS, size, flip, split=part)
     store, summary = encode_photos(pipe, photos, latents / LATENTS, size, flip, split=split)
+    if config.method == "controlnet":
+        check_controls(summary.used)
     validate = validation(pipe, summary.used, fitted, config, out) if config.log.validate_every else None
     steps = take_steps(pipe, summary.used, store, fitted, config, out, validate, kept.used if kept else ())
     passed, patience = earlier(out), config.log.patience

@@ -30,6 +30,14 @@ def open_conditioning(file: str | Path, size: tuple[int, int], flip: bool = Fals
     return pixels.flip(-1) if flip else pixels
 
 
+def read_conditioning(file: str | Path, size: tuple[int, int], flip: bool = False) -> Tensor:
+    """`open_conditioning`; ValueError for a picture that cannot be had."""
+    pixels = open_conditioning(file, size, flip)
+    if isinstance(pixels, Refused):
+        raise ValueError(f"every control picture must open; {pixels}: mend it, or leave out the picture it belongs to")
+    return pixels
+
+
 def open_region(file: str | Path, size: tuple[int, int]) -> Tensor | Refused | None:
     """What a control picture shows, `(H, W)` bool: where nothing of the ground is seen; None without transparency.
 

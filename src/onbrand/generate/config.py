@@ -49,7 +49,7 @@ class GenerateConfig:
     guidance: float = 7.5
     eta: float = 0.0
     batch: int = 8
-    controlnet_scale: tuple[float, ...] = (1.0,)
+    controlnet_scale: float | tuple[float, ...] = 1.0
     overlay: bool = False
     handoff: bool = False
     trace: int = 0
@@ -62,8 +62,6 @@ class GenerateConfig:
         for name, least in (("steps", 1), ("batch", 1), ("trace", 0), ("guidance", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
-        if not self.controlnet_scale:
-            raise ValueError("controlnet_scale is one number, or one for each ControlNet; got none")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in [0, 1]; got {self.eta}")
         if self.handoff and self.eta:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from onbrand.data.conditioning import open_conditioning, open_region
+from onbrand.data.conditioning import open_region, read_conditioning
 from onbrand.data.images import Refused, open_picture, pad, to_tensor
 from onbrand.generate.config import GenerateConfig
 from onbrand.generate.requests import Request
@@ -43,19 +43,13 @@ def conditions_of(
     scale a ControlNet. shape: (h, w) of the latents; nothing for a pipeline without.
 
     ValueError for a picture that cannot be opened."""
-    nets, scales = len(nets_of(pipe)), list(config.controlnet_scale)
+    nets = len(nets_of(pipe))
     if not nets:
         return {}
     size = (shape[0] * factor_of(pipe), shape[1] * factor_of(pipe))
-    opened = []
-    for net in range(nets):
-        pictures = [open_conditioning(request.conditioning[net], size) for request in requests]
-        refused = [picture for picture in pictures if isinstance(picture, Refused)]
-        if refused:
-            raise ValueError(f"every control picture must open; {refused[0]}")
-        opened.append(torch.stack([picture for picture in pictures if not isinstance(picture, Refused)]))
-    scales = scales * nets if len(scales) == 1 else scales
-    single = nets == 1
+    opened = [torch.stack([read_conditioning(one.conditioning[net], size) for one in requests]) for net in range(nets)]
+    given = config.controlnet_scale
+    scales, single = list(given) if isinstance(given, tuple | list) else [given] * nets, nets == 1
     return {"image": opened[0] if single else opened, "controlnet_conditioning_scale": scales[0] if single else scales}
 
 
@@ -65,9 +59,8 @@ def overlaid(pictures: Tensor, requests: Sequence[Request]) -> Tensor:
     pictures, size = pictures.clone(), (pictures.shape[2], pictures.shape[3])
     for picture, request in zip(pictures, requests, strict=True):
         for file in request.conditioning:
-            shown, region = open_conditioning(file, size), open_region(file, size)
-            if isinstance(shown, Refused) or isinstance(region, Refused):
-                raise ValueError(f"every control picture must open; {shown if isinstance(shown, Refused) else region}")
+            shown, region = read_conditioning(file, size), open_region(file, size)
+            assert not isinstance(region, Refused)
             if region is not None:
                 picture[:, region] = (2 * shown - 1).to(picture)[:, region]
     return pictures

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from onbrand.data.conditioning import open_conditioning
-from onbrand.data.images import Refused
+from onbrand.data.conditioning import read_conditioning
 from onbrand.generate.config import GenerateConfig, Start
 from onbrand.generate.requests import Request
 from onbrand.models.bundle import fingerprint
@@ -40,13 +39,13 @@ def check_prior(pipe: StableDiffusionPipeline, prior: Prior | None, kind: Start,
 def check_conditioning(pipe: StableDiffusionPipeline, requests: Sequence[Request], config: GenerateConfig) -> None:
     """ValueError unless every request has a control picture that opens for each ControlNet; without ControlNets none
     is looked at, and none can be laid over the picture."""
-    nets, scales = len(nets_of(pipe)), config.controlnet_scale
+    nets, scale = len(nets_of(pipe)), config.controlnet_scale
     if not nets:
-        if config.overlay:
-            raise ValueError("overlay lays control pictures over what was made; this model has no ControlNet: omit it")
+        if config.overlay or scale != 1.0:
+            raise ValueError("overlay and controlnet_scale are for ControlNets; this model has none: omit them")
         return
-    if len(scales) not in (1, nets):
-        raise ValueError(f"controlnet_scale is one number or one for each of {nets} ControlNets; got {len(scales)}")
+    if not isinstance(scale, float | int) and len(scale) != nets:
+        raise ValueError(f"controlnet_scale is one number or one for each of {nets} ControlNets; got {len(scale)}")
     for index, request in enumerate(requests):
         if len(request.conditioning) != nets:
             raise ValueError(
@@ -54,8 +53,7 @@ def check_conditioning(pipe: StableDiffusionPipeline, requests: Sequence[Request
                 f"{len(request.conditioning)}: name them as conditioning in the file of requests"
             )
     for file in dict.fromkeys(file for request in requests for file in request.conditioning):
-        if isinstance(found := open_conditioning(file, (1, 1)), Refused):
-            raise ValueError(f"every control picture must open; {found}")
+        read_conditioning(file, (1, 1))
 
 
 def check_effect(kind: Start, schedule: Schedule) -> None:

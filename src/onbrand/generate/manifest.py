@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import warnings
@@ -19,7 +18,7 @@ from onbrand.data.images import to_picture
 from onbrand.generate.config import GenerateConfig
 from onbrand.generate.requests import Request
 from onbrand.generate.sample import Picture, Plan, plan, run, scheduled
-from onbrand.generate.settings import compare, dtype_of, fingerprints, settings_of, short
+from onbrand.generate.settings import compare, dtype_of, fingerprints, settings_of, sha256_of, short
 from onbrand.generate.trace import Trace
 from onbrand.models.codec import decode
 from onbrand.models.control import nets_of
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from onbrand.core.prior import Prior
 
 LINES, SETTINGS = "manifest.jsonl", "config.json"
-EARLIER = {"handoff": False, "zero_mean": False, "controlnet_scale": [1.0], "overlay": False}
+EARLIER = {"handoff": False, "zero_mean": False, "controlnet_scale": 1.0, "overlay": False}
 """What pictures were made with before there were these settings."""
 
 
@@ -182,7 +181,7 @@ def _place(picture: Picture) -> dict[str, int]:
 def _request(entry: Mapping[str, Any], config: GenerateConfig) -> Request:
     keys = ("prompt", "seed", "class", "negative_prompt", "image", "attributes")
     request = replace(Request(*(entry[key] for key in keys)), conditioning=tuple(entry.get("conditioning", ())))
-    read = [_sha256(file) for file in request.conditioning]
+    read = [sha256_of(file) for file in request.conditioning]
     if read != entry.get("conditioning_sha256", []):
         raise ValueError(f"{request.conditioning} are not the control pictures any more of picture {entry['index']}")
     if entry["image_sha256"] != _image_sha256(request, config):
@@ -193,7 +192,7 @@ def _request(entry: Mapping[str, Any], config: GenerateConfig) -> Request:
 def _image_sha256(request: Request, config: GenerateConfig) -> str | None:
     if config.start != "image" or request.image is None:
         return None
-    return _sha256(request.image)
+    return sha256_of(request.image)
 
 
 def _conditioning(request: Request, pipe: StableDiffusionPipeline) -> dict[str, list[str]]:
@@ -201,11 +200,7 @@ def _conditioning(request: Request, pipe: StableDiffusionPipeline) -> dict[str, 
     if not nets_of(pipe):
         return {}
     files = list(request.conditioning)
-    return {"conditioning": files, "conditioning_sha256": [_sha256(file) for file in files]}
-
-
-def _sha256(file: str) -> str:
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return {"conditioning": files, "conditioning_sha256": [sha256_of(file) for file in files]}
 
 
 def _write_png(path: Path, picture: Picture) -> None:

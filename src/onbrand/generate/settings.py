@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onbrand.models.bundle import fingerprint
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
 def settings_of(work: Plan) -> dict[str, Any]:
     """What all pictures of a run have in common, as JSON."""
     told = [asdict(request) for request in work.requests]
-    asked = json.dumps(
-        [{name: value for name, value in one.items() if name != "conditioning" or value} for one in told]
-    )
+    if nets_of(work.pipe):
+        told = [one | {"read": [sha256_of(file) for file in one["conditioning"]]} for one in told]
+    plain = [{name: value for name, value in one.items() if name != "conditioning" or value} for one in told]
+    asked = json.dumps(plain)
     return {
         "config": json.loads(json.dumps(asdict(work.config))),
         "requests": {"count": len(work.requests), "sha256": hashlib.sha256(asked.encode()).hexdigest()},
@@ -39,6 +41,11 @@ def fingerprints(pipe: StableDiffusionPipeline, prior: Prior | None) -> dict[str
     modules = {name: fingerprint(getattr(pipe, name)) for name in ("unet", "vae", "text_encoder")}
     modules |= {f"controlnet {number}": fingerprint(net) for number, net in enumerate(nets_of(pipe), 1)}
     return {**modules, "prior": None if prior is None else prior.fingerprint}
+
+
+def sha256_of(file: str) -> str:
+    """Of a file's bytes, in hex."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def dtype_of(pipe: StableDiffusionPipeline) -> str:

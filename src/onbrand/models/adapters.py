@@ -31,8 +31,8 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, timesteps: Tensor, hidden: Tensor, condition: Tensor | None = None) -> Tensor:
         """x_t (B, C, H, W), timesteps (B,), captions' hidden states (B, L, E), or their tokens (B, L) where the text
-        encoder learns, control pictures (B, 3, 8 H, 8 W) in [0, 1] where there is a ControlNet -> the network's output
-        (B, C, H, W)."""
+        encoder learns, and for a ControlNet control pictures (B, 3, H', W') in [0, 1], of the pictures' size -> the
+        network's output (B, C, H, W)."""
         if self.text_encoder is not None:
             hidden = self.text_encoder(hidden).last_hidden_state
         added = {}

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from onbrand.models.control import open_controlnets
 from onbrand.models.lora import fuse
-from onbrand.models.record import base_of, is_lora, lora_metadata, model_folder, write_record
+from onbrand.models.record import base_of, half_alone, is_lora, lora_metadata, model_folder, write_record
 from onbrand.models.record import offset_config as offset_config
 from onbrand.models.record import offset_of as offset_of
 
@@ -75,11 +75,11 @@ def load(
         file, told = lora_metadata(lora)
         with _quiet():
             fuse(pipe, file, lora_scale)
-        if told.get("offset"):
-            pipe.register_to_config(_name_or_path=str(file))
     if controlnet:
         with _quiet():
             pipe = open_controlnets(pipe, controlnet)
+    if lora is not None and told.get("offset"):
+        pipe.register_to_config(_name_or_path=str(file))
     return pipe.to(device)
 
 
@@ -108,11 +108,9 @@ def _load_folder(path: Path, options: Mapping[str, Any]) -> StableDiffusionPipel
     kinds = {made.__name__: made for made in (StableDiffusionPipeline, StableDiffusionControlNetPipeline)}
     if kind not in kinds:
         raise ValueError(f"a {' or '.join(kinds)} is needed; the model in {path.absolute()} is a {kind}")
-    unet = path / "unet"
-    half = not (unet / "diffusion_pytorch_model.safetensors").exists() and any(unet.glob("*.fp16.safetensors"))
     with _quiet():
         return kinds[kind].from_pretrained(
-            str(path), local_files_only=True, variant="fp16" if half else None, **options
+            str(path), local_files_only=True, variant="fp16" if half_alone(path / "unet") else None, **options
         )
 
 
@@ -164,9 +162,11 @@ def save(
     """Write the pipeline as `save_pretrained` does, and beside it onbrand/{prior.safetensors, config.json}.
 
     `offset`: for offset-trained weights, how they were trained (record.KEYS; the prior's fingerprint is added).
-    onbrand/ is written before the weights, so that a run killed in between leaves no offset-trained weights that pass
-    for plain ones.
+    ValueError for a text encoder with a LoRA. onbrand/ is written before the weights, so that a run killed in between
+    leaves no offset-trained weights that pass for plain ones.
     """
+    if getattr(pipe.text_encoder, "peft_config", None):
+        raise ValueError("a LoRA beside the text encoder is no part of a whole model: `onbrand merge` it first")
     folder = Path(folder)
     write_record(folder, prior, offset)
     with _quiet():

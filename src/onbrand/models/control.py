@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 
-from onbrand.models.record import model_folder, offset_config
+from onbrand.models.record import half_alone, model_folder, offset_config
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -20,6 +20,10 @@ PART = "controlnet"
 """A ControlNet's place in a pipeline and its folder."""
 WIDTHS = (16, 32, 96, 256)
 """Channels of the layers that bring a control picture to the latents' size (Zhang et al. 2023: a factor of 8)."""
+SHAPE = ("block_out_channels", "layers_per_block", "down_block_types", "cross_attention_dim", "in_channels")
+"""What a UNet and a ControlNet beside it have alike."""
+TOGETHER = "onbrand/controlnet.json"
+"""In a model's folder: whether its UNet learnt with its ControlNet, which then belongs to that UNet alone."""
 
 
 def new_controlnet(pipe: StableDiffusionPipeline, seed: int = 0) -> StableDiffusionControlNetPipeline:
@@ -54,20 +58,21 @@ def beside(pipe: StableDiffusionPipeline, nets: Sequence[ControlNetModel]) -> St
 
 
 def open_controlnets(pipe: StableDiffusionPipeline, places: Sequence[str | Path]) -> StableDiffusionControlNetPipeline:
-    """The pipeline with the ControlNets at `places`: each a ControlNet's folder, a run folder that holds one, or a Hub
-    id "owner/name". The first that says how it was trained decides how the pipeline is started.
+    """The pipeline with the ControlNets at `places` behind those it has: each a ControlNet's folder, a run folder that
+    holds one, or a Hub id "owner/name". The first that says how it was trained decides how the pipeline is started.
 
-    ValueError where there is none, and where one belongs to a UNet of other widths.
+    ValueError where there is none, where one belongs to a UNet of another shape, and where its UNet learnt with it.
     """
-    made = beside(pipe, [_open(place, pipe.unet.dtype) for place in places])
-    for net in nets_of(made):
-        ours, theirs = pipe.unet.config, net.config
-        if any(ours[key] != theirs[key] for key in ("block_out_channels", "cross_attention_dim", "in_channels")):
+    opened = [_open(place, pipe.unet.dtype) for place in places]
+    for place, net in zip(places, opened, strict=True):
+        ours, theirs = (json.loads(json.dumps({key: one.config[key] for key in SHAPE})) for one in (pipe.unet, net))
+        if ours != theirs:
+            unlike = ", ".join(f"{key} {ours[key]} and {theirs[key]}" for key in SHAPE if ours[key] != theirs[key])
             raise ValueError(
-                f"a ControlNet has the widths of the UNet it stands beside: {tuple(ours['block_out_channels'])}, text "
-                f"{ours['cross_attention_dim']}; got {tuple(theirs['block_out_channels'])}, text "
-                f"{theirs['cross_attention_dim']}: take one of the same kind of model"
+                f"a ControlNet has the shape of the UNet it stands beside; this model and {place} differ in {unlike}: "
+                "take one of the same kind of model"
             )
+    made = beside(pipe, [*nets_of(pipe), *opened])
     told = [place for place in places if Path(place).expanduser().is_dir() and offset_config(place)]
     if told:
         made.register_to_config(_name_or_path=str(Path(told[0]).expanduser()))
@@ -82,16 +87,26 @@ def nets_of(pipe: StableDiffusionPipeline | StableDiffusionControlNetPipeline) -
 
 def _open(place: str | Path, dtype: torch.dtype) -> ControlNetModel:
     folder = Path(place).expanduser()
-    for inner in (folder, model_folder(folder) / PART):
+    whole = model_folder(folder)
+    if (whole / TOGETHER).is_file() and json.loads((whole / TOGETHER).read_text())["unet"]:
+        raise ValueError(f"the UNet in {folder.absolute()} learnt with its ControlNet: give it as the model, whole")
+    for inner in (folder, whole / PART):
         config = inner / "config.json"
         if config.is_file() and json.loads(config.read_text()).get("_class_name") == ControlNetModel.__name__:
-            return ControlNetModel.from_pretrained(str(inner), torch_dtype=dtype, local_files_only=True)
+            return _load(str(inner), dtype, half_alone(inner))
     if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(place)):
-        try:
-            return ControlNetModel.from_pretrained(str(place), torch_dtype=dtype)
-        except OSError as error:
-            line = str(error).strip().split("\n")[0]
-            raise ValueError(f"no folder {folder.absolute()}, no ControlNet {place!r} on the Hub: {line}") from error
+        return _load(str(place), dtype, False)
     raise ValueError(
         f"a ControlNet is a folder of diffusers' layout, a run folder, or a Hub id; got {folder.absolute()}"
     )
+
+
+def _load(name: str, dtype: torch.dtype, half: bool) -> ControlNetModel:
+    try:
+        return ControlNetModel.from_pretrained(
+            name, torch_dtype=dtype, use_safetensors=True, variant="fp16" if half else None,
+            local_files_only=Path(name).is_dir(),
+        )  # fmt: skip
+    except OSError as error:
+        line = str(error).strip().split("\n")[0]
+        raise ValueError(f"no ControlNet in safetensors at {name}, here or on the Hub: {line}") from error

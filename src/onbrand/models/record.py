@@ -42,6 +42,11 @@ def model_folder(folder: str | Path) -> Path:
     return inner if holds == [False, True] else folder
 
 
+def half_alone(part: Path) -> bool:
+    """Whether a model's part has its weights in half precision alone (diffusers' variant fp16)."""
+    return not (part / "diffusion_pytorch_model.safetensors").exists() and any(part.glob("*.fp16.safetensors"))
+
+
 def lora_metadata(lora: str | Path) -> tuple[Path, dict[str, Any]]:
     """The file of the LoRA at `lora` (the file, or a model or run folder with one), and what onbrand wrote into it:
     base, the model that it was trained on, and offset, how (KEYS; None: plainly). An empty dict: not onbrand's.

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from onbrand.data.conditioning import open_conditioning
-from onbrand.data.images import Refused
+from onbrand.data.conditioning import read_conditioning
 from onbrand.models.codec import to_x0
 
 from . import draws
@@ -43,17 +42,10 @@ class Batches:
         self.captions = Captions(pipe, (record.text for record in pictures.used), tokens=learns)
 
     def conditions(self, records: Sequence[Record], flipped: Sequence[bool] | None) -> Tensor:
-        """(B, 3, H, W) in [0, 1]: the records' control pictures, mirrored where the pictures are; ValueError for one
-        that cannot be opened."""
-        opened = []
-        for i, record in enumerate(records):
-            picture = open_conditioning(
-                str(record.conditioning), self.store.key.resolution, bool(flipped and flipped[i])
-            )
-            if isinstance(picture, Refused):
-                raise ValueError(f"every control picture must open; {picture}: mend it, and start the same run again")
-            opened.append(picture)
-        return torch.stack(opened)
+        """(B, 3, H, W) in [0, 1]: the records' control pictures, mirrored where the pictures are."""
+        turned, size = flipped or [False] * len(records), self.store.key.resolution
+        pairs = zip(records, turned, strict=True)
+        return torch.stack([read_conditioning(str(record.conditioning), size, flip) for record, flip in pairs])
 
     def __call__(self, positions: Sequence[int]) -> Batch:
         """The samples at `positions` (0 is the run's first), on the pipeline's device."""

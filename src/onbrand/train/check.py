@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from accelerate.tracking import get_available_trackers
 
+from onbrand.data.conditioning import read_conditioning
 from onbrand.models.bundle import fingerprint
 from onbrand.models.optimizers import optimizer_of
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from onbrand.core.prior import Prior
     from onbrand.data.latents import Store, Summary
+    from onbrand.data.records import Record
 
 
 def settled(config: TrainConfig, prior: Prior | None) -> TrainConfig:
@@ -48,12 +52,8 @@ def check(
         )
     if not pictures.used:
         raise ValueError(f"training needs pictures; got {pictures}")
-    lacking = [record.file for record in pictures.used if record.conditioning is None]
-    if config.method == "controlnet" and lacking:
-        raise ValueError(
-            f"a ControlNet is trained on a control picture for each; {len(lacking)} of {len(pictures.used)} have none, "
-            f"{lacking[0]} first: name it in metadata.jsonl as conditioning_file_name"
-        )
+    if config.method == "controlnet":
+        check_controls(pictures.used)
     if prior is None:
         if config.offset != "none":
             raise ValueError(f"offset {config.offset} needs a prior; got none: fit one first, or take offset none")
@@ -78,6 +78,18 @@ def check(
             f"{tuple(mean.shape[1:])}: encode and fit at one resolution"
         )
     return objective
+
+
+def check_controls(records: Sequence[Record]) -> None:
+    """Raises ValueError unless every picture has a control picture that opens."""
+    lacking = [record.file for record in records if record.conditioning is None]
+    if lacking:
+        raise ValueError(
+            f"a ControlNet is trained on a control picture for each; {len(lacking)} of {len(records)} have none, "
+            f"{lacking[0]} first: name it in metadata.jsonl as conditioning_file_name"
+        )
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda record: read_conditioning(str(record.conditioning), (1, 1)), records))
 
 
 def precision(config: TrainConfig, device: torch.device) -> str:

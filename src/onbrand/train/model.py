@@ -13,7 +13,7 @@ import torch
 from onbrand.models import bundle
 from onbrand.models import lora as lora_files
 from onbrand.models.adapters import Denoiser, controlnet, full, lora
-from onbrand.models.control import nets_of
+from onbrand.models.control import TOGETHER, nets_of
 
 from . import draws
 from .config import TrainConfig
@@ -50,6 +50,9 @@ def finish(pipe: StableDiffusionPipeline, prior: Prior | None, config: TrainConf
         lora_files.save(pipe, draft, prior, offset, bundle.name_of(pipe))
     else:
         bundle.save(pipe, draft, prior, offset)
+        if config.method == "controlnet":
+            (draft / TOGETHER).parent.mkdir(exist_ok=True)
+            (draft / TOGETHER).write_text(json.dumps({"unet": config.controlnet.unet}) + "\n")
     discard(out / "model")
     os.replace(draft, out / "model")
     return out / "model"
@@ -62,6 +65,8 @@ def denoiser_of(pipe: StableDiffusionPipeline, config: TrainConfig) -> Denoiser:
             f"the model has a ControlNet, and method {config.method} would leave it out: take method controlnet, with "
             "controlnet.unet where the UNet is to learn too"
         )
+    if config.method != "lora" and getattr(pipe.text_encoder, "peft_config", None):
+        raise ValueError("the model's text encoder has a LoRA beside it: `onbrand merge` it first, or train a LoRA")
     if config.method == "full":
         return full(pipe)
     if config.method == "controlnet":
