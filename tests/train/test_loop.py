@@ -6,12 +6,13 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from job import CLASSES, open_all, settings
 
@@ -278,3 +279,23 @@ def test_a_scheduler_without_a_start_is_refused_and_the_start_is_the_live_schedu
 def test_the_batch_counts_all_parts():
     with pytest.raises(ValueError, match="multiple of engine.accumulation"):
         TrainConfig(batch=5, engine=type(TrainConfig().engine)(accumulation=2))
+
+
+def test_a_network_taught_to_predict_v_is_trained_as_one_that_always_did(home, tmp_path):
+    """The same steps to the bit, from the same weights; the saved model says it, and where its start is."""
+    pipe, records, store, prior = open_all(home)
+    config = settings(steps=3, gain="constant", prediction="v_prediction")
+    taught = list(train(pipe, records, store, prior, config, tmp_path / "taught"))
+    other = open_all(home)[0]
+    kind = {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    other.scheduler = DDIMScheduler.from_config(other.scheduler.config, **kind)
+    always = list(train(other, records, store, prior, replace(config, prediction=None), tmp_path / "always"))
+    assert [step.loss for step in taught] == [step.loss for step in always]
+    plain = list(train(*open_all(home), replace(config, prediction=None), tmp_path / "plain"))
+    assert [step.loss for step in plain] != [step.loss for step in always]
+    scheduler = StableDiffusionPipeline.from_pretrained(tmp_path / "taught" / "model", safety_checker=None).scheduler
+    assert {name: scheduler.config[name] for name in kind} == kind
+    assert offset_config(tmp_path / "taught")["start"] == 999
+    for given in ({"method": "lora"}, {"method": "controlnet"}):
+        with pytest.raises(ValueError, match="learnt by the whole UNet"):
+            settings(prediction="v_prediction", **given)

@@ -64,7 +64,7 @@ def train(
     from onbrand.train.draws import seed_of
     from onbrand.train.held import check_held
     from onbrand.train.loop import train as take_steps
-    from onbrand.train.model import finish
+    from onbrand.train.model import finish, teach
     from onbrand.train.patience import earlier, stalled
 
     check_held(config, held is not None)
@@ -92,6 +92,7 @@ def train(
         where, part = (held, None) if Path(held).exists() else (photos, str(held))
         _, kept = encode_photos(pipe, where, latents / LATENTS, size, flip, split=part)
     store, summary = encode_photos(pipe, photos, latents / LATENTS, size, flip, split=split)
+    teach(pipe, config)
     if config.method == "controlnet":
         check_controls(summary.used)
     validate = validation(pipe, summary.used, fitted, config, out) if config.log.validate_every else None

@@ -18,6 +18,7 @@ Method = Literal["full", "lora", "controlnet"]
 Offset = Literal["mean", "pca", "text", "none"]
 Gain = Literal["window", "constant"]
 Draw = Literal["projected", "sampled"]
+Prediction = Literal["epsilon", "v_prediction"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class TrainConfig:
         seed: of every random number of the run
         method: what learns: the whole UNet (full), a LoRA beside it (lora), which wants some ten times the learning
             rate, or a ControlNet, which reads the pictures' control pictures (controlnet)
+        prediction: what the network is taught to predict, with trailing timesteps; null: what it predicts, with its
+            own timesteps. v_prediction has the brand's ground most often, if the whole UNet learns
         lora: rank and place of a LoRA
         controlnet: what learns beside a ControlNet
         loss: caption dropout and weighting
@@ -55,6 +58,7 @@ class TrainConfig:
     batch: int = 16
     seed: int = 0
     method: Method = "full"
+    prediction: Prediction | None = None
     lora: LoraConfig = field(default_factory=LoraConfig)
     controlnet: ControlNetConfig = field(default_factory=ControlNetConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -68,6 +72,13 @@ class TrainConfig:
             one_of("offset", self.offset, Offset)
         one_of("gain", self.gain, Gain)
         one_of("draw", self.draw, Draw)
+        if self.prediction is not None:
+            one_of("prediction", self.prediction, Prediction)
+            if self.method == "lora" or (self.method == "controlnet" and not self.controlnet.unet):
+                raise ValueError(
+                    f"another prediction is learnt by the whole UNet; got prediction {self.prediction} and method "
+                    f"{self.method}: take method full, or controlnet.unet"
+                )
         at_least("steps", self.steps, 1)
         at_least("batch", self.batch, 1)
         if self.offset == "pca" and self.k < 1:

@@ -12,6 +12,7 @@ STEPLESS = ("constant", "constant_with_warmup")
 
 LATER: dict[str, Any] = {
     "method": "full",
+    "prediction": None,
     "lora.rank": 16,
     "lora.alpha": None,
     "lora.targets": ["to_q", "to_k", "to_v", "to_out.0"],

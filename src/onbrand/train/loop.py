@@ -24,7 +24,7 @@ from .config import TrainConfig
 from .flags import flatten
 from .held import check_held, fixed, held_out, loss_on
 from .learner import Learner
-from .model import denoiser_of, finish, origin_of
+from .model import denoiser_of, finish, origin_of, teach
 from .objective import Batch, Objective
 from .state import State, check_resumable, load, save, trim_log
 from .step import Step
@@ -63,6 +63,7 @@ def train(
     """
     config = settled(config, prior)
     freeze(pipe)
+    teach(pipe, config)
     pictures = store.look_up(records)
     objective = check(pipe, pictures, store, prior, config)
     check_held(config, bool(held))

@@ -14,6 +14,7 @@ from onbrand.models import bundle
 from onbrand.models import lora as lora_files
 from onbrand.models.adapters import Denoiser, controlnet, full, lora
 from onbrand.models.control import TOGETHER, nets_of
+from onbrand.models.variants import with_prediction
 
 from . import draws
 from .config import TrainConfig
@@ -56,6 +57,12 @@ def finish(pipe: StableDiffusionPipeline, prior: Prior | None, config: TrainConf
     discard(out / "model")
     os.replace(draft, out / "model")
     return out / "model"
+
+
+def teach(pipe: StableDiffusionPipeline, config: TrainConfig) -> None:
+    """Gives the pipeline the scheduler of what `config.prediction` says, in place; none: its own stays."""
+    if config.prediction is not None:
+        pipe.scheduler = with_prediction(pipe.scheduler, config.prediction, "trailing")
 
 
 def denoiser_of(pipe: StableDiffusionPipeline, config: TrainConfig) -> Denoiser:
