@@ -66,7 +66,7 @@ def test_pictures_made_from_nothing_have_no_such_number(made):
 
 def test_a_garment_that_is_gone_is_said(made):
     (made.parent / "given" / "3.png").unlink()
-    with pytest.raises(ValueError, match=r"what it was made from; .*3\.png: missing"):
+    with pytest.raises(ValueError, match=r"every control picture must open; .*3\.png: missing"):
         api.check(made, made.parent / "photos")
 
 
