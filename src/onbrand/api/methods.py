@@ -175,37 +175,36 @@ def read_training(made: str, config: CompareConfig, name: str) -> Training:
     else:
         raise _wrong(name, f"a training is one of {', '.join(TRAININGS)}, mean-window, mean-constant, text-..., "
                      f"pca3-..., pca3-sampled-...; got {base!r}")  # fmt: skip
+    rule = "a training's options are steps, as :300, :seed1, :t999, :lora8, :controlnet, :lr0.003, :v"
+    if base == "stock":
+        if options:
+            raise _wrong(name, f"{rule}; got {options[0]!r}")
+        return Training(made, base, words, None)
     changes: dict[str, Any] = {}
     taught_v, rate = "v" in options, config.lr
     for option in options:
-        if option == "v" and base != "stock":
-            words += ", v-prediction"
-            continue
-        if re.fullmatch(r"lr\d*\.\d+", option) and base != "stock":
-            rate = float(option[2:])
-            words += f", learning rate {rate:g}"
-            continue
         low_rank = re.fullmatch(r"lora(\d+)(-linear|-attention)?", option)
+        number = re.fullmatch(r"(seed|t)?(\d+)", option)
         if (low_rank or option == "controlnet") and "method" in settings:
             raise _wrong(name, f"one thing learns; got {option!r} beside {settings['method']!r}")
-        if option == "controlnet" and base != "stock":
+        if option == "v":
+            words += ", v-prediction"
+        elif re.fullmatch(r"lr\d*\.\d+", option):
+            rate = float(option[2:])
+            words += f", learning rate {rate:g}"
+        elif option == "controlnet":
             settings |= {"method": "controlnet", "controlnet": ControlNetConfig(unet=True)}
             words += ", with a ControlNet"
-            continue
-        if low_rank and base != "stock":
+        elif low_rank:
             rank, where = low_rank[1], low_rank[2] or ""
             settings |= {"method": "lora", "lora": LoraConfig(rank=int(rank), targets=TARGETS[where])}
             words += f", LoRA of rank {rank}{where and f', {where[1:]} layers'}"
-            continue
-        told = re.fullmatch(r"(seed|t)?(\d+)", option)
-        if not told or base == "stock":
-            rule = "a training's options are steps, as :300, :seed1, :t999, :lora16, :controlnet, :lr0.003, :v"
+        elif number:
+            kind, count = number[1], number[2]
+            changes[{None: "steps", "seed": "seed", "t": "first"}[kind]] = int(count)
+            words += {None: f", {count} steps", "seed": f", seed {count}", "t": f", from t = {count}"}[kind]
+        else:
             raise _wrong(name, f"{rule}; got {option!r}")
-        field = {None: "steps", "seed": "seed", "t": "first"}[told[1]]
-        changes[field] = int(told[2])
-        words += {"steps": f", {told[2]} steps", "seed": f", seed {told[2]}", "first": f", from t = {told[2]}"}[field]
-    if base == "stock":
-        return Training(made, base, words, None)
     steps = changes.get("steps", config.fine_tuning)
     noise = settings.pop("noise_offset", 0.0)
     taught = TrainConfig(
