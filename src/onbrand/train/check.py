@@ -54,6 +54,8 @@ def check(
         raise ValueError(f"training needs pictures; got {pictures}")
     if config.method == "controlnet":
         check_controls(pictures.used)
+        with ThreadPoolExecutor() as pool:  # all of them, for one that breaks off would end the run in its midst
+            list(pool.map(lambda record: read_conditioning(str(record.conditioning), (1, 1)), pictures.used))
     if prior is None:
         if config.offset != "none":
             raise ValueError(f"offset {config.offset} needs a prior; got none: fit one first, or take offset none")
@@ -81,15 +83,13 @@ def check(
 
 
 def check_controls(records: Sequence[Record]) -> None:
-    """Raises ValueError unless every picture has a control picture that opens."""
+    """Raises ValueError unless every picture has a control picture."""
     lacking = [record.file for record in records if record.conditioning is None]
     if lacking:
         raise ValueError(
             f"a ControlNet is trained on a control picture for each; {len(lacking)} of {len(records)} have none, "
             f"{lacking[0]} first: name it in metadata.jsonl as conditioning_file_name"
         )
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda record: read_conditioning(str(record.conditioning), (1, 1)), records))
 
 
 def precision(config: TrainConfig, device: torch.device) -> str:
