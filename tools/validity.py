@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "measure"))
 
@@ -15,8 +16,10 @@ from test_reference import UNSEEN, VIOLATIONS
 
 from conftest import brand_pictures
 from onbrand.api.materials import decode_x0, encode_x0
+from onbrand.core import Fitter, Prior, Provenance
 from onbrand.measure.intervals import mean
-from onbrand.measure.reference import judge, learn
+from onbrand.measure.kind import kind_values
+from onbrand.measure.reference import Reference, Verdict, judge, learn
 from onbrand.models.bundle import load
 
 
@@ -42,11 +45,21 @@ def figures() -> None:
     pictures, kinds = test_figures.load("train", 4020)
     held, classes = test_figures.load("test", 550)
     pipe = load("tiny")
-    decoded, through = (decode_x0(pipe, encode_x0(pipe, part)) for part in (pictures, held))
+    x0, held_x0 = encode_x0(pipe, pictures), encode_x0(pipe, held)
+    decoded, through = decode_x0(pipe, x0), decode_x0(pipe, held_x0)
+    fitter = Fitter(x0.shape[1:], 16)
+    fitter.update(x0, kinds)
+    prior = Prior(fitter.finish(), Provenance("tiny", 1.0, 0.0, (128, 128), "", False, (255, 255, 255)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        reference, wide = learn(pictures, classes=kinds), learn(pictures, classes=kinds, decoded=decoded)
-    found = [judge(*pair, classes=classes) for pair in ((reference, held), (wide, held), (wide, through))]
+        reference = learn(pictures, prior, x0, classes=kinds)
+        wide = learn(pictures, prior, x0, classes=kinds, decoded=decoded)
+
+    def held_against(one: Reference, shown: Tensor, asked: list[str], latents: Tensor = held_x0) -> Verdict:
+        return judge(one, shown, kind_values(prior, latents, asked), asked)
+
+    found = [held_against(reference, held, classes), held_against(wide, held, classes),
+             held_against(wide, through, classes, encode_x0(pipe, through))]  # fmt: skip
     print(
         "\n| property | pictures | learnt with `decoded` | the same through the stock model's VAE |\n|---|---|---|---|"
     )
@@ -63,6 +76,13 @@ def figures() -> None:
     asked = [classes[i].replace("garment", "person") for i in alone]
     other = judge(reference, held[alone], classes=asked)
     print(f"| garment where a figure was asked | pose | {told(~other.passed['pose'])} |")
+    swap = {"garment": "person", "person": "garment", "male": "female", "female": "male"}
+    for words, part in (("garment where a figure was asked, or the reverse", 1), ("the other gender's kind asked", 0)):
+        wrong = [" ".join(swap[w] if i == part else w for i, w in enumerate(name.split())) for name in classes]
+        passed = held_against(reference, held, wrong).passed["kind"]
+        for view in ("person", "garment"):
+            rows = torch.tensor([name.endswith(view) for name in classes])
+            print(f"| a {view}: {words} | kind | {told(~passed[rows])} |")
 
 
 def main() -> None:

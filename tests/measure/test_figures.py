@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from torch.nn.functional import affine_grid, grid_sample, interpolate
+from torch.nn.functional import adaptive_avg_pool2d, affine_grid, grid_sample, interpolate
 from violations import dimmed, on_ground, shift, side_light, zoom
 
+from onbrand.core import Fitter, Prior, Provenance
 from onbrand.data.garments import garments
+from onbrand.measure.kind import kind_values
 from onbrand.measure.reference import judge, learn
 
 
@@ -17,10 +19,30 @@ def load(split, count):
     return tensor, [rows[i]["class"] for i in taken.tolist()]
 
 
+def small(pictures):
+    """Stands in for a latent: the picture at 16 x 16, `(B, 3, 16, 16)`."""
+    return adaptive_avg_pool2d(pictures, 16)
+
+
 @pytest.fixture(scope="module")
-def reference():
-    pictures, classes = load("train", 1200)
+def photos():
+    return load("train", 1200)
+
+
+@pytest.fixture(scope="module")
+def reference(photos):
+    pictures, classes = photos
     return learn(pictures, classes=classes)
+
+
+@pytest.fixture(scope="module")
+def kinds(photos):
+    """A prior of the four kinds, and the ranges learned with it."""
+    pictures, classes = photos
+    fitter = Fitter((3, 16, 16), 3)
+    fitter.update(small(pictures), classes)
+    prior = Prior(fitter.finish(), Provenance("", 1.0, 0.0, (128, 128), "", False, (255, 255, 255)))
+    return prior, learn(pictures, prior, small(pictures), classes=classes)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +83,19 @@ def test_real_pictures_of_every_kind_pass_each_property(reference, unseen):
     shares = {name: column[found.judged[name]].float().mean().item() for name, column in found.passed.items()}
     assert set(shares) == {"ground", "centring", "cropping", "fill", "light", "pose"}
     assert min(shares.values()) >= 0.995, shares
+
+
+def test_real_pictures_are_of_their_kind_and_not_of_the_other(kinds, unseen):
+    """A man's and a woman's garment may look alike, and pass as either; a garment never passes as a figure."""
+    (prior, reference), (pictures, classes) = kinds, unseen
+
+    def passed(asked):
+        found = judge(reference, pictures, kind_values(prior, small(pictures), asked), asked)
+        return found.passed["kind"].float()
+
+    assert passed(classes).mean() >= 0.99
+    swap = {"garment": "person", "person": "garment"}
+    assert passed([f"{gender} {swap[view]}" for gender, view in map(str.split, classes)]).mean() <= 0.05
 
 
 def test_figures_have_a_pose_and_garments_none(reference):

@@ -10,7 +10,7 @@ from onbrand.measure.kind import belongs, kind_of
 
 def test_kind_is_the_likeliest_class_and_how_likely():
     found = kind_of(torch.tensor([[-10.0, -4.0], [-1.0, -9.0]]), torch.tensor([0, 0]), 2)
-    assert found["kind_lead"].tolist() == [-6, 8] and found["kind_likelihood"].tolist() == [-5, -0.5]
+    assert found["kind_lead"].tolist() == [-3, 4] and found["kind_likelihood"].tolist() == [-5, -0.5]
     assert kind_of(torch.tensor([[-3.0]]), torch.tensor([0]), 1)["kind_lead"].item() == float("inf")
 
 

@@ -38,7 +38,10 @@ RULES = {
         "Brightness and contrast of the product, and the darkest side of the set, lie in the photos' range.",
     ),
     "pose": ("in the brand's pose", "The silhouette lies on the mean silhouette as far as the photos' do."),
-    "kind": ("right kind of picture", "The kind asked for is the likeliest under the prior, and likely."),
+    "kind": (
+        "right kind of picture",
+        "The kind asked for is as likely, and as much the likeliest, as of the photos of that kind.",
+    ),
     "text": ("show what was asked", "A reader finds in the picture what the prompt names: {attributes}."),
     "diversity": ("variety kept", "Variance over the photos', in the prior's components; 1 is all of it."),
     "frechet": ("distance from the photos", "Frechet distance in the prior's components (no FID); less is better."),

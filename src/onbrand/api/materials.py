@@ -24,7 +24,7 @@ from onbrand.data.images import Refused, open_picture, pad, to_tensor
 from onbrand.data.records import Record, read_folder
 from onbrand.generate import manifest
 from onbrand.measure.joints import Net, Stance, learn_stances
-from onbrand.measure.reference import Reference, learn
+from onbrand.measure.reference import SLACK, TAIL, Reference, learn
 from onbrand.models.codec import channels_last, decode, encode, to_x0
 
 if TYPE_CHECKING:
@@ -203,9 +203,9 @@ def _class(prior: Prior, name: str | None, prompt: str) -> str:
 
 
 def _key(records: Sequence[Record], size: tuple[int, int], prior: Prior | None) -> str:
-    """Changes with any photo, their number, the size and the prior."""
+    """Changes with any photo, their number, the size, the prior, and the rule by which ranges are learnt."""
     stamps = [(str(record.file), record.class_name, record.text, *_stamp(record.stamp)) for record in records]
-    told = json.dumps([size, prior.fingerprint if prior else "", stamps])
+    told = json.dumps([size, prior.fingerprint if prior else "", stamps, SLACK, TAIL])
     return hashlib.sha256(told.encode()).hexdigest()
 
 

@@ -21,12 +21,12 @@ ALL = ""
 def kind_of(likelihoods: Tensor, classes: Tensor, dimensions: int) -> dict[str, Tensor]:
     """Of the kind of picture, from log-likelihoods `(B, n)` of each class (Prior.classify) and the asked class `(B,)`.
 
-    kind_lead: how much likelier the asked class is than the best other one, in nats (inf where there is no other) ·
-    kind_likelihood: log-likelihood under the asked class, in nats a dimension of x0.
+    In nats a dimension of x0: kind_lead, how much likelier the asked class is than the best other one (inf where there
+    is no other); kind_likelihood, log-likelihood under the asked class.
     """
     asked = likelihoods.gather(1, classes[:, None])[:, 0]
     others = likelihoods.scatter(1, classes[:, None], -torch.inf).amax(1)
-    return {"kind_lead": asked - others, "kind_likelihood": asked / dimensions}
+    return {"kind_lead": (asked - others) / dimensions, "kind_likelihood": asked / dimensions}
 
 
 def kind_values(prior: Prior, x0: Tensor, classes: Sequence[str] | None = None) -> dict[str, Tensor]:

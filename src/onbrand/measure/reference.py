@@ -35,7 +35,8 @@ SLACK = {
     "ground_near": (0.05, None), "ground_border": (0.1, None), "ground_share": (0.02, 0.02),
     "centre_x": (0.015, 0.015), "centre_y": (0.015, 0.015), "margin": (0.016, None), "border_product": (None, 0.005),
     "fill": (0.035, 0.035), "light_mean": (2.0, 2.0), "light_spread": (2.0, 2.0), "light_low": (2.0, 2.0),
-    "light_sides": (4.0, 4.0), "pose_overlap": (0.03, None), "kind_likelihood": (0.05, None),
+    "light_sides": (4.0, 4.0), "pose_overlap": (0.03, None), "kind_lead": (0.02, None),
+    "kind_likelihood": (0.05, None),
 }  # fmt: skip
 """How far below the lowest and above the highest learned value each number may lie, in its own units; None: any far."""
 Bounds = tuple[float, float]
@@ -236,13 +237,15 @@ def _ranges(
     for name in found[0]:
         values[name] = torch.cat([one[name] for one in (found[:1] if name in STATISTICS["ground"] else found)])
     bounds = {name: _range(column, name) for name, column in values.items() if name in SLACK}
-    return bounds | ({"kind_lead": (0.0, math.inf)} if kinds else {}), pose
+    if kinds:  # the likeliest kind is never wrong, however clearly the photos are their own
+        bounds["kind_lead"] = (min(0.0, bounds["kind_lead"][0]), math.inf)
+    return bounds, pose
 
 
 def _range(values: Tensor, name: str) -> Bounds:
-    """The values' range without the tails, widened by the number's slack; nan are left out."""
+    """The values' range without the tails, widened by the number's slack; nan and inf are left out."""
     below, above = SLACK[name]
-    values = values[~values.isnan()]
+    values = values[values.isfinite()]
     if not len(values):
         return -math.inf, math.inf
     low, high = values.double().quantile(torch.tensor([TAIL, 1 - TAIL], dtype=torch.float64)).tolist()
