@@ -3,8 +3,8 @@
     python tools/method.py     rewrites the tables between the page's markers and docs/images/method-*.png
 
 An ideal network in one Gaussian mode: text gives m = mu + N(0, vm), x0 = m + N(0, lc), and the network answers
-E[x0 | x_t, text] for the states that it was trained on. Every state is linear in 1, m - mu, eps and the start's own
-draw, so it is carried as four coefficients; mean, variance and slope are exact, nothing is sampled.
+E[x0 | x_t, text] for the states that it was trained on. Every state is linear in 1, m - mu, eps and all draws, so it
+is carried as their coefficients; mean, variance and slope are exact, nothing is sampled.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from diffusers import DDIMScheduler, PNDMScheduler
 from torch import Tensor
 
 from onbrand.core import add_noise, constant, estimate, handoff, matched_noise, target, window, x_init
+from onbrand.generate.fresh import match
 from onbrand.models.schedule import read
 from onbrand.models.variants import with_options
 from onbrand.report.figures import COLOURS, INK, LINE, SOFT
@@ -37,7 +38,8 @@ FIRST, WINDOW = 951, 950
 """Where 20 leading steps start; the paper's T - S."""
 MODES = {"white ground": (110.0, 300.0, 300.0), "brightness": (27.0, 400.0, 950.0)}
 """(mu, vm, lc): the mean, the variance that text explains, the variance that it leaves."""
-ONE, TEXT, EPS, DRAW = torch.eye(4, dtype=torch.float64)
+ONE, TEXT, EPS, DRAW, *FRESH = torch.eye(4 + 20, dtype=torch.float64)
+"""What a state is made of: 1, m - mu, eps, the start's own draw, and a random sampler's in each of 20 steps."""
 X0, START, NOISE = torch.eye(3)
 
 
@@ -51,6 +53,8 @@ class Method:
     gain: Callable[[Tensor, float], Tensor] | None = None
     trained: int = FIRST
     hand: bool = False
+    drawing: str = ""
+    """How DDIM with eta 1 draws: as it comes, or matched (`onbrand.matched_steps`); empty: eta 0."""
     steps: int = 20
     offset_noise: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
@@ -65,6 +69,8 @@ METHODS = (
     Method("mean offset, window (the paper)", gain=window, trained=WINDOW),
     Method("the same + exact hand-off", gain=window, trained=WINDOW, hand=True),
     Method("mean offset, constant gain", gain=constant),
+    Method("the same, eta 1, fresh noise as it comes", gain=constant, drawing="as it comes"),
+    Method("the same, eta 1, fresh noise matched", gain=constant, drawing="matched"),
     Method("text offset, constant gain", "m", constant),
     Method("offset noise 0.1, pure noise", "noise", offset_noise=0.1),
     Method("zero terminal SNR, trailing", "noise", options=dict(
@@ -109,16 +115,18 @@ def propagate(method: Method, mode: tuple[float, float, float]) -> tuple[float, 
                "text": m + math.sqrt(lc) * DRAW, "m": m}[method.start]  # fmt: skip
     first, second = scheduler.timesteps[:2].tolist()
     x = EPS if method.start == "noise" else x_init(x_start, EPS, float(abars[first]))
+    draws, stepper = iter(FRESH), match(scheduler, x, EPS) if method.drawing == "matched" else scheduler
     for t in scheduler.timesteps.tolist():
         abar = float(abars[t])
         c, k, _ = state(abar, float(gains[t])).double()
         x0_hat = m + c * lc / (c**2 * lc + (1 - abar) * spread) * (x - c * m - k * x_start)
         output = target(kind, x0_hat, estimate("sample", x0_hat, x, abar)[1], abar)
-        after = scheduler.step(output, t, x, eta=0.0).prev_sample
+        fresh = {"eta": 1.0, "variance_noise": next(draws)} if method.drawing else {}
+        after = stepper.step(output, t, x, **fresh).prev_sample
         if method.hand and t == first:
             after = handoff(x, after, EPS, abar, float(abars[second])).double()
         x = after
-    variance = x[1] ** 2 * vm + x[2] ** 2 + x[3] ** 2
+    variance = x[1] ** 2 * vm + x[2:].square().sum()
     return float(x[0]) / mu, float(variance) / (vm + lc), float(x[1])
 
 
@@ -222,16 +230,17 @@ def gain_figure(path: Path) -> None:
 
 
 def ideal_figure(path: Path) -> None:
-    """The table of ideal networks as dots: one row a method, one panel a score."""
-    scores = torch.tensor([[propagate(m, mode) for mode in MODES.values()] for m in METHODS])
+    """The table of ideal networks as dots: one row a method, one panel a score; without random samplers."""
+    methods = [m for m in METHODS if not m.drawing]
+    scores = torch.tensor([[propagate(m, mode) for mode in MODES.values()] for m in methods])
     styles = (dict(marker="o", markersize=4.5, color=COLOURS[0]),
               dict(marker="s", markersize=9, mfc="none", color=COLOURS[1]))  # fmt: skip
     figure, axes = plt.subplots(1, 3, figsize=(8.4, 3.8), layout="constrained", sharey=True)
     for i, (axis, title) in enumerate(zip(axes, ("share of the mean", "variance ratio", "text slope"), strict=True)):
         axis.axvline(1, color=SOFT, linewidth=0.8, linestyle=":")
         for j, (name, style) in enumerate(zip(MODES, styles, strict=True)):
-            axis.plot(scores[:, j, i], range(len(METHODS)), linestyle="", label=name, **style)
-        axis.set(title=title, xlim=(-0.04, 1.08), yticks=range(len(METHODS)), yticklabels=[m.name for m in METHODS])
+            axis.plot(scores[:, j, i], range(len(methods)), linestyle="", label=name, **style)
+        axis.set(title=title, xlim=(-0.04, 1.08), yticks=range(len(methods)), yticklabels=[m.name for m in methods])
         axis.grid(axis="y", color=LINE, linewidth=0.6)
     axes[0].invert_yaxis()
     save(figure, axes[0], path)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onbrand.core import target as target
     from onbrand.core import window as window
     from onbrand.core import x_init as x_init
+    from onbrand.generate.fresh import matched_steps as matched_steps
     from onbrand.generate.handoff import HandOff as HandOff
     from onbrand.generate.start import start as start
 
@@ -39,6 +40,7 @@ _HOMES = {
         "Conditional ConditionalFitter Finding Fitter Gaussian Leak Prior Provenance add_noise constant estimate "
         "findings handoff matched_noise measure_leak ratio remove_noise target window x_init"
     ),
+    "onbrand.generate.fresh": "matched_steps",
     "onbrand.generate.handoff": "HandOff",
     "onbrand.generate.start": "start",
 }

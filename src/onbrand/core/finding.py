@@ -12,6 +12,7 @@ TITLES = {
     "OB004": "window wider than one inference step",
     "OB005": "no mismatch",
     "OB006": "constant gain started from another timestep than trained",
+    "OB007": "constant gain under a sampler that draws noise",
 }
 """Every code there is; each has its section in docs/findings.md."""
 

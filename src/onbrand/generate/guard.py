@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from onbrand.core.prior import Prior
 
 
+MATCHED = ("DDIMScheduler", "EulerAncestralDiscreteScheduler")
+"""Samplers whose fresh noise can be matched to the constant gain (`fresh.match`)."""
+
+
 def check_prior(pipe: StableDiffusionPipeline, prior: Prior | None, kind: Start, classes: Sequence[str] | None) -> None:
     """ValueError unless the prior was fitted with the pipeline's VAE and has what a start of this kind needs."""
     if prior is None:
@@ -103,6 +107,22 @@ def check_trained(
         )
     if prior is not None and offset.get("prior") not in (None, prior.fingerprint):
         warnings.warn("these weights were trained with another prior than this one", stacklevel=3)
+
+
+def check_fresh(scheduler: Any, matched: Sequence[str] = ()) -> None:
+    """OB007, a warning: under the constant gain a sampler draws noise that is not matched. matched: names of those
+    whose noise is."""
+    name = type(scheduler).__name__
+    drawing = any(part in name for part in ("DDPM", "Ancestral", "SDE", "LCM", "TCD"))
+    if name in matched or not (drawing or str(scheduler.config.get("algorithm_type", "")).startswith("sde")):
+        return
+    remedy = f"take {' (with eta 1) or '.join(MATCHED)}, or a sampler that draws none"
+    if name in MATCHED:
+        remedy = "run the pipeline inside onbrand.matched_steps(pipe, latents, seeds=...)"
+    warnings.warn(
+        f"OB007: {name} draws noise at every step, which thins x_start's share under the constant gain: {remedy}",
+        stacklevel=3,
+    )
 
 
 def _say(kind: str, k: int) -> str:

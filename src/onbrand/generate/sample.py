@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,11 +14,12 @@ from torch import Tensor
 
 from onbrand.data.images import to_picture
 from onbrand.generate.config import GenerateConfig, Start
+from onbrand.generate.fresh import match, scheduled
 from onbrand.generate.given import conditions_of, images_of, overlaid
-from onbrand.generate.guard import check_conditioning, check_effect, check_prior, check_trained
+from onbrand.generate.guard import MATCHED, check_conditioning, check_effect, check_fresh, check_prior, check_trained
 from onbrand.generate.handoff import HandOff, check
 from onbrand.generate.requests import Request
-from onbrand.generate.start import begin, classes_of, components, generator_for, usual_start
+from onbrand.generate.start import begin, classes_of, components, generator_for, noise_for, usual_start
 from onbrand.generate.trace import Recorder, Trace
 from onbrand.models.bundle import offset_of
 from onbrand.models.codec import decode, warn_long
@@ -71,6 +71,11 @@ class Plan:
     offset: Mapping[str, Any] | None
     """How the weights were offset-trained; None: plainly."""
 
+    @property
+    def matched(self) -> bool:
+        """Whether the noise that the sampler draws is matched (`fresh.match`)."""
+        return self.kind != "noise" and self.offset is not None and self.offset["gain"] == "constant"
+
 
 def plan(
     pipe: StableDiffusionPipeline,
@@ -109,9 +114,12 @@ def plan(
         check(live, trained)
     warn_long(pipe, prompts)
     even = kind != "noise" if config.zero_mean is None else config.zero_mean
-    return Plan(
+    made = Plan(
         pipe, prior, requests, replace(config, start=kind, zero_mean=even), kind, live, schedule, classes, k, trained
     )
+    if made.matched:
+        check_fresh(live, MATCHED)
+    return made
 
 
 def sample(
@@ -161,7 +169,10 @@ def _batch(plan: Plan, batch: range) -> list[Picture]:
     generators = [generator_for(seed, "steps") for seed in seeds]
     traced = batch[0] < config.trace
     recorder = Recorder(latents * plan.schedule.init_noise_sigma, plan.schedule.prediction_type, config.guidance)
-    with scheduled(pipe, copy.deepcopy(plan.scheduler)):
+    scheduler = copy.deepcopy(plan.scheduler)
+    if plan.matched:
+        scheduler = match(scheduler, latents, noise_for(seeds, latents.shape[1:], bool(config.zero_mean)))
+    with scheduled(pipe, scheduler):
         if hasattr(pipe.scheduler, "noise_sampler_seed"):
             pipe.scheduler.noise_sampler_seed = [generator.initial_seed() for generator in generators]
         callbacks: list[Callable[..., dict[str, Any]]] = []
@@ -214,14 +225,3 @@ def _in_turn(callbacks: Sequence[Callable[..., dict[str, Any]]]) -> Callable[...
         return given
 
     return call
-
-
-@contextmanager
-def scheduled(pipe: StableDiffusionPipeline, scheduler: Any) -> Iterator[None]:
-    """While this holds, the pipeline runs on `scheduler`."""
-    own = pipe.scheduler
-    pipe.scheduler = scheduler
-    try:
-        yield
-    finally:
-        pipe.scheduler = own

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from onbrand.generate.config import Start
-from onbrand.generate.guard import check_effect, check_prior, check_trained
+from onbrand.generate.guard import check_effect, check_fresh, check_prior, check_trained
 from onbrand.models.bundle import offset_of
 from onbrand.models.codec import embed, encode, to_x0
 from onbrand.models.schedule import describe, latents_for, set_steps
@@ -55,7 +55,8 @@ def start(
 
     ValueError for an unknown kind or class (it lists them), a prior of another VAE, a scheduler that a start cannot
     enter, and offset-trained weights started outside their window (OB003). Warns of a start without effect (OB005),
-    another than the trained one, and a constant gain started from another timestep (OB006).
+    another than the trained one, a constant gain started from another timestep (OB006), and one under a sampler that
+    draws noise (OB007): run the pipeline inside `matched_steps`.
     """
     if kind is not None and kind not in get_args(Start):
         raise ValueError(f"the start must be one of {', '.join(get_args(Start))}; got {kind!r}")
@@ -71,6 +72,8 @@ def start(
     check_prior(pipe, prior, kind, named)
     check_effect(kind, schedule)
     check_trained(pipe.scheduler, schedule, num_inference_steps, kind, k, prior, trained)
+    if kind != "noise" and trained is not None and trained["gain"] == "constant":
+        check_fresh(live)
     even = kind != "noise" if zero_mean is None else zero_mean
     return begin(pipe, prior, live, prompts, named, seeds, kind, k, images, literal, residual, even)
 
