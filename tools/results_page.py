@@ -21,8 +21,9 @@ def publish(compared: Path, name: str) -> dict[str, Any]:
     (DOCS / f"{name}.json").write_text(json.dumps(told["methods"], indent=1) + "\n")
     text = (compared / "compare.md").read_text().split("\n", 1)[1]
     for figure in sorted((compared / "figures").iterdir()):
-        shutil.copy2(figure, DOCS / "images" / f"{name}-{figure.name}")
-        text = text.replace(f"(figures/{figure.name})", f"(images/{name}-{figure.name})")
+        if f"(figures/{figure.name})" in text:  # others are of another page's comparison in this folder
+            shutil.copy2(figure, DOCS / "images" / f"{name}-{figure.name}")
+            text = text.replace(f"(figures/{figure.name})", f"(images/{name}-{figure.name})")
     file = Path(__file__).with_name(f"{name.replace('-', '_')}_words.md")
     words = filled(file.read_text().rstrip(), told["methods"])
     (DOCS / f"{name}.md").write_text(f"{words}\n{text}")

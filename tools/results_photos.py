@@ -1,6 +1,6 @@
 """Fashion-MNIST photos, tinted, on the brand's white: the usual way, the class mean, the paper's training and ours.
 
-Run by tools/results.py; alone: python tools/results_photos.py. Writes docs/results-photos.md and its pictures.
+Run by tools/results.py --only photos. Writes docs/results-photos.md and its pictures.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 
 from onbrand import api
-from onbrand.api.methods import CompareConfig
 from onbrand.data import catalogue
+from results_catalogue import CONFIG
 from results_page import publish
 
 HELD = 240
@@ -22,7 +22,7 @@ QUESTIONS = {
 }
 
 
-def run(out: Path, config: CompareConfig) -> None:
+def run(out: Path) -> None:
     """Everything, from what is finished on."""
     photos, held, asked = out / "photos", out / "held", out / "requests.jsonl"
     if not (photos / "metadata.jsonl").exists():
@@ -36,11 +36,5 @@ def run(out: Path, config: CompareConfig) -> None:
     if not (out / "brand" / "prior.safetensors").exists():
         api.fit(photos, "tiny", out / "brand")
     api.compare(photos, "tiny", out / "compare", methods=METHODS, prompts=asked, held=held, prior=out / "brand",
-                reader="photos", questions=QUESTIONS, config=config)  # fmt: skip
+                reader="photos", questions=QUESTIONS, config=CONFIG)  # fmt: skip
     publish(out / "compare", "results-photos")
-
-
-if __name__ == "__main__":
-    from results import CONFIG
-
-    run(Path("runs/results/photos"), CONFIG)

@@ -1,6 +1,6 @@
 """The paper's Fig. 5 on the catalogue: try-on by ControlNet, plain against window against constant gain.
 
-Run by tools/results.py; alone: python tools/results_try_on.py. Writes docs/results-try-on.md and its pictures.
+Run by tools/results.py --only try-on. Writes docs/results-try-on.md and its pictures.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 from PIL import Image
 
 from onbrand import api
-from onbrand.api.methods import CompareConfig
 from onbrand.data import catalogue
 from onbrand.data.conditioning import CONDITION_GROUND
 from onbrand.report.versus import grid
+from results_catalogue import CONFIG
 from results_page import DOCS, publish
 
 GARMENTS, SEEDS = 32, 3
@@ -55,20 +55,14 @@ def given(asked: Path, folder: Path) -> Path:
     return folder
 
 
-def run(out: Path, config: CompareConfig) -> None:
+def run(out: Path) -> None:
     """Everything, from what is finished on."""
     people, held, asked = inputs(out)
     if not (out / "brand" / "prior.safetensors").exists():
         api.fit(people, "tiny", out / "brand")
     told = api.compare(people, "tiny", out / "compare", methods=METHODS, prompts=asked, held=held,
                        prior=out / "brand", reader="garments", clip="garments-clip", questions=QUESTIONS,
-                       config=config)  # fmt: skip
+                       config=CONFIG)  # fmt: skip
     publish(out / "compare", "results-try-on")
     shown = [out / "compare" / told["rows"][METHODS[i]]["pictures"] for i in (0, 2, 3)]
     grid([given(asked, out / "given"), *shown], DOCS / "images" / "results-try-on.webp")
-
-
-if __name__ == "__main__":
-    from results import CONFIG
-
-    run(Path("runs/results/try-on"), CONFIG)

@@ -72,8 +72,8 @@ def own_world(model: Path, out: Path, guidance: float) -> dict[str, Any]:
     api.fit(out / "world", model, out / "own")
     made = {"real": [out / "held" / row["file_name"] for row in rows]}
     for start in ("image", "text", "noise"):
-        config = GenerateConfig(start=start, guidance=guidance, batch=50)
-        made[start] = api.generate(requests, model=model, prior=out / "own", out=out / f"{start}-{guidance:g}",
+        config = GenerateConfig(start=start, guidance=guidance, eta=1.0, batch=50)
+        made[start] = api.generate(requests, model=model, prior=out / "own", out=out / f"{start}-{guidance:g}-eta1",
                                    config=config)  # fmt: skip
     score = {}
     for name, files in made.items():
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("runs/tiny/pipeline"))
     parser.add_argument("--out", type=Path, default=Path("runs/tiny/check"))
-    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--guidance", type=float, default=3.0)
     args = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
     score: dict[str, Any] = {"autoencoder": autoencoder(args.model)}
