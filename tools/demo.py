@@ -20,7 +20,7 @@ from onbrand.data.garments import caption
 from onbrand.generate.config import GenerateConfig
 from onbrand.train.config import EngineConfig, LogConfig, LossConfig, OptimConfig, TrainConfig
 
-STEPS, BATCH, GUIDANCE = 300, 16, 1.5
+STEPS, BATCH, GUIDANCE = 260, 16, 1.5
 OPTIM = OptimConfig(lr=1e-3, ema=0.97, schedule="cosine", warmup=20)
 REAL = 48
 """Held-out pictures that the page shows beside the generated ones, and that the control is started from."""
