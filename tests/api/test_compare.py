@@ -79,6 +79,7 @@ def test_a_question_is_answered_in_pairs(world: Path, compared: dict[str, object
     assert f"{found.value:+.3f}".replace("0.", ".") in row
     assert "figures/question-1.webp" in text and (world / "out" / "figures" / "question-1.webp").is_file()
     assert (world / "out" / "figures" / "fine-tuning-steps.png").is_file()
+    assert "![Mismatch and ground](figures/mismatch.png)" in text, "the methods' mismatches differ"
     page = (world / "out" / "report.html").read_text()
     assert "plain training, from class mean" in page and "Real pictures of the brand" in page
 

@@ -100,8 +100,9 @@ def write(
         file = figures / (re.sub(r"\W+", "-", label) + ".png")
         curves(table, curve, [*judged, "diversity"], label, file)
         parts += [f"## By {label}", f"![By {label}](figures/{file.name})"]
-    scatter(table, lines, "ground", figures / "mismatch.png")
-    parts += ["## Told before, measured after", "![Mismatch and ground](figures/mismatch.png)"]
+    if len({round(line.nats, 1) for line in lines if line.nats is not None}) > 1:
+        scatter(table, lines, "ground", figures / "mismatch.png")
+        parts += ["## Told before, measured after", "![Mismatch and ground](figures/mismatch.png)"]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
