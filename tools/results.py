@@ -27,17 +27,23 @@ from onbrand.report.versus import figure_of
 from results_catalogue import compared
 from results_page import DOCS
 
-METHODS = [*results_all.CORE, *results_all.CONTROL, "text-constant:v/text+zeromean", "zero-snr/noise"]
+OURS, OURS_V = "text-constant/text+zeromean", "text-constant:v/text+zeromean"
+CAPTIONS = [f"{name}@held" for name in (OURS, OURS_V, "mean-window/mean", "plain/noise", f"{OURS}+eta1",
+            "plain/image+eta1")]  # fmt: skip
+"""On the control's own captions."""
+FRESH = [f"{name}+eta1" for name in ("mean-window/mean", OURS, OURS_V)]
+METHODS = [*results_all.CORE, *results_all.CONTROL, OURS_V, "zero-snr/noise", *CAPTIONS, *FRESH]
 QUESTIONS = {
     "Is the class mean a better start than noise, without training for it? (Fig. 1)": ["plain/mean", "plain/noise"],
     "Does training with the start help? (Table 1)": ["mean-window/mean", "plain/mean", "plain/noise"],
     "Ours against the paper's best": [
-        "text-constant/text+zeromean", "text-constant/text", "mean-constant/mean", "mean-window/mean",
+        OURS, "text-constant/text", "mean-constant/mean", "mean-window/mean",
         "plain/text+zeromean", "plain/text"],
-    "The rival to beat": ["text-constant:v/text+zeromean", "zero-snr/noise", "text-constant/text+zeromean"],
+    "The rival to beat": [OURS_V, "zero-snr/noise", OURS],
+    "On the control's captions": [f"{OURS_V}@held", f"{OURS}@held", "mean-window/mean@held", "plain/image@held"],
+    "Fresh noise (eta 1), matched": [f"{OURS}+eta1", OURS, "mean-window/mean+eta1"],
 }  # fmt: skip
-SHOWN = {"plain/noise": "fine-tuned as usual, started from noise",
-         "text-constant/text+zeromean": "fine-tuned and started with onbrand"}  # fmt: skip
+SHOWN = {"plain/noise": "fine-tuned as usual, started from noise", OURS: "fine-tuned and started with onbrand"}
 """The README's picture."""
 
 

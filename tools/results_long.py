@@ -11,8 +11,8 @@ from pathlib import Path
 from results_catalogue import CONFIG, compared
 
 STEPS = 3000
-METHODS = [f"text-constant:v/text+zeromean{more}" for more in ("", "+eulera+trailing")]
-QUESTIONS = {"A sampler that draws noise, matched": METHODS[::-1]}
+METHODS = [f"text-constant:v/text+zeromean{more}" for more in ("", "+eulera+trailing", "+eta1", "@held")]
+QUESTIONS = {"Samplers that draw noise, matched": [METHODS[2], METHODS[1], METHODS[0]]}
 
 
 def run(out: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from onbrand import api
+from onbrand.api import materials
 from onbrand.api.inputs import open_prior
 from onbrand.api.materials import open_reference
 from onbrand.data.catalogue import write_garments
@@ -36,3 +38,17 @@ def test_with_a_prior_photos_may_look_as_the_autoencoder_leaves_them(tmp_path: P
             assert found.bounds[kind][name] == pytest.approx(bounds, abs=1e-3), (kind, name)
         assert numbers["light_mean"] != narrow.bounds[kind]["light_mean"]
     assert open_reference(photos, (128, 128), prior, pipe, tmp_path / "brand").bounds == found.bounds, "kept and read"
+
+
+@pytest.mark.filterwarnings("ignore:real photos kept back pass less often")
+def test_ranges_are_learnt_again_by_other_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = write_garments(tmp_path / "photos", "train", 40)
+    rules = tmp_path / "rules"
+    shutil.copytree(materials.RULES, rules, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(materials, "RULES", rules)
+    learnt = []
+    monkeypatch.setattr(materials, "learn", lambda *args, **given: learnt.append(1) or learn(*args, **given))
+    for change in ("", "", "\nTIGHT = 5.0\n"):
+        (rules / "cut.py").write_text((rules / "cut.py").read_text() + change)
+        open_reference(photos, (128, 128), None, None, tmp_path / "kept")
+    assert len(learnt) == 2

@@ -62,7 +62,7 @@ def test_options() -> None:
     assert read("mean-constant/mean").training.config.method == "full"
     start = read("mean-constant/mean+8+unipc+trailing+g1.5").start
     assert (start.steps, start.scheduler, start.spacing) == (8, "UniPCMultistepScheduler", "trailing")
-    assert start.guidance == 1.5
+    assert start.guidance == 1.5 and start.eta == 0 and read("mean-constant/mean+eta0.5").start.eta == 0.5
 
 
 def test_a_training_keeps_the_name_that_it_had_before_there_were_more_settings() -> None:

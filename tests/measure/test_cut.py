@@ -63,3 +63,31 @@ def test_border_has_each_outer_pixel_once():
 def test_pictures_too_small_to_cut_are_refused():
     with pytest.raises(ValueError, match="at least 8 pixels"):
         cut(torch.ones(1, 3, 7, 9))
+
+
+def dressed(cloth: float, smear: float = 1.0) -> torch.Tensor:
+    """White ground, a body with dark sides and pale clothes of sRGB `cloth` between them, a smear beside it."""
+    picture = torch.ones(1, 3, 32, 32)
+    picture[..., 8:24, 8:24] = cloth
+    picture[..., 8:24, 8:10] = picture[..., 8:24, 22:24] = 0.2
+    picture[..., 12:20, 27:30] = smear
+    return picture
+
+
+@pytest.mark.parametrize(("cloth", "kept"), [(0.97, False), (0.93, True), (0.8, True)])  # dE 2.7, 6.3, 18
+def test_pale_clothes_are_no_ground_where_the_ground_is_even(cloth, kept):
+    found = cut(dressed(cloth))
+    box = torch.zeros(1, 32, 32, dtype=torch.bool)
+    box[0, 8:24, 8:24] = True
+    if not kept:
+        box[0, 8:24, 10:22] = False
+    assert torch.equal(~found.ground, box)
+    assert found.product[0, 8:24, 10:22].all() == (cloth == 0.8)  # pale ones make no box
+
+
+def test_a_smear_of_the_ground_is_ground_and_an_uneven_ground_is_all_ground():
+    assert cut(dressed(0.8, smear=0.93)).ground[0, 12:20, 27:30].all()
+    uneven = dressed(0.8)
+    uneven[..., ::2, ::2] = uneven[..., ::2, ::2].where(uneven[..., ::2, ::2] < 1, torch.tensor(0.93))
+    found = cut(uneven)
+    assert torch.equal(~found.ground, found.product) and found.product.sum() == 16 * 16

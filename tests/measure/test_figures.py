@@ -8,6 +8,7 @@ from violations import dimmed, on_ground, shift, side_light, zoom
 from onbrand.core import Fitter, Prior, Provenance
 from onbrand.data.garments import garments
 from onbrand.measure.kind import kind_values
+from onbrand.measure.pose import overlap, silhouettes_of
 from onbrand.measure.reference import judge, learn
 
 
@@ -118,3 +119,12 @@ def test_what_resembles_the_pose_is_mostly_seen(reference, unseen, figures):
     rows = [i for i, name in enumerate(unseen[1]) if name.endswith("garment")][:100]
     asked = [unseen[1][i].replace("garment", "person") for i in rows]
     assert judge(reference, unseen[0][rows], classes=asked).passed["pose"].float().mean() < 0.2
+
+
+def test_white_clothes_on_white_are_in_the_silhouette():
+    pictures, rows = garments("train")
+    men = [i for i, row in enumerate(rows) if row["class"] == "male person"]
+    drawn = silhouettes_of(torch.from_numpy(pictures[men]).permute(0, 3, 1, 2).float() / 255)
+    lies = overlap(drawn, drawn.mean(0))
+    white = torch.tensor([rows[i]["colour"] == "white" and rows[i]["print"] == "plain" for i in men])
+    assert white.sum() > 20 and lies[white].mean() > lies[~white].mean() - 0.02

@@ -48,7 +48,8 @@ def compare(
             mean-constant, text-..., pca3-..., pca3-sampled-..., offset-noise, zero-snr, small-alpha, its options
             steps (:300), :seed1, :t999, :lora8, :lora8-linear, :lora8-attention, :controlnet, :lr0.003, :v; START:
             noise, mean, text, text-rr, text-cca, pca3, image, image3, leak, leak-dct, its options handoff, drawn,
-            zeromean, literal, pasted, overlay, steps (+8), solver (+unipc), spacing (+trailing), guidance (+g3)
+            zeromean, literal, pasted, overlay, steps (+8), solver (+unipc), spacing (+trailing), guidance (+g3),
+            DDIM's eta (+eta1)
         prompts: file of requests, as for `generate`; left out: 24 captions of the photos
         sets: other files of requests by name, for methods that end in @name
         held: folder of real pictures that no one learns from, checked as the row "real"

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from onbrand import measure
 from onbrand.api.again import write_json
 from onbrand.api.inputs import LATENTS, encode_records
 from onbrand.core import Prior
@@ -24,12 +25,14 @@ from onbrand.data.images import Refused, open_picture, pad, to_tensor
 from onbrand.data.records import Record, read_folder
 from onbrand.generate import manifest
 from onbrand.measure.joints import Net, Stance, learn_stances
-from onbrand.measure.reference import SLACK, TAIL, Reference, learn
+from onbrand.measure.reference import Reference, learn
 from onbrand.models.codec import channels_last, decode, encode, to_x0
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
+RULES = Path(measure.__file__).parent
+"""The code by which ranges are learnt."""
 LEARNT, NUMBERS = 2000, 4e8
 """Photos learnt from, evenly spread over the folder: at most, and such that their pixels take 1.6 GB."""
 POSED = 100
@@ -203,9 +206,10 @@ def _class(prior: Prior, name: str | None, prompt: str) -> str:
 
 
 def _key(records: Sequence[Record], size: tuple[int, int], prior: Prior | None) -> str:
-    """Changes with any photo, their number, the size, the prior, and the rule by which ranges are learnt."""
+    """Changes with any photo, their number, the size, the prior, and the code by which ranges are learnt."""
     stamps = [(str(record.file), record.class_name, record.text, *_stamp(record.stamp)) for record in records]
-    told = json.dumps([size, prior.fingerprint if prior else "", stamps, SLACK, TAIL])
+    rules = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(RULES.glob("*.py"))]
+    told = json.dumps([size, prior.fingerprint if prior else "", stamps, rules])
     return hashlib.sha256(told.encode()).hexdigest()
 
 

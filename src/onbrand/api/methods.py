@@ -128,7 +128,7 @@ def read_method(name: str, config: CompareConfig) -> Method:
     `controlnet` (one, and the UNet with it), `lr0.003` (learning rate). Start options: handoff, drawn
     (what the text leaves open too), zeromean (noise without its mean), literal (the paper's alpha_T), pasted (the
     ground replaced), overlay (control pictures laid over), a number of inference steps, a solver (ddim, dpm2m, unipc,
-    euler, eulera), a spacing, `g3` (guidance).
+    euler, eulera), a spacing, `g3` (guidance), `eta1` (DDIM's fresh noise).
     """
     body, _, requests = name.partition("@")
     made, slash, begun = body.partition("/")
@@ -240,8 +240,10 @@ def _start_option(option: str, name: str) -> tuple[dict[str, Any], str]:
         return {"steps": int(option)}, f"{option} steps"
     if re.fullmatch(r"g\d+(\.\d+)?", option):
         return {"guidance": float(option[1:])}, f"guidance {option[1:]}"
+    if re.fullmatch(r"eta(0?\.\d+|1)", option):
+        return {"eta": float(option[3:])}, f"eta {option[3:]}"
     raise _wrong(name, "a start's options are handoff, drawn, zeromean, literal, pasted, overlay, a number of steps, "
-                 f"{', '.join((*SOLVERS, *SPACINGS))}, g3; got {option!r}")  # fmt: skip
+                 f"{', '.join((*SOLVERS, *SPACINGS))}, g3, eta1; got {option!r}")  # fmt: skip
 
 
 def _wrong(name: str, rule: str) -> ValueError:

@@ -1,4 +1,4 @@
-"""A picture cut into its ground, what is connected to the border, and the product, all the rest."""
+"""A picture cut into its ground, what is connected to the border, and the product, what stands out from it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,8 +9,11 @@ from torch.nn.functional import max_pool2d
 
 from onbrand.measure.lab import distance, to_lab
 
-LOOSE = 12.0
-"""Ground is what the border reaches over pixels this close (dE) to the picture's own ground colour."""
+TIGHT, LOOSE = 4.0, 12.0
+"""Distances (dE) from the picture's own ground colour. What the border does not reach over pixels within LOOSE of it is
+the product, and with it what hangs on to that and the border does not reach over pixels within TIGHT: white clothes."""
+EVEN = 0.95
+"""Of the border's pixels, how many count when its unevenness is told: a product may touch it."""
 BATCH = 128
 """Pictures cut at a time, so that memory does not grow with the folder."""
 
@@ -26,9 +29,10 @@ class Cut:
     own: Tensor
     """`(B, 3)` Lab of each picture's own ground: the median of its border."""
     ground: Tensor
-    """`(B, H, W)` bool: connected to the border over pixels within LOOSE of `own`."""
+    """`(B, H, W)` bool: neither the product nor what is pale and hangs on to it."""
     product: Tensor
-    """`(B, H, W)` bool: not ground; enclosed ground (the eye of a handle) belongs to it. Specks are left out."""
+    """`(B, H, W)` bool: what the border does not reach over pixels within LOOSE of `own`; enclosed ground (the eye of
+    a handle) belongs to it, specks do not. A smear of the ground is none, nor is the inside of white clothes."""
 
 
 def cut(pictures: Tensor) -> Cut:
@@ -36,9 +40,14 @@ def cut(pictures: Tensor) -> Cut:
     if pictures.ndim == 4 and min(pictures.shape[2:]) < 8:
         raise ValueError(f"pictures have at least 8 pixels a side: got {tuple(pictures.shape[2:])}; use larger ones")
     lab = to_lab(pictures)
-    own = border(lab).median(2).values
-    ground = connected(distance(lab, own) <= LOOSE)
-    return Cut(pictures.float(), lab, own, ground, without_specks(~ground))
+    edge = border(lab)
+    own = edge.median(2).values
+    far = distance(lab, own)
+    uneven = distance(edge[..., None], own)[..., 0].quantile(EVEN, 1)
+    tight = (2 * uneven).clamp(TIGHT, LOOSE).view(-1, 1, 1)
+    product = ~connected(far <= LOOSE)
+    whole = connected(~connected(far <= tight), product)
+    return Cut(pictures.float(), lab, own, ~whole, without_specks(product))
 
 
 def cuts(pictures: Tensor, batch: int = BATCH) -> Iterator[Cut]:
@@ -62,11 +71,15 @@ def bands(fields: Tensor, wide: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return fields[..., :wide, :], fields[..., -wide:, :], fields[..., :wide], fields[..., -wide:]
 
 
-def connected(mask: Tensor) -> Tensor:
-    """The part of a mask `(B, H, W)` that the border reaches over edges of pixels (4-neighbours); the same shape."""
+def connected(mask: Tensor, seeds: Tensor | None = None) -> Tensor:
+    """The part of a mask `(B, H, W)` that is reached from the seeds in it over edges of pixels (4-neighbours); the
+    same shape. seeds `(B, H, W)`: left out, the border."""
     reached = torch.zeros_like(mask)
-    for side, source in zip(sides(reached), sides(mask), strict=True):
-        side.copy_(source)
+    if seeds is None:
+        for side, source in zip(sides(reached), sides(mask), strict=True):
+            side.copy_(source)
+    else:
+        reached |= mask & seeds
     while True:
         grown = _sweep(_sweep(reached, mask).mT, mask.mT).mT
         if bool((grown == reached).all()):

@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from onbrand.measure.cut import Cut, cuts
+from onbrand.measure.cut import Cut, cuts, without_specks
 
 SIDE = 32
 """Side of a silhouette."""
 
 
 def silhouette(cut: Cut) -> Tensor:
-    """The product's cover of each of SIDE x SIDE cells of the frame: `(B, SIDE, SIDE)` in [0, 1]."""
-    return adaptive_avg_pool2d(cut.product.float()[:, None], SIDE)[:, 0]
+    """Cover of each of SIDE x SIDE cells of the frame by what is not ground: `(B, SIDE, SIDE)` in [0, 1]."""
+    return adaptive_avg_pool2d(without_specks(~cut.ground).float()[:, None], SIDE)[:, 0]
 
 
 def overlap(silhouettes: Tensor, means: Tensor) -> Tensor:
