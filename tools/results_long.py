@@ -1,6 +1,6 @@
 """Longer fine-tuning of the best row on the catalogue: how many pictures keep each property of the look?
 
-Run by tools/results.py --only long; some 40 minutes on one core. Writes docs/results-long.md and its pictures.
+Run by tools/results.py --only long; some 65 minutes on one core. Writes docs/results-long.md and its pictures.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ from pathlib import Path
 from results_catalogue import CONFIG, compared
 
 STEPS = 3000
-METHODS = [f"text-constant:v/text+zeromean{more}" for more in ("", "+eulera+trailing", "+eta1", "@held")]
-QUESTIONS = {"Samplers that draw noise, matched": [METHODS[2], METHODS[1], METHODS[0]]}
+OURS = "text-constant:v/text+zeromean"
+METHODS = [OURS, f"{OURS}+eulera+trailing", f"{OURS}+eta1", f"{OURS}@held", "plain/image@held"]
+QUESTIONS = {
+    "Samplers that draw noise, matched": [f"{OURS}+eta1", f"{OURS}+eulera+trailing", OURS],
+    "Beside the control, fine-tuned as long": [f"{OURS}@held", "plain/image@held"],
+}
 
 
 def run(out: Path) -> None:
