@@ -6,6 +6,7 @@ import torch
 from scipy import ndimage
 
 from onbrand.measure.cut import border, connected, cut, without_specks
+from onbrand.measure.paste import pasted
 
 
 def scipy_connected(mask: np.ndarray) -> np.ndarray:
@@ -91,3 +92,7 @@ def test_a_smear_of_the_ground_is_ground_and_an_uneven_ground_is_all_ground():
     uneven[..., ::2, ::2] = uneven[..., ::2, ::2].where(uneven[..., ::2, ::2] < 1, torch.tensor(0.93))
     found = cut(uneven)
     assert torch.equal(~found.ground, found.product) and found.product.sum() == 16 * 16
+
+
+def test_pale_clothes_stay_when_the_ground_is_replaced():
+    assert torch.allclose(pasted(dressed(0.93))[..., 12:20, 12:20], torch.tensor(0.93))

@@ -34,6 +34,11 @@ class Cut:
     """`(B, H, W)` bool: what the border does not reach over pixels within LOOSE of `own`; enclosed ground (the eye of
     a handle) belongs to it, specks do not. A smear of the ground is none, nor is the inside of white clothes."""
 
+    @property
+    def whole(self) -> Tensor:
+        """`(B, H, W)` bool: the product and what is pale and hangs on to it, less specks."""
+        return without_specks(~self.ground)
+
 
 def cut(pictures: Tensor) -> Cut:
     """Cut pictures `(B, 3, H, W)` in [0, 1] of at least 8 pixels a side; ValueError for others."""

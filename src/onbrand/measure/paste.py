@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from onbrand.measure.cut import cuts, grown, without_specks
+from onbrand.measure.cut import cuts, grown
 
 
 def pasted(pictures: Tensor) -> Tensor:
@@ -15,7 +15,7 @@ def pasted(pictures: Tensor) -> Tensor:
     """
     made = []
     for cut in cuts(pictures):
-        product = grown(without_specks(~cut.ground), 1)[:, None].float()
+        product = grown(cut.whole, 1)[:, None].float()
         alpha = avg_pool2d(product, 3, 1, 1, count_include_pad=False) * product
         made.append(cut.pictures * alpha + (1 - alpha))
     return torch.cat(made)

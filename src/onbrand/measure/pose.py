@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from onbrand.measure.cut import Cut, cuts, without_specks
+from onbrand.measure.cut import Cut, cuts
 
 SIDE = 32
 """Side of a silhouette."""
@@ -12,7 +12,7 @@ SIDE = 32
 
 def silhouette(cut: Cut) -> Tensor:
     """Cover of each of SIDE x SIDE cells of the frame by what is not ground: `(B, SIDE, SIDE)` in [0, 1]."""
-    return adaptive_avg_pool2d(without_specks(~cut.ground).float()[:, None], SIDE)[:, 0]
+    return adaptive_avg_pool2d(cut.whole.float()[:, None], SIDE)[:, 0]
 
 
 def overlap(silhouettes: Tensor, means: Tensor) -> Tensor:
