@@ -21,7 +21,7 @@ SHORTER = {"--steps 1000": "--steps 2 --batch 4", "--count 8": "--count 2 --step
 
 
 def commands() -> list[str]:
-    lines = "".join(text for kind, text in BLOCKS if kind == "bash").splitlines()
+    lines = "".join(text for kind, text in BLOCKS if kind == "bash").replace("\\\n", " ").splitlines()
     return [line.split("#")[0].strip() for line in lines if line.strip()]
 
 

@@ -48,7 +48,8 @@ SHOWN = {"plain/noise": "fine-tuned as usual, started from noise", OURS: "fine-t
 
 
 README = (
-    ("real", "", "real pictures, held out"), ("plain/noise", "as usual", "noise (as usual)"),
+    ("real", "", "real pictures, held out"), ("autoencoder", "", "the same, through the model's autoencoder"),
+    ("plain/noise", "as usual", "noise (as usual)"),
     ("plain/mean", "as usual", "class mean (the paper)"),
     ("plain/text+zeromean", "as usual", "mean given the prompt, noise of zero mean (ours)"),
     ("mean-window/mean", "mean offset, window (the paper)", "class mean"),

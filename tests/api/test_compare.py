@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageDraw
 
 from onbrand import api
@@ -63,12 +65,24 @@ def compared(world: Path) -> dict[str, object]:
 
 def test_every_method_is_in_the_table(world: Path, compared: dict[str, object]) -> None:
     table = compared["methods"]
-    assert set(table) == {"real", *METHODS} - {"mean-window/mean+8"}
+    assert set(table) == {"real", "autoencoder", *METHODS} - {"mean-window/mean+8"}
     assert compared["failed"].keys() == {"pictures: mean-window/mean+8"}, "876 lies outside its window"
     assert "OB003" in compared["failed"]["pictures: mean-window/mean+8"]
     entry = table["plain/mean"]["ground"]
     assert entry["n"] == 24 and entry["low"] <= entry["value"] <= entry["high"]
     assert json.loads((world / "out" / "compare.json").read_text())["methods"] == table
+
+
+def test_real_pictures_are_checked_as_the_autoencoder_returns_them(world: Path, compared: dict[str, object]) -> None:
+    (real,), (back,) = ((world / "out" / "pictures").glob(f"{name}-*") for name in ("real", "autoencoder"))
+    vae, names = tiny_pipeline().vae, [f"{i:03d}.png" for i in range(12)]
+    shown = [VaeImageProcessor.pil_to_numpy(Image.open(folder / name).resize((16, 16), Image.Resampling.LANCZOS))
+             for folder in (real, back) for name in names]  # fmt: skip
+    given, found = (VaeImageProcessor.numpy_to_pt(np.concatenate(part)) for part in (shown[:12], shown[12:]))
+    with torch.no_grad():
+        expected = vae.decode(vae.encode(given * 2 - 1).latent_dist.mode()).sample.clamp(-1, 1) / 2 + 0.5
+    assert (found - expected).abs().max() < 0.01 < (found - given).abs().max()
+    assert compared["methods"]["autoencoder"]["ground"]["n"] == 12
 
 
 def test_a_question_is_answered_in_pairs(world: Path, compared: dict[str, object]) -> None:
@@ -154,7 +168,7 @@ def test_again_nothing_is_made_and_a_new_method_only_adds(
     shown = capsys.readouterr().out
     assert "fine-tuning" not in shown and shown.count("pictures: ") == 1
     assert {file: file.stat().st_mtime_ns for file in before} == before
-    assert set(again["methods"]) == {"real", *methods, "plain/mean+4"} and not again["failed"]
+    assert set(again["methods"]) == {"real", "autoencoder", *methods, "plain/mean+4"} and not again["failed"]
 
 
 @pytest.mark.parametrize(

@@ -273,7 +273,7 @@ def kill_and_resume(photos, tmp_path, moments, seed):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
         assert process.stdout and process.stdout.readline() == b"begun\n"
         there = len(list(folder.rglob("*.safetensors")))
-        until = there + rng.randint(1, 12 // moments)
+        until = there + rng.randint(1, 9 // moments)  # of 15: a busy machine may kill late
         while process.poll() is None and len(list(folder.rglob("*.safetensors"))) < until:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.06))

@@ -111,7 +111,8 @@ def test_other_settings_pictures_or_priors_are_not_resumed(home, tmp_path):
 
 
 def in_process(home, out, given, lines=None, pause=0.0):
-    """A run in a process of its own: to its end, or killed `pause` seconds after its log has so many lines."""
+    """A run in a process of its own: to its end, or killed `pause` seconds after its log has so many lines; whether
+    the kill came before its end."""
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["onbrand.train.loop", "onbrand.data.encode"])
     process = server.Process(target=job.run, args=(home, out, given))
@@ -119,14 +120,15 @@ def in_process(home, out, given, lines=None, pause=0.0):
     if lines is None:
         process.join()
         assert process.exitcode == 0
-        return
+        return False
     log = Path(out, "log.jsonl")
     while process.is_alive() and (log.read_text().count("\n") if log.exists() else 0) < lines:
         time.sleep(0.005)
     time.sleep(pause)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert process.exitcode == -signal.SIGKILL, "it was still running"
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode == -signal.SIGKILL
 
 
 def kill_and_compare(home, tmp_path, pairs, more):
@@ -137,8 +139,9 @@ def kill_and_compare(home, tmp_path, pairs, more):
     draw = random.Random(seed)
     in_process(home, tmp_path / "whole", given)
     for pair in range(pairs):
-        for lines in sorted(draw.sample(range(6), 2)):
-            in_process(home, tmp_path / str(pair), given, lines, draw.uniform(0, 0.15))
+        moments = sorted(draw.sample(range(6), 2))
+        killed = [in_process(home, tmp_path / str(pair), given, lines, draw.uniform(0, 0.15)) for lines in moments]
+        assert any(killed), "on a busy machine a run can end before the kill; not before both"
         in_process(home, tmp_path / str(pair), given)
         same(tmp_path / "whole", tmp_path / str(pair))
 

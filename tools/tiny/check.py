@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,18 @@ def pixels(pictures: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
 
 
-def autoencoder(model: Path) -> dict[str, float]:
-    """What the test split's ground and products are after encoding and decoding."""
-    pipe, (pictures, _) = load(model), garments("test")
+def through(model: Path, pictures: np.ndarray) -> np.ndarray:
+    """The pictures encoded and decoded, `(N, S, S, 3)` uint8: what the best of denoisers could make of them."""
+    pipe = load(model)
     parts = (to_x0(pipe, encode(pipe, part * 2 - 1)[0]) for part in pixels(pictures).split(50))
     back = torch.cat([decode(pipe, x0) for x0 in parts]) / 2 + 0.5
-    returned = (back * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
+    return (back * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
+
+
+def autoencoder(model: Path) -> dict[str, float]:
+    """What the test split's ground and products are after encoding and decoding."""
+    pictures, _ = garments("test")
+    returned = through(model, pictures)
     ground = (pictures == 255).all(3)
     far = np.stack([distance_transform_edt(one) for one in ground]) >= 4
     off = distance(to_lab(pixels(returned)), lab_of((255, 255, 255)))
@@ -60,6 +67,11 @@ def write(folder: Path, count: int, seed: int, split: str) -> list[dict[str, Any
     return rows
 
 
+def opened(files: Iterable[Path]) -> np.ndarray:
+    """Pictures of one size, `(N, S, S, 3)` uint8."""
+    return np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+
+
 def own_world(model: Path, out: Path, guidance: float) -> dict[str, Any]:
     """Garments and figures of the test split in the stock model's own world: what the reader finds, by start."""
     reader = open_judge("garments")
@@ -70,15 +82,15 @@ def own_world(model: Path, out: Path, guidance: float) -> dict[str, Any]:
     requests = out / "held" / "requests.jsonl"
     requests.write_text("".join(json.dumps(row) + "\n" for row in rows))
     api.fit(out / "world", model, out / "own")
-    made = {"real": [out / "held" / row["file_name"] for row in rows]}
+    shown = {"real": opened([out / "held" / row["file_name"] for row in rows])}
+    shown["autoencoder"] = through(model, shown["real"])
     for start in ("image", "text", "noise"):
         config = GenerateConfig(start=start, guidance=guidance, eta=1.0, batch=50)
-        made[start] = api.generate(requests, model=model, prior=out / "own", out=out / f"{start}-{guidance:g}-eta1",
-                                   config=config)  # fmt: skip
+        made = out / f"{start}-{guidance:g}-eta1"
+        shown[start] = opened(api.generate(requests, model=model, prior=out / "own", out=made, config=config))
     score = {}
-    for name, files in made.items():
-        shown = pixels(np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files]))
-        right = read(reader, shown, [row["text"] for row in rows], [row["attributes"] for row in rows])
+    for name, pictures in shown.items():
+        right = read(reader, pixels(pictures), [row["text"] for row in rows], [row["attributes"] for row in rows])
         every = mean(all_right(right))
         score[name] = {"all": every.value, "low": every.low, "high": every.high}
         score[name] |= {attribute: float(column.nanmean()) for attribute, column in right.items()}

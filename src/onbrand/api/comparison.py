@@ -52,7 +52,8 @@ def compare(
             DDIM's eta (+eta1)
         prompts: file of requests, as for `generate`; left out: 24 captions of the photos
         sets: other files of requests by name, for methods that end in @name
-        held: folder of real pictures that no one learns from, checked as the row "real"
+        held: folder of real pictures that no one learns from, checked as the row "real", and as the model's autoencoder
+            returns them, the most that a start or training can reach, as the row "autoencoder"
         prior: the brand's folder; left out: fitted into out/brand
         split: which part of `photos`, as for `fit`
         reader: reader of attributes, as for `check`
@@ -97,13 +98,13 @@ def compare(
         priors, fitted, models = prepare(pipe, asked, photos, model, out, prior, split, device)
     weights = bundle.fingerprint(pipe.unet) + bundle.fingerprint(pipe.text_encoder)
     trials = Trials(photos, model, out, split, device, reader, clip, files, priors, models, fitted, weights)
-    real = None if held is None else trials.real(held)
+    kept = {} if held is None else trials.held(held)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # starts that weights were not trained for are the question here
-        failed = work(trials.jobs(asked, real), out / "locks", tqdm.write)
+        failed = work(trials.jobs(asked, kept), out / "locks", tqdm.write)
 
     lines = [trials.line(method, pipe.scheduler) for method in asked]
-    table = versus.table_of(lines, real)
+    table = versus.table_of(lines, kept)
     given = {"photos": photos, "model": model, "out": out, "prompts": prompts, "held": held, "prior": prior}
     result: dict[str, Any] = {
         "methods": table,
@@ -118,7 +119,7 @@ def compare(
     }  # fmt: skip
     write_json(out / "compare.json", result)
     (out / "compare.md").write_text(versus.write(out / "figures", table, lines, questions or {}, by_number(asked)))
-    write_json(out / "demo.json", versus.page_plan(lines, real))
+    write_json(out / "demo.json", versus.page_plan(lines, kept.get("real")))
     report(out)
     for words, reason in failed.items():
         print(f"failed: {words}: {reason}")

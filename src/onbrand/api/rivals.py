@@ -1,4 +1,4 @@
-"""What rivals need beside a training: another noise schedule, another prior, the ground replaced afterwards."""
+"""What a row needs beside a training: another noise schedule or prior, the ground replaced, the autoencoder alone."""
 
 from __future__ import annotations
 
@@ -110,6 +110,22 @@ def paste(made: Path, out: Path, size: tuple[int, int]) -> None:
     for file, pixels in zip(pictures.files, white, strict=True):
         Image.fromarray(pixels).save(out / file)
     shutil.copy2(made / "manifest.jsonl", out / "manifest.jsonl")
+
+
+def through(pipe: StableDiffusionPipeline, real: Path, out: Path, size: tuple[int, int]) -> None:
+    """A folder's real pictures as the model's autoencoder returns them: the most that a start or training can reach."""
+    from onbrand.api.materials import open_pictures
+    from onbrand.data.images import to_picture
+    from onbrand.models.codec import decode, encode, to_x0
+
+    draft = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(real, draft, ignore=shutil.ignore_patterns("check.*", ".checked-*"))
+    pictures = open_pictures(real, size, None)
+    for file, pixels in zip(pictures.files, pictures.pixels, strict=True):
+        mean, _ = encode(pipe, pixels[None] * 2 - 1)
+        to_picture(decode(pipe, to_x0(pipe, mean))[0]).save(draft / file, "PNG")  # whatever its name says: no loss
+    draft.rename(out)
 
 
 def usual_requests(photos: str | Path, split: str | None, out: Path, count: int = 24) -> Path:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from onbrand.api.inputs import PRIOR
+from onbrand.api.inputs import PRIOR, open_model
 from onbrand.api.methods import Method, Training
 from onbrand.api.pictures import generate
-from onbrand.api.rivals import paste
+from onbrand.api.rivals import paste, through
 from onbrand.api.run import train
 from onbrand.api.verdict import check
 from onbrand.core import Prior
@@ -135,25 +135,26 @@ class Trials:
         told = (weights, start, method.pasted, asked, self.priors[method.prior].name, *self.origin)
         return self.out / "pictures" / f"{slug(method.name)}-{named(*told)}"
 
-    def real(self, held: str | Path) -> Path:
-        """A copy of the held-out pictures, to be checked beside the rows."""
+    def held(self, held: str | Path) -> dict[str, Path]:
+        """A copy of the held-out pictures, to be checked beside the rows, and where the autoencoder returns them to."""
         listed = sorted((str(file.relative_to(held)), file.stat().st_size) for file in Path(held).rglob("*"))
         folder = self.out / "pictures" / f"real-{named(str(held), listed)}"
         if not folder.exists():
             draft = folder.with_name(f".{folder.name}.tmp")
             shutil.copytree(held, draft, ignore=shutil.ignore_patterns("check.*"), dirs_exist_ok=True)
             draft.rename(folder)
-        return folder
+        return {"real": folder, "autoencoder": folder.with_name(f"autoencoder-{named(folder.name, *self.origin)}")}
 
     def checked(self, folder: Path) -> Path:
         """The file that a folder has once it was checked by these judges."""
         return folder / f".checked-{named(self.reader, self.clip)}"
 
-    def jobs(self, methods: Sequence[Method], real: Path | None) -> list[Job]:
+    def jobs(self, methods: Sequence[Method], held: Mapping[str, Path]) -> list[Job]:
         """Every training and every row, in the methods' order; what a long training goes on from comes before it."""
         found: dict[Path, Job] = {}
-        if real:
-            found[self.checked(real)] = Job("checking real pictures", self.checked(real), partial(self.check, real))
+        for name, folder in held.items():
+            make = partial(self.check, folder) if name == "real" else partial(self.returned, held["real"], folder)
+            found[self.checked(folder)] = Job(f"checking real pictures ({name})", self.checked(folder), make)
         trainings = {self.run_of(m.training): m.training for m in methods if m.training.config}
 
         def add(training: Training) -> Path:
@@ -201,6 +202,12 @@ class Trials:
         generate(self.files[method.requests], model=weights, out=made, config=start, prior=prior, device=self.device)
         if method.pasted:
             paste(made, folder, self.fitted.provenance.resolution)
+        self.check(folder)
+
+    def returned(self, real: Path, folder: Path) -> None:
+        """Real pictures through the model's autoencoder, made and checked."""
+        if not folder.exists():
+            through(open_model(self.model, self.device), real, folder, self.fitted.provenance.resolution)
         self.check(folder)
 
     def check(self, folder: Path) -> None:

@@ -25,6 +25,10 @@ SHOWN = 12
 """Pictures of a row in a figure: the first ones."""
 
 
+HELD = {"real": "real pictures, held out", "autoencoder": "the same, through the autoencoder"}
+"""Rows that no model made."""
+
+
 @dataclass(frozen=True)
 class Line:
     """One method of a comparison, as a table shows it."""
@@ -54,9 +58,9 @@ def scores(folder: Path) -> dict[str, dict[str, float]]:
     }  # fmt: skip
 
 
-def table_of(lines: Iterable[Line], real: Path | None) -> Table:
-    """The scores of every method that was checked, and of held-out pictures under "real"."""
-    table = {"real": scores(real)} if real else {}
+def table_of(lines: Iterable[Line], held: Mapping[str, Path]) -> Table:
+    """The scores of every method that was checked, and of held-out pictures by the names of HELD."""
+    table = {name: scores(folder) for name, folder in held.items() if (folder / "check.json").exists()}
     table |= {line.name: scores(line.folder) for line in lines if (line.folder / "check.json").exists()}
     truth = table.get("real", {}).get("clip", {}).get("value")
     for told in table.values():
@@ -154,7 +158,7 @@ def markdown(table: Table, lines: Sequence[Line], columns: Sequence[str], bare: 
     columns = [c for c in columns if any(c in table[line.name] for line in shown)]
     out = [f"| training | start | {' | '.join(c.removeprefix('text: ') for c in columns)} |"]
     out.append("|---|---|" + "---|" * len(columns))
-    rows = [("real", "real pictures, held out", "")] if "real" in table else []
+    rows = [(name, words, "") for name, words in HELD.items() if name in table]
     for name, training, start in (*rows, *((line.name, line.training, line.start) for line in shown)):
         cells = [table[name].get(c) for c in columns]
         said = ["" if e is None else figure_of({"value": e["value"]} if bare else e) for e in cells]
