@@ -79,7 +79,7 @@ def test_a_comparison_shows_it_where_a_row_has_it(made):
         del checked["measures"][name]
     (other / "check.json").write_text(json.dumps(checked))
     lines = [Line("plain", "plain", "noise", other), Line("worn", "controlnet", "mean", made)]
-    table = table_of(lines, None)
+    table = table_of(lines, {})
     assert scores(made)["region"]["value"] == pytest.approx(20)
     head, _, plain, worn = markdown(table, lines, MEASURES).splitlines()
     assert head.endswith("| region | region_near |") and plain.endswith("|  |  |")
