@@ -16,13 +16,13 @@ from scipy.ndimage import distance_transform_edt
 from world import draw
 
 from onbrand import api
+from onbrand.api.materials import decode_x0, encode_x0
 from onbrand.data.garments import garment_folder, garments
 from onbrand.generate.config import GenerateConfig
 from onbrand.measure.intervals import mean
 from onbrand.measure.lab import distance, lab_of, to_lab
 from onbrand.measure.text import all_right, open_judge, read
 from onbrand.models.bundle import load
-from onbrand.models.codec import decode, encode, to_x0
 
 ASKED = 200
 CLASS = "any picture"
@@ -36,9 +36,7 @@ def pixels(pictures: np.ndarray) -> torch.Tensor:
 def through(model: Path, pictures: np.ndarray) -> np.ndarray:
     """The pictures encoded and decoded, `(N, S, S, 3)` uint8: what the best of denoisers could make of them."""
     pipe = load(model)
-    parts = (to_x0(pipe, encode(pipe, part * 2 - 1)[0]) for part in pixels(pictures).split(50))
-    back = torch.cat([decode(pipe, x0) for x0 in parts]) / 2 + 0.5
-    return (back * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
+    return (decode_x0(pipe, encode_x0(pipe, pixels(pictures))) * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
 
 
 def autoencoder(model: Path) -> dict[str, float]:

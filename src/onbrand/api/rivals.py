@@ -114,17 +114,16 @@ def paste(made: Path, out: Path, size: tuple[int, int]) -> None:
 
 def through(pipe: StableDiffusionPipeline, real: Path, out: Path, size: tuple[int, int]) -> None:
     """A folder's real pictures as the model's autoencoder returns them: the most that a start or training can reach."""
-    from onbrand.api.materials import open_pictures
+    from onbrand.api.materials import decode_x0, encode_x0, open_pictures
     from onbrand.data.images import to_picture
-    from onbrand.models.codec import decode, encode, to_x0
 
     draft = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
     shutil.copytree(real, draft, ignore=shutil.ignore_patterns("check.*", ".checked-*"))
     pictures = open_pictures(real, size, None)
-    for file, pixels in zip(pictures.files, pictures.pixels, strict=True):
-        mean, _ = encode(pipe, pixels[None] * 2 - 1)
-        to_picture(decode(pipe, to_x0(pipe, mean))[0]).save(draft / file, "PNG")  # whatever its name says: no loss
+    returned = decode_x0(pipe, encode_x0(pipe, pictures.pixels))
+    for file, pixels in zip(pictures.files, returned, strict=True):
+        to_picture(pixels * 2 - 1).save(draft / file, "PNG")  # whatever its name says: no loss
     draft.rename(out)
 
 
