@@ -83,6 +83,9 @@ def test_real_pictures_are_checked_as_the_autoencoder_returns_them(world: Path, 
         expected = vae.decode(vae.encode(given * 2 - 1).latent_dist.mode()).sample.clamp(-1, 1) / 2 + 0.5
     assert (found - expected).abs().max() < 0.01 < (found - given).abs().max()
     assert compared["methods"]["autoencoder"]["ground"]["n"] == 12
+    first = [line.split(" | ")[0] for line in (world / "out" / "compare.md").read_text().splitlines()]
+    at = first.index("| real pictures, held out")
+    assert first[at - 2].startswith("| training") and first[at + 1] == "| the same, through the autoencoder"
 
 
 def test_a_question_is_answered_in_pairs(world: Path, compared: dict[str, object]) -> None:
