@@ -19,7 +19,8 @@ from onbrand.api.materials import decode_x0, encode_x0
 from onbrand.core import Fitter, Prior, Provenance
 from onbrand.measure.intervals import mean
 from onbrand.measure.kind import kind_values
-from onbrand.measure.reference import Reference, Verdict, judge, learn
+from onbrand.measure.learn import learn
+from onbrand.measure.reference import Reference, Verdict, judge
 from onbrand.models.bundle import load
 
 

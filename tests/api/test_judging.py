@@ -18,7 +18,7 @@ from onbrand.data.catalogue import COLOURS, brand_picture, caption
 from onbrand.data.catalogue import photos as catalogue_photos
 from onbrand.data.garments import VALUES, garments
 from onbrand.measure.joints import Stance, stand
-from onbrand.measure.reference import learn
+from onbrand.measure.learn import learn
 from onbrand.measure.text import open_judge
 from onbrand.models import bundle
 from tiny import tiny_pipeline, tiny_prior

@@ -15,7 +15,7 @@ from onbrand.api.inputs import open_prior
 from onbrand.api.materials import open_reference
 from onbrand.data.catalogue import write_garments
 from onbrand.data.images import open_picture, to_tensor
-from onbrand.measure.reference import learn
+from onbrand.measure.learn import learn
 from onbrand.models import bundle
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from onbrand.data.catalogue import brand_picture, photos, tint_of
-from onbrand.measure.reference import Reference, learn
+from onbrand.measure.learn import learn
+from onbrand.measure.reference import Reference
 
 
 def brand_pictures(split: str, count: int) -> Tensor:

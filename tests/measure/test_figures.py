@@ -8,8 +8,9 @@ from violations import dimmed, on_ground, shift, side_light, zoom
 from onbrand.core import Fitter, Prior, Provenance
 from onbrand.data.garments import garments
 from onbrand.measure.kind import kind_values
+from onbrand.measure.learn import learn
 from onbrand.measure.pose import overlap, silhouettes_of
-from onbrand.measure.reference import judge, learn
+from onbrand.measure.reference import judge
 
 
 def load(split, count):

@@ -9,8 +9,9 @@ from violations import dimmed, gamma, on_gradient, on_ground, on_noise, shift, s
 
 from onbrand.core import Gaussian, Prior, Provenance
 from onbrand.measure.kind import kind_values
+from onbrand.measure.learn import ground_colour, learn
 from onbrand.measure.properties import STATISTICS
-from onbrand.measure.reference import Reference, ground_colour, judge, learn
+from onbrand.measure.reference import Reference, judge
 
 VIOLATIONS = {
     "ground 240": ("ground", lambda p: on_ground(p, (240, 240, 240))),

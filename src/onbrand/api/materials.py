@@ -25,7 +25,8 @@ from onbrand.data.images import Refused, open_picture, pad, to_tensor
 from onbrand.data.records import Record, read_folder
 from onbrand.generate import manifest
 from onbrand.measure.joints import Net, Stance, learn_stances
-from onbrand.measure.reference import Reference, learn
+from onbrand.measure.learn import learn
+from onbrand.measure.reference import Reference
 from onbrand.models.codec import channels_last, decode, encode, to_x0
 
 if TYPE_CHECKING:
