@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -25,7 +24,7 @@ import results_photos
 import results_try_on
 from onbrand.report.versus import figure_of
 from results_catalogue import compared
-from results_page import DOCS
+from results_page import DOCS, filled
 
 OURS, OURS_V = "text-constant/text+zeromean", "text-constant:v/text+zeromean"
 CAPTIONS = [f"{name}@held" for name in (OURS, OURS_V, "mean-window/mean", "plain/noise", f"{OURS}+eta1",
@@ -58,19 +57,24 @@ README = (
     ("plain/image@held", "as usual", "each real picture's own latent (control)"),
 )  # fmt: skip
 """The README's table: method, training, start."""
+NAMED = ("photos", "try-on", "long", "lora")
+"""Pages of which the README's words tell figures."""
 
 
-def readme(table: dict[str, Any]) -> None:
-    """The README's table, between its two marks."""
+def readme() -> None:
+    """The README's table and the words below it, between its two marks, from the pages' own figures in docs/."""
+    pages = {part: json.loads((DOCS / f"results{part and f'-{part}'}.json").read_text()) for part in ("", *NAMED)}
     head = "| training | start | text | ground | pass every check | variety |\n|---|---|---|---|---|---|\n"
     lines = []
     for name, training, start in README:
-        cells = [figure_of(table[name][score]) for score in ("text", "ground", "all", "diversity")]
+        cells = [figure_of(pages[""][name][score]) for score in ("text", "ground", "all", "diversity")]
         lines.append(f"| {training} | {start} | {' | '.join(cells)} |\n")
+    named = {f"{part}:{method}": scores for part in NAMED for method, scores in pages[part].items()}
+    words = filled(Path(__file__).with_name("results_readme_words.md").read_text(), named)
     path = DOCS.parent / "README.md"
     before, _, rest = path.read_text().partition("<!-- results -->\n")
     _, _, after = rest.partition("<!-- /results -->")
-    path.write_text(f"{before}<!-- results -->\n{head}{''.join(lines)}<!-- /results -->{after}")
+    path.write_text(f"{before}<!-- results -->\n{head}{''.join(lines)}\n{words}<!-- /results -->{after}")
 
 
 def before_after(out: Path, path: Path, columns: int = 6, lines: int = 2) -> None:
@@ -89,8 +93,8 @@ def before_after(out: Path, path: Path, columns: int = 6, lines: int = 2) -> Non
 
 
 def core(out: Path) -> None:
-    """The main rows under ten seeds, README's table and picture."""
-    readme(compared(out, "results", METHODS, QUESTIONS))
+    """The main rows under ten seeds, README's picture."""
+    compared(out, "results", METHODS, QUESTIONS)
     before_after(out, DOCS / "images" / "before-after.png")
 
 
@@ -114,6 +118,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     for part in wanted:
         PARTS[part](given.out)
+    readme()
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ def work(world: Path, out: Path) -> None:
     api_fit(world / "photos", world / "model", out, k=4, batch=2)
 
 
-def fit(world: Path, out: Path, after: float | None = None) -> float:
-    """A fit in a process of its own, killed `after` seconds from its beginning; seconds that it took."""
+def fit(world: Path, out: Path, after: float | None = None) -> tuple[float, bool]:
+    """A fit in a process of its own, killed `after` seconds from its beginning: its seconds, and whether it was."""
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["onbrand.api.fitting", "onbrand.api.inputs"])
     process = server.Process(target=work, args=(world, out))
@@ -63,7 +63,7 @@ def fit(world: Path, out: Path, after: float | None = None) -> float:
     else:
         assert process.exitcode == 0
     (out / "begun").unlink()
-    return time.monotonic() - began
+    return time.monotonic() - began, process.exitcode == -signal.SIGKILL
 
 
 def written(out: Path) -> dict[str, bytes]:
@@ -82,9 +82,10 @@ def test_killed_and_started_again_it_is_the_fit_that_was_not(world: Path, tmp_pa
     print(f"moments from seed {seed}")
     draw, whole = random.Random(seed), written(world / "whole")
     assert set(whole) == {"prior.safetensors", "fit.json", "means/kind 0.png", "means/kind 1.png"}
-    seconds = fit(world, tmp_path / "timed")
+    seconds, killed = fit(world, tmp_path / "timed")[0], []
     for moment in range(moments):
         out = tmp_path / f"killed-{moment}"
-        fit(world, out, draw.uniform(0, 0.9 * seconds))
+        killed.append(fit(world, out, draw.uniform(0, 0.9 * seconds))[1])
         fit(world, out)
         assert written(out) == whole
+    assert any(killed)
