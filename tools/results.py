@@ -57,19 +57,18 @@ README = (
     ("plain/image@held", "as usual", "each real picture's own latent (control)"),
 )  # fmt: skip
 """The README's table: method, training, start."""
-NAMED = ("photos", "try-on", "long", "lora")
-"""Pages of which the README's words tell figures."""
 
 
 def readme() -> None:
     """The README's table and the words below it, between its two marks, from the pages' own figures in docs/."""
-    pages = {part: json.loads((DOCS / f"results{part and f'-{part}'}.json").read_text()) for part in ("", *NAMED)}
+    files = {"core": "results.json"} | {part: f"results-{part}.json" for part in ("photos", "try-on", "long", "lora")}
+    pages = {part: json.loads((DOCS / file).read_text()) for part, file in files.items()}
     head = "| training | start | text | ground | pass every check | variety |\n|---|---|---|---|---|---|\n"
     lines = []
     for name, training, start in README:
-        cells = [figure_of(pages[""][name][score]) for score in ("text", "ground", "all", "diversity")]
+        cells = [figure_of(pages["core"][name][score]) for score in ("text", "ground", "all", "diversity")]
         lines.append(f"| {training} | {start} | {' | '.join(cells)} |\n")
-    named = {f"{part}:{method}": scores for part in NAMED for method, scores in pages[part].items()}
+    named = {f"{part}:{method}": scores for part, page in pages.items() for method, scores in page.items()}
     words = filled(Path(__file__).with_name("results_readme_words.md").read_text(), named)
     path = DOCS.parent / "README.md"
     before, _, rest = path.read_text().partition("<!-- results -->\n")

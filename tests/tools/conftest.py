@@ -6,15 +6,24 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "tools" / "tiny"
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+def opened(folder):
+    """`importlib.import_module` with a folder of scripts on the path; afterwards their short names are free again."""
+    before, sys.path[:0] = set(sys.modules), [str(folder)]
+    yield importlib.import_module
+    sys.path.remove(str(folder))
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(TOOLS):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
 def tiny_tool():
-    """`importlib.import_module` with tools/tiny on the path; afterwards their short names are free again."""
-    before, sys.path[:0] = set(sys.modules), [str(FOLDER)]
-    yield importlib.import_module
-    sys.path.remove(str(FOLDER))
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(FOLDER.parent):
-            del sys.modules[name]
+    yield from opened(TOOLS / "tiny")
+
+
+@pytest.fixture(scope="module")
+def tool():
+    yield from opened(TOOLS)
