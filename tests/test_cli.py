@@ -123,6 +123,29 @@ def test_a_mistake_is_one_line_and_exit_2(line: str, said: str, capsys: pytest.C
     assert said in error and error.startswith("onbrand")
 
 
+@pytest.mark.parametrize(
+    ("flags", "meant"),
+    [
+        ("--modle tiny", "--model"),
+        ("--lr 1e-4", "--optim.lr"),
+        ("--batch-size 4 --offest mean", "--batch, --offset"),
+        ("--learning_rate 1e-4 --network_dim=8", "--optim.lr, --lora.rank"),
+        ("--nothing like it", None),
+    ],
+)
+def test_a_flag_that_does_not_exist_brings_the_one_that_was_meant(
+    flags: str, meant: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", "photos", "--model", "M", "--out", "run", *flags.split()]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"{f'did you mean {meant}? ' if meant else ''}`onbrand train --help` lists what is accepted"
+
+
+def test_flags_known_from_elsewhere_are_some_verbs_own() -> None:
+    flags = {name for verb in cli.VERBS for name in cli.verb_parser(verb)._option_string_actions}
+    assert {f"--{name}" for name in cli.KNOWN_AS.values()} <= flags
+
+
 def test_debug_shows_where_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONBRAND_DEBUG", "1")
     with pytest.raises(ValueError, match="a folder that exists"):

@@ -31,6 +31,15 @@ VERBS: tuple[Callable[..., Any], ...] = (
 """In the order of the work, and last what to try it on."""
 EXPECTED = (ValueError, OSError, FloatingPointError)
 """Errors that are the user's to mend: one line, no traceback."""
+KNOWN_AS = {
+    "pretrained_model_name_or_path": "model", "output_dir": "out", "learning_rate": "optim.lr",
+    "max_train_steps": "steps", "num_inference_steps": "steps", "train_batch_size": "batch", "batch_size": "batch",
+    "lr_scheduler": "optim.schedule", "optimizer_type": "optim.name", "mixed_precision": "engine.precision",
+    "gradient_accumulation_steps": "engine.accumulation", "snr_gamma": "loss.min_snr",
+    "min_snr_gamma": "loss.min_snr", "network_dim": "lora.rank", "network_alpha": "lora.alpha",
+    "guidance_scale": "guidance", "cfg_scale": "guidance",
+}  # fmt: skip
+"""Flags of diffusers' scripts and kohya's -> ours."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,7 +111,9 @@ def verb_parser(verb: Callable[..., Any]) -> ArgumentParser:
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> Any:
             print(f"{self.prog}: error: {_plain(message)}", file=sys.stderr)
-            print(f"`{self.prog} --help` lists what is accepted", file=sys.stderr)
+            near = _meant(message, [flag[2:] for flag in self._option_string_actions if flag.startswith("--")])
+            asked = f"did you mean {', '.join(near)}? " if near else ""
+            print(f"{asked}`{self.prog} --help` lists what is accepted", file=sys.stderr)
             self.exit(2)
 
     signature = inspect.signature(verb).parameters
@@ -157,6 +168,19 @@ def _caption(verb: Callable[..., Any]) -> str:
     """First line of the verb's docstring, as an item of a list."""
     line = (inspect.getdoc(verb) or "").splitlines()[0].rstrip(".")
     return line[:1].lower() + line[1:]
+
+
+def _meant(message: str, flags: Sequence[str]) -> list[str]:
+    """The verb's flags that were probably meant by those that the parser's message calls unrecognized."""
+    from difflib import get_close_matches
+
+    short = {flag.rpartition(".")[2]: flag for flag in flags} | {flag: flag for flag in flags}
+    meant = []
+    for given in re.findall(r"--([\w.-]+)", message.partition("unrecognized arguments: ")[2]):
+        given = given.replace("-", "_")
+        near = get_close_matches(KNOWN_AS.get(given, given), short, 1, 0.75)
+        meant += [f"--{short[name]}" for name in near]
+    return meant
 
 
 def _plain(message: str) -> str:
