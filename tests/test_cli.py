@@ -161,6 +161,16 @@ def test_exit_1_below_require(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["check", "pictures/"]) == 1 and cli.main(["check", "pictures/", "--passed"]) == 0
 
 
+@pytest.mark.parametrize(("failed", "code"), [({}, 0), ({"pictures: plain/mean": "why"}, 1)])
+def test_exit_1_where_a_part_failed(failed: dict[str, str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compare(photos: str) -> Any:
+        """Compare."""
+        return {"failed": failed}
+
+    monkeypatch.setattr(cli, "VERBS", (compare,))
+    assert cli.main(["compare", "photos/"]) == code
+
+
 def test_an_unforeseen_error_keeps_its_traceback_and_a_stop_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

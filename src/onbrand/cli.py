@@ -45,7 +45,8 @@ KNOWN_AS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `onbrand VERB ...`; returns the exit code.
 
-    0: done · 1: `check` found fewer than `--require` · 2: wrong input, said in one line on stderr · 130: interrupted.
+    0: done · 1: `check` found fewer than `--require`, or a part of `compare` failed ·
+    2: wrong input, said in one line on stderr · 130: interrupted.
     With ONBRAND_DEBUG=1 in the environment, errors keep their traceback.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -72,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except EXPECTED as error:
         return _fail(error)
-    return 0 if getattr(result, "passed", True) else 1
+    fell_short = not getattr(result, "passed", True) or (isinstance(result, dict) and bool(result.get("failed")))
+    return int(fell_short)
 
 
 def top_parser() -> argparse.ArgumentParser:

@@ -180,8 +180,10 @@ def test_again_nothing_is_made_and_a_new_method_only_adds(
         ({"methods": ["plain/mean", "plain/mean"]}, "named once each.*plain/mean"),
         ({"methods": []}, "named once each"),
         ({"questions": {"why": ["plain/pca9"]}}, "unknown \\['plain/pca9'\\]"),
-        ({"methods": ["plain/mean@other"], "questions": {}}, "@set is one of held: got \\['other'\\]"),
-        ({"sets": {"held": "nowhere.jsonl"}}, "no file \\['nowhere.jsonl'\\]"),
+        ({"methods": ["plain/mean@other"], "questions": {}}, "@set is one of held: got other"),
+        ({"sets": {"held": "nowhere.jsonl"}}, "no file of requests at nowhere.jsonl"),
+        ({"held": "nowhere"}, "held is a folder of real pictures; got nowhere"),
+        ({"prompts": __file__}, "line 1: a request is a line of JSON"),
         ({"reader": "garments", "clip": "garments"}, "one reader and one CLIPModel at most"),
     ],
 )
@@ -191,6 +193,16 @@ def test_wrong_input_is_refused_before_any_work(
     with pytest.raises(ValueError, match=said):
         api.compare(**given(world, out=tmp_path / "out", **more))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_request_of_no_class_is_found_before_a_training(
+    world: Path, compared: dict[str, object], tmp_path: Path
+) -> None:
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"prompt": "a block", "class": "elsewhere"}))
+    more = {"out": tmp_path / "out", "prompts": tmp_path / "asked.jsonl", "prior": world / "out" / "brand"}
+    with pytest.raises(ValueError, match="elsewhere"):
+        api.compare(**given(world, **more))  # type: ignore[arg-type]
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 WORKER = """

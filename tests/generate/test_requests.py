@@ -32,7 +32,7 @@ def test_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{oops", "line 2: Expecting"),
+        ("{oops", "line 2: a request is a line of JSON, .* got '{oops'"),
         ("[1]", r"line 2: a request is a JSON object with a prompt; got \[1\]"),
         ('{"class": "x"}', "line 2: a request has a prompt .*; this has class"),
         ('{"prompt": 3}', "line 2: a prompt is a text; got 3"),
@@ -48,6 +48,13 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path, line, said):
     file.write_text('{"prompt": "x"}\n' + line)
     with pytest.raises(ValueError, match=said):
         read_requests(file)
+
+
+def test_a_text_file_has_a_prompt_a_line(tmp_path):
+    (tmp_path / "asked.txt").write_text("a red shoe\n\n  {a blue one}\n")
+    assert read_requests(tmp_path / "asked.txt", seed=7) == [Request("a red shoe", 7), Request("{a blue one}", 8)]
+    with pytest.raises(ValueError, match="count is for one prompt; got 3"):
+        read_requests(tmp_path / "asked.txt", count=3)
 
 
 def test_nothing_to_read(tmp_path):

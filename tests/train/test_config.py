@@ -7,7 +7,15 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from onbrand.train.config import EngineConfig, LogConfig, LoraConfig, LossConfig, OptimConfig, TrainConfig
+from onbrand.train.config import (
+    ControlNetConfig,
+    EngineConfig,
+    LogConfig,
+    LoraConfig,
+    LossConfig,
+    OptimConfig,
+    TrainConfig,
+)
 from onbrand.train.flags import LATER, check_same, counting, flatten
 
 
@@ -86,8 +94,15 @@ def test_a_run_from_before_a_setting_is_resumed_with_what_it_had():
         check_same(before, replace(config, loss=LossConfig(input_perturbation=0.1)))
 
 
+def test_settings_of_another_method_are_refused():
+    with pytest.raises(ValueError, match="settings of lora are for method lora; .* and method full"):
+        TrainConfig(lora=LoraConfig(rank=16))
+    with pytest.raises(ValueError, match="settings of controlnet are for method controlnet"):
+        TrainConfig(method="lora", controlnet=ControlNetConfig(unet=True))
+
+
 def test_settings_of_another_method_do_not_count():
-    check_same(flatten(TrainConfig(lora=LoraConfig(rank=4))), TrainConfig(lora=LoraConfig(rank=8)))
+    check_same(flatten(TrainConfig()) | {"lora.rank": 4}, TrainConfig())
     low = TrainConfig(method="lora", lora=LoraConfig(rank=4))
     with pytest.raises(ValueError, match="lora.rank was 4 and now is 8"):
         check_same(flatten(low), replace(low, lora=LoraConfig(rank=8)))

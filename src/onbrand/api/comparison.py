@@ -66,7 +66,8 @@ def compare(
         What compare.json says: by method and score value, low, high, n.
 
     Raises:
-        ValueError: an unknown method or set, or inputs that do not go together, before anything is computed.
+        ValueError: an unknown method or set, requests that cannot be read or name no class, or inputs that do not go
+            together, before anything is trained.
     """
     from filelock import FileLock
     from tqdm import tqdm
@@ -76,6 +77,7 @@ def compare(
     from onbrand.api.page import report
     from onbrand.api.rivals import prepare, usual_requests
     from onbrand.api.trials import Trials, work
+    from onbrand.generate.requests import read_requests
     from onbrand.models import bundle
     from onbrand.report import versus
 
@@ -88,14 +90,23 @@ def compare(
     out, files = Path(out), {name: Path(file) for name, file in (sets or {}).items()}
     lacking = {method.requests for method in asked} - {"", *files}
     missing = [str(file) for file in (*files.values(), *((Path(prompts),) if prompts else ())) if not file.is_file()]
-    if lacking or missing:
-        raise ValueError(f"@set is one of {', '.join(files) or 'none here'}: got {sorted(lacking)}; no file {missing}")
+    if lacking:
+        raise ValueError(f"@set is one of {', '.join(files) or 'none here'}: got {', '.join(sorted(lacking))}")
+    if missing:
+        raise ValueError(f"no file of requests at {', '.join(missing)}")
+    if held is not None and not Path(held).is_dir():
+        raise ValueError(f"held is a folder of real pictures; got {held}, which is none")
     open_judges(reader, clip)
+    requests = {name: read_requests(file) for name, file in files.items()}
+    if prompts:
+        requests[""] = read_requests(prompts)
     pipe = open_model(model, device)
     files[""] = Path(prompts) if prompts else usual_requests(photos, split, out / "prompts.jsonl")
     (out / "locks").mkdir(parents=True, exist_ok=True)
     with FileLock(out / "locks" / "prepared.lock"):
         priors, fitted, models = prepare(pipe, asked, photos, model, out, prior, split, device)
+    for request in (request for rows in requests.values() for request in rows):
+        fitted.mean(request.class_name or fitted.class_of(request.prompt))
     weights = bundle.fingerprint(pipe.unet) + bundle.fingerprint(pipe.text_encoder)
     trials = Trials(photos, model, out, split, device, reader, clip, files, priors, models, fitted, weights)
     kept = {} if held is None else trials.held(held)

@@ -41,6 +41,13 @@ def fit_text(
         for name, gaussian in gaussians.items()
         if gaussian.k and counts[name] >= CAPTIONED
     }
+    few = [f"{name} ({counts[name]})" for name in gaussians if counts[name] < CAPTIONED]
+    if captioned and few:
+        warnings.warn(
+            f"a start from the text needs {CAPTIONED} captioned photos of a class; {', '.join(few)} will start from "
+            "the mean",
+            stacklevel=2,
+        )
     captioned = [record for record in captioned if record.class_name in fitters]
     pooled = embed_captions(pipe, sorted({record.text for record in captioned}))
     for mean, _, chunk in iterate(store, captioned):

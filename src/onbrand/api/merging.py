@@ -21,7 +21,7 @@ def merge(
         The folder `out`.
 
     Raises:
-        ValueError: no such LoRA or model, one that does not fit, or an `out` that holds a model already.
+        ValueError: no such LoRA or model, one that does not fit, or an `out` that is not empty.
     """
     from onbrand.api.inputs import open_model, open_prior
     from onbrand.models import bundle
@@ -29,8 +29,8 @@ def merge(
     from onbrand.models.record import base_of
 
     out = Path(out)
-    if (out / "model_index.json").exists():
-        raise ValueError(f"a merged model goes into a folder of its own; {out} holds a model: take another")
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"a merged model goes into a folder of its own; {out} is not empty: take another")
     pipe = open_model(base_of(lora) if model is None else model, device, lora=lora, scale=scale)
     offset = bundle.offset_of(pipe) if scale > 0 else None
     fuse_words(pipe, offset)

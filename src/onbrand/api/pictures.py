@@ -35,7 +35,7 @@ def generate(
     stop or a kill, makes only what is missing.
 
     Args:
-        prompts: file of requests, one JSON object a line: prompt; optionally class, seed,
+        prompts: file of requests: a .txt of prompts, or one JSON object a line: prompt; optionally class, seed,
             negative_prompt, image, conditioning (the control picture, or a list of them)
         model: model or run folder to make them with; a LoRA's run folder brings the model it was trained on
         out: folder for the pictures

@@ -37,7 +37,10 @@ def check_prior(pipe: StableDiffusionPipeline, prior: Prior | None, kind: Start,
     prior.check(vae=vae, scaling_factor=config.scaling_factor, shift_factor=config.shift_factor or 0.0)
     missing = sorted(set(classes or ()) - set(prior.text)) if kind == "text" else []
     if missing:
-        raise ValueError(f"no text regression for {', '.join(missing)}: fit with captions, or start from the mean")
+        raise ValueError(
+            f"no text regression for {', '.join(missing)}: fit with 20 captioned photos a class or more, or start from "
+            "the mean"
+        )
 
 
 def check_conditioning(pipe: StableDiffusionPipeline, requests: Sequence[Request], config: GenerateConfig) -> None:

@@ -45,7 +45,8 @@ def read_requests(
 ) -> list[Request]:
     """Requests from `file`, or `count` times `prompt` with the seeds seed, seed + 1, ...
 
-    file: one JSON object a line: prompt (or text), and optionally class, seed (else seed + its place in the file),
+    file: a .txt with one prompt a line, or one JSON object a line:
+    prompt (or text), and optionally class, seed (else seed + its place in the file),
     negative_prompt, attributes, image (or file_name) and conditioning (or conditioning_file_name: one file or a list),
     relative to the file; other keys are not read, so that a photo folder's metadata.jsonl serves. ValueError, with the
     line, for what cannot be read.
@@ -56,6 +57,8 @@ def read_requests(
         if count < 1:
             raise ValueError(f"the number of pictures must be at least 1; got {count}")
         return [Request(prompt, seed + index) for index in range(count)]
+    if count != 1:
+        raise ValueError(f"count is for one prompt; got {count} and a file of requests: write each line {count} times")
     path = Path(str(file))
     if not path.is_file():
         raise ValueError(f"no file of requests at {path.absolute()}")
@@ -64,7 +67,13 @@ def read_requests(
         if not line.strip():
             continue
         try:
-            requests.append(_read_line(json.loads(line), seed + len(requests), path.parent))
+            row = {"prompt": line.strip()} if path.suffix == ".txt" else json.loads(line)
+            requests.append(_read_line(row, seed + len(requests), path.parent))
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f'{path} line {number}: a request is a line of JSON, as {{"prompt": "..."}}, or of text in a .txt; '
+                f"got {line[:60]!r} ({error.msg})"
+            ) from error
         except ValueError as error:
             raise ValueError(f"{path} line {number}: {error}") from error
     if not requests:

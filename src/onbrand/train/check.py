@@ -68,7 +68,7 @@ def check(
     if config.offset == "text" and untold:
         raise ValueError(
             f"offset text needs a regression from text for every class; {', '.join(map(repr, untold))} has none: fit "
-            "on pictures with captions and --k above 0, or take offset mean"
+            "with 20 captioned pictures a class or more and --k above 0, or take offset mean"
         )
     if config.offset == "pca":
         for name in classes:

@@ -79,6 +79,15 @@ class TrainConfig:
                     f"another prediction is learnt by the whole UNet; got prediction {self.prediction} and method "
                     f"{self.method}: take method full, or controlnet.unet"
                 )
+        for name, given, usual in (
+            ("lora", self.lora, LoraConfig()),
+            ("controlnet", self.controlnet, ControlNetConfig()),
+        ):
+            if given != usual and self.method != name:
+                raise ValueError(
+                    f"settings of {name} are for method {name}; got {given} and method {self.method}: take method "
+                    f"{name}, or leave them out"
+                )
         at_least("steps", self.steps, 1)
         at_least("batch", self.batch, 1)
         if self.offset == "pca" and self.k < 1:
