@@ -131,6 +131,15 @@ def test_fit_refuses_before_it_works(world: Path, tmp_path: Path, more: dict[str
     assert not (tmp_path / "brand").exists()
 
 
+def test_fit_writes_no_pictures_among_the_photos(world: Path, tmp_path: Path) -> None:
+    for out in (world / "photos", world / "photos" / "brand"):
+        with pytest.raises(ValueError, match="beside the photos"):
+            api.fit(world / "photos", world / "model", out)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a folder; got .*file, a file"):
+        api.fit(world / "photos", world / "model", tmp_path / "file")
+
+
 def test_a_folder_of_broken_photos_is_an_error(world: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(b"\x89PNG")

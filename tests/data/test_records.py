@@ -191,6 +191,14 @@ def test_plain_pictures_come_in_the_order_of_their_paths(tmp_path):
     assert reasons(refused) == {"x.png": "a folder, not a file"}
 
 
+def test_the_sheet_of_a_check_is_no_picture_but_a_picture_of_that_name_is(tmp_path):
+    write_good(tmp_path, 1)
+    (tmp_path / "check.png").write_bytes(content(draw(0)))
+    assert len(read_folder(tmp_path)[0]) == 2
+    (tmp_path / "check.json").write_text("{}")
+    assert [record.file.name for record in read_folder(tmp_path)[0]] == ["00000.png"]
+
+
 def test_splits_are_not_mixed(tmp_path):
     write_good(tmp_path / "train", 2)
     write_good(tmp_path / "test", 1)

@@ -45,7 +45,7 @@ def fit(
         What fit.json says: pictures used, counts by class, refused files with reasons, fingerprints.
 
     Raises:
-        ValueError: no usable photo, an unusable model, device, resolution, k or text.
+        ValueError: no usable photo, an unusable model, device, resolution, k or text, an `out` inside of `photos`.
     """
     from tqdm import tqdm
 
@@ -59,6 +59,12 @@ def fit(
     check_method(text)
     given = {"photos": photos, "model": model, "out": out, "k": k, "text": text}
     options = {"split": split, "resolution": resolution, "flip": flip}
+    if Path(out).resolve().is_relative_to(Path(photos).resolve()):
+        raise ValueError(
+            f"the brand's folder lies beside the photos, or its pictures would be read as photos; got {out}"
+        )
+    if Path(out).is_file():
+        raise ValueError(f"the brand's folder is a folder; got {out}, a file")
     out, pipe = Path(out), open_model(model, device, dtype)
     size = size_of(pipe, resolution)
     vae = pipe.vae.config

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +36,6 @@ LEARNT, NUMBERS = 2000, 4e8
 """Photos learnt from, evenly spread over the folder: at most, and such that their pixels take 1.6 GB."""
 POSED = 100
 """Photos of each class that the pose net sees, at most."""
-SHEET = "check.png"
-"""The contact sheet of a check, which is no picture to check."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +57,7 @@ class Pictures:
 
 def size_of_first(folder: str | Path) -> tuple[int, int]:
     """(H, W) of the folder's first picture."""
-    for record in _read(Path(folder))[0]:
+    for record in read_folder(Path(folder))[0]:
         content = record.read()
         opened = content if isinstance(content, Refused) else open_picture(record.file, content)
         if not isinstance(opened, Refused):
@@ -78,7 +74,7 @@ def open_pictures(folder: str | Path, size: tuple[int, int], prior: Prior | None
             (folder / e["file"], e["prompt"], e["class"], e.get("attributes"), e.get("conditioning")) for e in entries
         ]
     else:
-        records, refused = _read(folder)
+        records, refused = read_folder(folder)
         if refused:
             raise ValueError(f"every picture is to be checked; {len(refused)} of {folder} cannot be, as {refused[0]}")
         asked = [(r.file, r.text, r.class_name, r.attributes, r.conditioning and [r.conditioning]) for r in records]
@@ -179,18 +175,6 @@ def _stored_x0(
 ) -> Tensor:
     store, summary = encode_records(pipe, records, brand / LATENTS, size, flip)
     return to_x0(pipe, store.get(summary.keys)[0]).cpu()
-
-
-def _read(folder: Path) -> tuple[list[Record], list[Refused]]:
-    """`read_folder` without the sheet of an earlier check, which no metadata names."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        records, refused = read_folder(folder)
-    for warning in caught:
-        if not re.match(rf"1 pictures .* {re.escape(SHEET)} first", str(warning.message)):
-            warnings.warn(warning.message, stacklevel=3)
-    kept = [record for record in records if record.file != folder / SHEET]
-    return kept, [one for one in refused if one.file != folder / SHEET]
 
 
 def pixels_of(images: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:

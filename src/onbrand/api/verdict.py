@@ -67,7 +67,8 @@ def check(
 
     from onbrand.api.inputs import open_model, open_prior
     from onbrand.api.judging import judge_pictures, open_judges
-    from onbrand.api.materials import SHEET, open_pictures, open_reference, open_stances, size_of_first
+    from onbrand.api.materials import open_pictures, open_reference, open_stances, size_of_first
+    from onbrand.data.records import CHECK, SHEET
     from onbrand.measure.joints import BlazePose
     from onbrand.report.figures import contact_sheet
 
@@ -91,7 +92,7 @@ def check(
         "fingerprints": {"prior": fitted.fingerprint} if fitted else {},
     }
     folder = Path(pictures)
-    write_json(folder / "check.json", content)
+    write_json(folder / CHECK, content)
     failed = [entry["failed"] for entry in content["pictures"]]
     contact_sheet(made.images[:SHOWN], made.prompts[:SHOWN], failed[:SHOWN]).save(folder / SHEET)
 

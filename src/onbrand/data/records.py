@@ -18,6 +18,8 @@ SUFFIXES = frozenset(
     ".heic .heif .psd .svg .tga".split()
 )
 """What counts as a picture where no metadata names it. The last five are not decoded: they are listed as refused."""
+CHECK, SHEET = "check.json", "check.png"
+"""What a check leaves in the folder it has checked; the sheet beside it is no picture of the folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ def _walk(folder: Path) -> _Found:
         folders[:] = sorted(n for n in folders if n[0] != "." and n != "__MACOSX" and _suffix(n) not in SUFFIXES)
         for name in files:
             suffix = _suffix(name)
-            if name[0] == ".":
+            if name[0] == "." or (name == SHEET and CHECK in files):
                 continue
             if name in METADATA:
                 found.metadata.append(base + name)
