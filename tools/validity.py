@@ -17,11 +17,14 @@ from test_reference import UNSEEN, VIOLATIONS
 from conftest import brand_pictures
 from onbrand.api.materials import decode_x0, encode_x0
 from onbrand.core import Fitter, Prior, Provenance
+from onbrand.core.fit import fit_rows
 from onbrand.measure.intervals import mean
-from onbrand.measure.kind import kind_values
+from onbrand.measure.kind import belongs, kind_values, unseen_values
 from onbrand.measure.learn import learn
 from onbrand.measure.reference import Reference, Verdict, judge
 from onbrand.models.bundle import load
+
+PROVENANCE = Provenance("tiny", 1.0, 0.0, (128, 128), "", False, (255, 255, 255))
 
 
 def told(column: torch.Tensor) -> str:
@@ -50,11 +53,10 @@ def figures() -> None:
     decoded, through = decode_x0(pipe, x0), decode_x0(pipe, held_x0)
     fitter = Fitter(x0.shape[1:], 16)
     fitter.update(x0, kinds)
-    prior = Prior(fitter.finish(), Provenance("tiny", 1.0, 0.0, (128, 128), "", False, (255, 255, 255)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        reference = learn(pictures, prior, x0, classes=kinds)
-        wide = learn(pictures, prior, x0, classes=kinds, decoded=decoded)
+    prior = Prior(fitter.finish(), PROVENANCE)
+    values = kind_values(prior, x0, kinds)
+    reference = learn(pictures, values, classes=kinds)
+    wide = learn(pictures, values, classes=kinds, decoded=decoded)
 
     def held_against(one: Reference, shown: Tensor, asked: list[str], latents: Tensor = held_x0) -> Verdict:
         return judge(one, shown, kind_values(prior, latents, asked), asked)
@@ -86,9 +88,41 @@ def figures() -> None:
             print(f"| a {view}: {words} | kind | {told(~passed[rows])} |")
 
 
+def few() -> None:
+    """The kind of picture by a prior of few photos, learnt from photos it has seen and from the same as if unseen."""
+    pictures, kinds = test_figures.load("train", 4020)
+    x0 = encode_x0(load("tiny"), pictures)
+    order = torch.randperm(len(x0), generator=torch.Generator().manual_seed(0)).tolist()
+    rows = {name: [i for i in order if kinds[i] == name] for name in sorted(set(kinds))}
+    new = [i for own in rows.values() for i in own[-150:]]
+    asked = [kinds[i] for i in new]
+    other = [" ".join({"garment": "person", "person": "garment"}.get(w, w) for w in name.split()) for name in asked]
+    print(
+        "\n| photos of a kind | learnt as | new photos pass kind | are of no kind | another view's kind fails | variety |"
+    )
+    print("|---|---|---|---|---|---|")
+    for count in (25, 50, 100, 200, 400, 800):
+        prior = Prior({name: fit_rows(x0[own[:count]], 16) for name, own in rows.items()}, PROVENANCE)
+        used = [i for own in rows.values() for i in own[:count]]
+        names = [kinds[i] for i in used]
+        unseen = [unseen_values(prior, x0[own[:count]], name) for name, own in rows.items()]
+        columns = {number: torch.cat([one[number] for one in unseen]) for number in unseen[0]}
+        for words, values in (("seen", kind_values(prior, x0[used], names)), ("unseen", columns)):
+            reference = learn(pictures[used], values, classes=names)
+            right, wrong = (
+                judge(reference, pictures[new], kind_values(prior, x0[new], kind), kind).passed["kind"]
+                for kind in (asked, other)
+            )
+            stray = 1 - belongs(reference.lines, prior, x0[new]).float().mean()
+            variety = reference.held_out.get("diversity", 1.0)
+            print(f"| {count} | {words} | {told(right)} | {stray:.1%} | {told(~wrong)} | {variety:.2f} |")
+
+
 def main() -> None:
+    warnings.simplefilter("ignore", UserWarning)
     photos()
     figures()
+    few()
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def test_killed_and_started_again_it_is_the_fit_that_was_not(world: Path, tmp_pa
     seed = random.randrange(2**32)
     print(f"moments from seed {seed}")
     draw, whole = random.Random(seed), written(world / "whole")
-    assert set(whole) == {"prior.safetensors", "fit.json", "means/kind 0.png", "means/kind 1.png"}
+    assert set(whole) == {"prior.safetensors", "unseen.json", "fit.json", "means/kind 0.png", "means/kind 1.png"}
     seconds, killed = fit(world, tmp_path / "timed")[0], []
     for moment in range(moments):
         out = tmp_path / f"killed-{moment}"

@@ -41,6 +41,27 @@ def test_with_a_prior_photos_may_look_as_the_autoencoder_leaves_them(tmp_path: P
 
 
 @pytest.mark.filterwarnings("ignore:real photos kept back pass less often")
+@pytest.mark.filterwarnings("ignore:.*its mean shows those pictures")
+def test_the_brands_next_photos_pass_however_few_the_prior_has_seen(tmp_path: Path) -> None:
+    photos, new = (write_garments(tmp_path / split, split, 120) for split in ("train", "validation"))
+    api.fit(photos, "tiny", tmp_path / "brand", k=16, flip=True)
+    told = json.loads((tmp_path / "brand" / "unseen.json").read_text())
+    assert len(told["photos"]) == 120
+    fresh = api.check(new, photos, prior=tmp_path / "brand").content
+    (tmp_path / "brand" / "unseen.json").unlink()
+    with pytest.warns(UserWarning, match="fewer than 500 of female garment"):
+        before = api.check(new, photos, prior=tmp_path / "brand").content
+    kinds = [one["properties"]["kind"]["share"] for one in (fresh, before)]
+    strays = [one["measures"]["stray"]["value"] for one in (fresh, before)]
+    assert kinds[0] > 0.9 > 0.5 > kinds[1] and strays[0] < 0.05 < 0.5 < strays[1]
+    assert abs(fresh["held_out"]["kind"] - kinds[0]) < 0.1
+    assert fresh["measures"]["diversity"]["value"] == pytest.approx(fresh["held_out"]["diversity"], rel=0.15)
+    assert fresh["held_out"]["diversity"] < 0.8, (
+        "what the prior has seen lies along its components more than new photos"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:real photos kept back pass less often")
 def test_ranges_are_learnt_again_by_other_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = write_garments(tmp_path / "photos", "train", 40)
     rules = tmp_path / "rules"

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.decomposition import PCA
 
 from onbrand.core import Fitter, Gaussian
-from onbrand.core.fit import EXACT
+from onbrand.core.fit import EXACT, fit_rows
 
 
 def pictures(n: int, shape: tuple[int, int, int], spectrum: torch.Tensor, noise: float, seed: int = 0) -> torch.Tensor:
@@ -59,6 +59,16 @@ def test_small_fits_are_scikit_learns_too(shape, d):
     overlap = np.abs(ours.components.numpy() @ theirs.components_.T)
     np.testing.assert_allclose(overlap, np.eye(6), atol=1e-4)
     assert ours.components.gather(1, ours.components.abs().argmax(1, keepdim=True)).gt(0).all()  # one sign for all runs
+
+
+@pytest.mark.parametrize("n, k", [(40, 6), (1, 6), (5, 9), (40, 0)])  # one picture has no spread, five four directions
+def test_rows_in_memory_are_fitted_as_a_fitter_does(n, k):
+    x0 = pictures(n, (4, 8, 8), 50 * 0.8 ** torch.arange(12), noise=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # few pictures
+        assert_same(fit_rows(x0, k), fitted(x0, k), 1e-4)
+    with pytest.raises(ValueError, match="got none"):
+        fit_rows(x0[:0], k)
 
 
 @pytest.mark.parametrize("shape, k", [((4, 6, 6), 0), ((4, 6, 6), 8), ((5, 29, 29), 8)])  # mean, exact, sketch

@@ -44,7 +44,7 @@ def kinds(photos):
     fitter = Fitter((3, 16, 16), 3)
     fitter.update(small(pictures), classes)
     prior = Prior(fitter.finish(), Provenance("", 1.0, 0.0, (128, 128), "", False, (255, 255, 255)))
-    return prior, learn(pictures, prior, small(pictures), classes=classes)
+    return prior, learn(pictures, kind_values(prior, small(pictures), classes), classes=classes)
 
 
 @pytest.fixture(scope="module")

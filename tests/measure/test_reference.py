@@ -125,7 +125,7 @@ def prior() -> Prior:
 
 def test_kind_is_judged_where_a_prior_is_given(held_out):
     x0 = torch.randn(40, 1, 1, 2, generator=torch.Generator().manual_seed(0))
-    reference = few(held_out, prior=prior(), x0=x0)
+    reference = few(held_out, kinds=kind_values(prior(), x0))
     assert "kind" in reference.properties
     asked = torch.tensor([[0.0, 0.0], [8.0, 0.0], [0.0, 9.0]]).view(3, 1, 1, 2)  # right, a person, like nothing known
     found = judge(reference, held_out[:3], kind_values(prior(), asked, ["product"] * 3))
@@ -133,8 +133,8 @@ def test_kind_is_judged_where_a_prior_is_given(held_out):
     assert "kind" not in judge(reference, held_out[:3]).passed
     with pytest.raises(ValueError, match="one class of product, person"):
         kind_values(prior(), asked, ["sofa"] * 3)
-    with pytest.raises(ValueError, match="prior and the x0"):
-        learn(held_out[:40], prior=prior())
+    with pytest.raises(ValueError, match="each of the 40 pictures"):
+        learn(held_out[:40], kinds=kind_values(prior(), x0[:39]))
 
 
 def test_every_property_has_numbers_and_every_number_one_property():

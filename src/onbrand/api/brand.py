@@ -51,6 +51,7 @@ def fit(
 
     from onbrand.api.fitting import draw_means, fit_text, ground_of_all
     from onbrand.api.inputs import LATENTS, PRIOR, encode_photos, open_model, processes, say_summary, size_of
+    from onbrand.api.unseen import write_unseen
     from onbrand.core import Fitter, Prior, Provenance
     from onbrand.core.regression import check_method
     from onbrand.data.latents import iterate
@@ -91,6 +92,7 @@ def fit(
     )
     prior = Prior(gaussians, provenance, told)
     prior.save(out / PRIOR)
+    write_unseen(out, pipe, store, summary, prior)
     files = draw_means(pipe, prior, out / "means")
 
     counts = Counter(record.class_name for record in summary.used)

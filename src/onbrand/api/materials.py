@@ -18,6 +18,8 @@ from tqdm import tqdm
 from onbrand import measure
 from onbrand.api.again import write_json
 from onbrand.api.inputs import LATENTS, encode_records
+from onbrand.api.unseen import FILE as UNSEEN
+from onbrand.api.unseen import kinds_of_photos
 from onbrand.core import Prior
 from onbrand.data.images import Refused, open_picture, pad, to_tensor
 from onbrand.data.records import Record, read_folder
@@ -106,7 +108,7 @@ def open_reference(
     records, _ = read_folder(photos, split)
     most = max(1, min(LEARNT, int(NUMBERS / (3 * size[0] * size[1]))))
     records = records[:: max(1, math.ceil(len(records) / most))]
-    key = _key(records, size, prior)
+    key = _key(records, size, prior, brand)
     file = brand / "reference.json" if brand else None
     if file and file.is_file():
         held = json.loads(file.read_text())
@@ -115,13 +117,13 @@ def open_reference(
     pixels, used = _open_photos(records, size)
     if not used:
         raise ValueError(f"photos to learn from are needed; {photos} has none that can be opened")
-    x0, classes, decoded = None, None, None
+    kinds, classes, decoded = None, None, None
     if prior and pipe:
-        flip = prior.provenance.flip
-        x0 = encode_x0(pipe, pixels) if brand is None else _stored_x0(pipe, used, brand, size, flip)
+        x0, keys = (encode_x0(pipe, pixels), []) if brand is None else _stored_x0(pipe, used, brand, size, prior)
         classes = [_class(prior, record.class_name, record.text) for record in used]
+        kinds = kinds_of_photos(prior, x0, classes, keys, brand)
         decoded = decode_x0(pipe, x0)
-    reference = learn(pixels, prior, x0, classes=classes, decoded=decoded)
+    reference = learn(pixels, kinds, classes=classes, decoded=decoded)
     if file:
         write_json(file, {"key": key, "reference": json.loads(reference.to_json())})
     return reference
@@ -171,10 +173,11 @@ def decode_x0(pipe: StableDiffusionPipeline, x0: Tensor, batch: int = 8) -> Tens
 
 
 def _stored_x0(
-    pipe: StableDiffusionPipeline, records: Sequence[Record], brand: Path, size: tuple[int, int], flip: bool
-) -> Tensor:
-    store, summary = encode_records(pipe, records, brand / LATENTS, size, flip)
-    return to_x0(pipe, store.get(summary.keys)[0]).cpu()
+    pipe: StableDiffusionPipeline, records: Sequence[Record], brand: Path, size: tuple[int, int], prior: Prior
+) -> tuple[Tensor, list[str]]:
+    """x0 of the records from the brand's store, where they are as a rule, and their keys in it."""
+    store, summary = encode_records(pipe, records, brand / LATENTS, size, prior.provenance.flip)
+    return to_x0(pipe, store.get(summary.keys)[0]).cpu(), summary.keys
 
 
 def pixels_of(images: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:
@@ -190,10 +193,11 @@ def _class(prior: Prior, name: str | None, prompt: str) -> str:
     return name if name in prior.classes else prior.class_of(prompt)
 
 
-def _key(records: Sequence[Record], size: tuple[int, int], prior: Prior | None) -> str:
-    """Changes with any photo, their number, the size, the prior, and the code by which ranges are learnt."""
+def _key(records: Sequence[Record], size: tuple[int, int], prior: Prior | None, brand: Path | None) -> str:
+    """Changes with any photo, their number, the size, the prior, and what ranges are learnt from and by."""
     stamps = [(str(record.file), record.class_name, record.text, *_stamp(record.stamp)) for record in records]
-    rules = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(RULES.glob("*.py"))]
+    files = [*sorted(RULES.glob("*.py")), *(brand.glob(UNSEEN) if brand else ())]
+    rules = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     told = json.dumps([size, prior.fingerprint if prior else "", stamps, rules])
     return hashlib.sha256(told.encode()).hexdigest()
 

@@ -123,5 +123,10 @@ def say(content: dict[str, Any]) -> None:
         )
     for name, entry in content["attributes"].items():
         print(f"{'of these, ' + name:<{width}}  {entry['share']:6.1%}  {entry['low']:6.1%} to {entry['high']:6.1%}")
-    for entry in content["measures"].values():
-        print(f"{entry['title']:<{width}}  {entry['value']:6.3g}  {entry['low']:6.3g} to {entry['high']:6.3g}")
+    for name, entry in content["measures"].items():
+        kept = content["held_out"].get(name)
+        interval = f"{entry['low']:6.3g} to {entry['high']:6.3g}"
+        print(
+            f"{entry['title']:<{width}}  {entry['value']:6.3g}  {interval}"
+            + (f"  {kept:6.3g}" if kept is not None else "")
+        )

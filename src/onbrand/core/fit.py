@@ -163,6 +163,25 @@ class Fitter:
         return torch.randn(self._d, width, generator=torch.Generator().manual_seed(SEED), dtype=torch.float64)
 
 
+def fit_rows(x0: Tensor, k: int) -> Gaussian:
+    """The Gaussian of one class's x0 `(n, C, H, W)`, all in memory: what a Fitter makes of them, exact at any d.
+
+    By the n x n products of the rows, so for some hundreds of them. ValueError for fewer than one row.
+    """
+    count, rest = len(x0), max(len(x0) - 1, 1)
+    if not count:
+        raise ValueError("a fit needs pictures: got none")
+    rows = x0.detach().to("cpu", torch.float64).flatten(1)
+    mean = rows.mean(0)
+    centred = rows - mean
+    values, vectors = torch.linalg.eigh(centred @ centred.T / rest)
+    total, k = float(values.sum()), min(k, count - 1)
+    values, vectors = values.flip(0)[:k], vectors.flip(1)[:, :k]
+    kept = values > 1e-10 * total
+    found = torch.nn.functional.normalize(vectors[:, kept].T @ centred)
+    return Gaussian(mean.float().reshape(x0.shape[1:]), _sign(found).float(), values[kept].float(), total, count)
+
+
 def _largest(covariance: Callable[[Tensor], Tensor], d: int, k: int) -> tuple[Tensor, Tensor]:
     """The k largest eigenvalues, falling, and eigenvectors `(d, k)` of a symmetric operator `(d, m)` -> `(d, m)`.
 

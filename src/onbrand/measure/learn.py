@@ -7,19 +7,15 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from onbrand.measure.cut import border
-from onbrand.measure.kind import ALL, LINE, kind_values
+from onbrand.measure.kind import ALL, LINE
 from onbrand.measure.pose import SIDE, overlap, silhouettes_of
 from onbrand.measure.properties import STATISTICS, measure
 from onbrand.measure.reference import Bounds, Reference, judge
-
-if TYPE_CHECKING:
-    from onbrand.core.prior import Prior
 
 TAIL = 0.001
 """Share of the pictures learned from that may lie beyond a bound; with fewer than 1 / TAIL the extremes count."""
@@ -43,8 +39,7 @@ SLACK = {
 
 def learn(
     pictures: Tensor,
-    prior: Prior | None = None,
-    x0: Tensor | None = None,
+    kinds: Mapping[str, Tensor] | None = None,
     ground: tuple[int, int, int] | None = None,
     seed: int = 0,
     classes: Sequence[str] | None = None,
@@ -52,20 +47,22 @@ def learn(
 ) -> Reference:
     """Learn a brand's ranges from its pictures `(B, 3, H, W)` in [0, 1]; 1,000 or more make the ranges sharp.
 
-    classes: the kind of each picture; each with FEWEST pictures or more has ranges of its own. With prior and x0
-    `(B, C, h, w)`, the pictures' latents, the kind of picture is learned too (classes left out: the likeliest).
+    classes: the kind of each picture; each with FEWEST pictures or more has ranges of its own. kinds: what
+    `kind_values` gives for the pictures, for photos that the prior has seen `unseen_values`; the kind is learned too.
     ground: RGB 0..255, the median of all borders where left out. decoded: the same pictures as the model's VAE leaves
     them, which are to pass too (ranges of the ground are of `pictures` alone: no VAE excuses a ground that is off).
 
     HELD_OUT of the pictures, drawn by the seed, are kept back: the ranges are tested on them, and a warning names the
-    properties that fewer than MEANT of them pass. ValueError for fewer than FEWEST pictures, or x0 of another number.
+    properties that fewer than MEANT of them pass. ValueError for fewer than FEWEST pictures, or another number of
+    classes, kinds or decoded.
     """
     if len(pictures) < FEWEST:
         raise ValueError(f"ranges are learned from at least {FEWEST} pictures: got {len(pictures)}; give more photos")
     if decoded is not None and decoded.shape != pictures.shape:
         raise ValueError(f"decoded are the same pictures: got {tuple(decoded.shape)} for {tuple(pictures.shape)}")
-    if (prior is None) != (x0 is None) or (x0 is not None and len(x0) != len(pictures)):
-        raise ValueError("the kind of picture needs the prior and the x0 of every picture: got one without the other")
+    kinds = kinds or {}
+    if any(len(column) != len(pictures) for column in kinds.values()):
+        raise ValueError(f"kinds holds the numbers of each of the {len(pictures)} pictures: got others")
     if classes is not None and len(classes) != len(pictures):
         raise ValueError(f"each picture has one class: got {len(classes)} classes for {len(pictures)} pictures")
     ground = ground or ground_colour(pictures)
@@ -74,7 +71,6 @@ def learn(
     test, fit = order[:kept].sort().values, order[kept:].sort().values
     names = [ALL] * len(pictures) if classes is None else list(classes)
     groups = _groups(names, fit)
-    kinds = kind_values(prior, x0, classes) if prior is not None and x0 is not None else {}
     sources = [pictures] if decoded is None else [pictures, decoded]
 
     bounds, poses, lines = {}, {}, {}
@@ -95,6 +91,8 @@ def learn(
     poor = [f"{name} {share:.1%}" for name, share in held_out.items() if 1 - share > max(allowed, 1.5 / len(test))]
     if poor:
         warnings.warn(f"real photos kept back pass less often than meant: {', '.join(poor)}", stacklevel=2)
+    if "kind_variety" in kinds:
+        held_out["diversity"] = float(kinds["kind_variety"].mean())
     return replace(reference, held_out=held_out)
 
 

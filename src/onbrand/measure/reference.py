@@ -31,7 +31,8 @@ class Reference:
     lines: Mapping[str, float]
     """By kind of picture: its photos' LINE quantile of kind_likelihood, in nats a dimension."""
     held_out: Mapping[str, float]
-    """Share of the pictures kept back that pass each property."""
+    """Share of the pictures kept back that pass each property; diversity: the variety of photos the prior has not seen,
+    where it was learned."""
     count: tuple[int, int]
     """Pictures learned from, and kept back."""
 
