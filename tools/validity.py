@@ -98,7 +98,7 @@ def few() -> None:
     asked = [kinds[i] for i in new]
     other = [" ".join({"garment": "person", "person": "garment"}.get(w, w) for w in name.split()) for name in asked]
     print(
-        "\n| photos of a kind | learnt as | new photos pass kind | are of no kind | another view's kind fails | variety |"
+        "\n| photos of a kind | learnt as | new photos pass kind | of no kind | another view's kind fails | variety |"
     )
     print("|---|---|---|---|---|---|")
     for count in (25, 50, 100, 200, 400, 800):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -220,6 +221,16 @@ class TestResume:
         with pytest.raises(ValueError, match=said) as error:
             write(folder, pipe, prior, **asked)
         assert "made with other settings" in str(error.value) and bytes_of(folder) == before
+
+    @pytest.mark.parametrize(
+        ("other", "said"),
+        [({"prompt": "garment, red"}, "prompt of picture 2 was 'garment, item 2', is 'garment, red'"),
+         ({"seed": 7}, "seed of picture 2 was 12, is 7")],
+    )  # fmt: skip
+    def test_another_request_is_an_error_that_names_the_picture(self, folder, pipe, prior, other, said):
+        requests = [*REQUESTS[:2], replace(REQUESTS[2], **other), *REQUESTS[3:]]
+        with pytest.raises(ValueError, match=said):
+            write(folder, pipe, prior, requests, CONFIG)
 
     def test_another_prior_is_another_run(self, folder, pipe):
         with pytest.raises(ValueError, match="fingerprints.prior was '.*', is '"):

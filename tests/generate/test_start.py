@@ -153,6 +153,13 @@ def test_image_start_is_the_vaes_mode(pipe, prior, pictures):
         start(pipe, prior, PROMPTS, seeds=SEEDS, kind="image", images=torch.zeros(3, 3, 24, 24))
 
 
+def test_options_of_another_start_are_refused(pipe, prior):
+    with pytest.raises(ValueError, match="got 2 and start mean: leave k out"):
+        start(pipe, prior, PROMPTS, seeds=SEEDS, kind="mean", k=2)
+    with pytest.raises(ValueError, match="got start mean: leave it out"):
+        start(pipe, prior, PROMPTS, seeds=SEEDS, kind="mean", residual=True)
+
+
 def test_image_start_projected_on_components(pipe, prior, pictures):
     """Figs. 2, 3: what k components make of a picture, by hand: no seed in it; whole again with k left out."""
     whole = x_start_of(pipe, prior, kind="image", images=pictures)

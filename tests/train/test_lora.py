@@ -104,8 +104,8 @@ def test_a_run_is_loaded_with_its_base_and_its_record(run):
     for loaded in (bundle.load(out), bundle.load(base, lora=out), bundle.load(base, lora=out / "model" / KOHYA)):
         torch.testing.assert_close(answer(loaded), answer(pipe), atol=1e-5, rtol=1e-5)
         assert bundle.offset_of(loaded) == bundle.offset_config(out)
-    half = bundle.load(base, lora=out, lora_scale=0.0)
-    torch.testing.assert_close(answer(half), answer(plain(base)))
+    for none in (bundle.load(base, lora=out, lora_scale=0.0), bundle.load(out, lora_scale=0.0)):
+        torch.testing.assert_close(answer(none), answer(plain(base)))
 
 
 def test_a_start_it_was_not_trained_for_is_refused(home, tmp_path):
@@ -163,6 +163,10 @@ def test_what_cannot_be_a_lora_is_refused(home, tmp_path):
     assert full(pipe).learned, "and the pipeline is as it was"
     with pytest.raises(ValueError, match="a LoRA is a .safetensors file"):
         bundle.load(home / "model", lora=tmp_path)
+    with pytest.raises(ValueError, match="lora.safetensors, which is not there"):
+        bundle.load(home / "model", lora=tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError, match="got 0.5 and none: give lora"):
+        bundle.load(home / "model", lora_scale=0.5)
     with pytest.raises(ValueError, match="lora.rank must be at least 1"):
         settings(**GIVEN | {"lora": {"rank": 0}})
 

@@ -43,6 +43,12 @@ def check_prior(pipe: StableDiffusionPipeline, prior: Prior | None, kind: Start,
         )
 
 
+def check_residual(kind: Start, residual: bool) -> None:
+    """ValueError for a residual without a text start, which alone leaves something open."""
+    if residual and kind != "text":
+        raise ValueError(f"residual draws what a text start leaves open; got start {kind}: leave it out")
+
+
 def check_conditioning(pipe: StableDiffusionPipeline, requests: Sequence[Request], config: GenerateConfig) -> None:
     """ValueError unless every request has a control picture that opens for each ControlNet; without ControlNets none
     is looked at, and none can be laid over the picture."""

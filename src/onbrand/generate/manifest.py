@@ -50,7 +50,7 @@ def write(
     """
     work, folder = plan(pipe, prior, requests, config, offset), Path(folder)
     settings = settings_of(work)
-    done = _open(folder, settings)
+    done = _open(folder, settings, requests)
     return _write(folder, work, settings, done)
 
 
@@ -144,12 +144,13 @@ def _write(folder: Path, work: Plan, settings: Mapping[str, Any], done: set[int]
             yield picture
 
 
-def _open(folder: Path, settings: Mapping[str, Any]) -> set[int]:
+def _open(folder: Path, settings: Mapping[str, Any], requests: Sequence[Request]) -> set[int]:
     """Make the folder a run's with these settings, or find that it is; the indices that are done."""
     path = folder / SETTINGS
     if path.is_file():
         held = json.loads(path.read_text())
         held["config"] = EARLIER | held["config"]
+        _check_asked(folder, requests)
         compare(f"the run in {folder.absolute()}", held, settings)
     else:
         if folder.is_dir() and ((folder / LINES).exists() or any(folder.glob("*.png"))):
@@ -164,6 +165,19 @@ def _open(folder: Path, settings: Mapping[str, Any]) -> set[int]:
     if cut:
         os.truncate(folder / LINES, len(whole))
     return {index for index, entry in read(folder).items() if (folder / entry["file"]).is_file()}
+
+
+def _check_asked(folder: Path, requests: Sequence[Request]) -> None:
+    """ValueError that names the first picture of a folder that was asked for with other words or another seed."""
+    entries = read(folder) if (folder / LINES).is_file() else {}
+    for index, request in enumerate(requests):
+        for name in ("prompt", "negative_prompt", "seed"):
+            was, now = entries.get(index, {}).get(name), getattr(request, name)
+            if index in entries and was != now:
+                raise ValueError(
+                    f"{folder.absolute()} holds other pictures: {name} of picture {index} was {was!r}, is {now!r}; "
+                    "take another folder"
+                )
 
 
 def _whole(path: Path) -> tuple[bytes, bool]:

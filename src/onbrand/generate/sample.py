@@ -16,7 +16,15 @@ from onbrand.data.images import to_picture
 from onbrand.generate.config import GenerateConfig, Start
 from onbrand.generate.fresh import match, scheduled
 from onbrand.generate.given import conditions_of, images_of, overlaid
-from onbrand.generate.guard import MATCHED, check_conditioning, check_effect, check_fresh, check_prior, check_trained
+from onbrand.generate.guard import (
+    MATCHED,
+    check_conditioning,
+    check_effect,
+    check_fresh,
+    check_prior,
+    check_residual,
+    check_trained,
+)
 from onbrand.generate.handoff import HandOff, check
 from onbrand.generate.requests import Request
 from onbrand.generate.start import begin, classes_of, components, generator_for, noise_for, usual_start
@@ -102,6 +110,7 @@ def plan(
     classes = classes_of(prior, prompts, [request.class_name for request in requests], len(requests))
     kind = config.start or usual_start(prior, classes, trained)
     k = components(prior, kind, config.k, trained)
+    check_residual(kind, config.residual)
     check_prior(pipe, prior, kind, classes)
     if kind == "image":
         missing = [request.image for request in requests if request.image is None or not Path(request.image).is_file()]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from onbrand.generate.config import Start
-from onbrand.generate.guard import check_effect, check_fresh, check_prior, check_trained
+from onbrand.generate.guard import check_effect, check_fresh, check_prior, check_residual, check_trained
 from onbrand.models.bundle import offset_of
 from onbrand.models.codec import embed, encode, to_x0
 from onbrand.models.schedule import describe, latents_for, set_steps
@@ -69,6 +69,7 @@ def start(
     named = classes_of(prior, prompts, _spread(classes, len(seeds), "classes"), len(seeds))
     kind = kind or usual_start(prior, named, trained, prompts is not None)
     k = components(prior, kind, k, trained)
+    check_residual(kind, residual)
     check_prior(pipe, prior, kind, named)
     check_effect(kind, schedule)
     check_trained(pipe.scheduler, schedule, num_inference_steps, kind, k, prior, trained)
@@ -146,7 +147,9 @@ def classes_of(
 
 def components(prior: Prior | None, kind: Start, k: int | None, offset: Mapping[str, Any] | None) -> int:
     """How many components a start has: a pca start k, or the number trained with, or 3 (fewer if fitted); an image
-    start k, or 0 for its whole latent; 0 for others. ValueError where that many were not fitted."""
+    start k, or 0 for its whole latent; 0 for others. ValueError where that many were not fitted, or others have k."""
+    if k is not None and kind not in ("pca", "image"):
+        raise ValueError(f"k counts the components of a pca or image start; got {k} and start {kind}: leave k out")
     if kind == "image" and k is not None and prior is None:
         raise ValueError(
             f"an image start of k = {k} components needs a prior: give one, or leave k out (the whole latent)"

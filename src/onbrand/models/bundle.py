@@ -56,7 +56,11 @@ def load(
     options: dict[str, Any] = {"dtype": DTYPES[dtype], "safety_checker": None, "requires_safety_checker": False}
     path = shipped(str(model)) if str(model) in SHIPPED else Path(model).expanduser()
     if lora is None and is_lora(path):
-        return load(base_of(path), device, dtype, config, path, controlnet=controlnet)
+        return load(base_of(path), device, dtype, config, path, lora_scale, controlnet)
+    if lora is None and lora_scale != 1:
+        raise ValueError(
+            f"lora_scale is how strongly a LoRA counts; got {lora_scale} and none: give lora, or leave it out"
+        )
     if path.is_file():
         pipe = _load_file(path, config, options)
     elif path.is_dir():

@@ -55,7 +55,8 @@ def lora_metadata(lora: str | Path) -> tuple[Path, dict[str, Any]]:
     path = Path(lora).expanduser()
     file = path if path.is_file() else model_folder(path) / LORA
     if file.suffix != ".safetensors" or not file.is_file():
-        raise ValueError(f"a LoRA is a .safetensors file, or a folder that holds {LORA}; got {path.absolute()}")
+        here = "which is not there" if not path.exists() else "a folder without" if path.is_dir() else "another file"
+        raise ValueError(f"a LoRA is a .safetensors file, or a folder that holds {LORA}; got {path.absolute()}, {here}")
     with safe_open(file, "pt") as opened:
         told = json.loads((opened.metadata() or {}).get("onbrand", "{}"))
     if told.get("offset"):
