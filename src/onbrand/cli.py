@@ -37,7 +37,8 @@ KNOWN_AS = {
     "lr_scheduler": "optim.schedule", "optimizer_type": "optim.name", "mixed_precision": "engine.precision",
     "gradient_accumulation_steps": "engine.accumulation", "snr_gamma": "loss.min_snr",
     "min_snr_gamma": "loss.min_snr", "network_dim": "lora.rank", "network_alpha": "lora.alpha",
-    "guidance_scale": "guidance", "cfg_scale": "guidance",
+    "guidance_scale": "guidance", "cfg_scale": "guidance", "output": "out", "num_images": "count",
+    "num_images_per_prompt": "count",
 }  # fmt: skip
 """Flags of diffusers' scripts and kohya's -> ours."""
 
