@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from onbrand.api.inputs import open_prior
 from onbrand.api.materials import open_reference
 from onbrand.data.catalogue import write_garments
 from onbrand.data.images import open_picture, to_tensor
+from onbrand.measure.kind import unseen_values
 from onbrand.measure.learn import learn
 from onbrand.models import bundle
 
@@ -42,23 +44,44 @@ def test_with_a_prior_photos_may_look_as_the_autoencoder_leaves_them(tmp_path: P
 
 @pytest.mark.filterwarnings("ignore:real photos kept back pass less often")
 @pytest.mark.filterwarnings("ignore:.*its mean shows those pictures")
-def test_the_brands_next_photos_pass_however_few_the_prior_has_seen(tmp_path: Path) -> None:
+def test_the_brands_next_photos_pass_however_few_the_prior_has_seen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     photos, new = (write_garments(tmp_path / split, split, 120) for split in ("train", "validation"))
-    api.fit(photos, "tiny", tmp_path / "brand", k=16, flip=True)
-    told = json.loads((tmp_path / "brand" / "unseen.json").read_text())
-    assert len(told["photos"]) == 120
-    fresh = api.check(new, photos, prior=tmp_path / "brand").content
-    (tmp_path / "brand" / "unseen.json").unlink()
+    brand = tmp_path / "brand"
+    api.fit(photos, "tiny", brand, k=16, flip=True)
+    told = json.loads((brand / "unseen.json").read_text())
+    rows = [json.loads(line) for line in (photos / "metadata.jsonl").read_text().splitlines()]
+    files = [photos / row["file_name"] for row in rows if row["class"] == "male person"]
+    pipe = bundle.load("tiny")
+    pixels = torch.stack([to_tensor(open_picture(file)) for file in files])  # type: ignore[arg-type]
+    x0 = [materials.encode_x0(pipe, (side + 1) / 2) for side in (pixels, pixels.flip(3))]
+    truth = unseen_values(open_prior(brand), x0[0], "male person", x0[1])["kind_likelihood"]  # type: ignore[arg-type]
+    found = [told["photos"][sha256(file.read_bytes()).hexdigest()]["kind_likelihood"] for file in files]
+    assert len(told["photos"]) == 120 and found == pytest.approx(truth.tolist(), abs=1e-3)
+
+    capsys.readouterr()
+    fresh = api.check(new, photos, prior=brand).content
+    expected = fresh["held_out"]["diversity"]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("variety kept")]
+    assert line.endswith(f"{expected:.3g}") and expected == pytest.approx(fresh["measures"]["diversity"]["value"], 0.15)
+    assert expected < 0.8, "what the prior has seen lies along its components more than new photos"
+    (brand / "unseen.json").write_text(json.dumps(told | {"prior": "another"}))
     with pytest.warns(UserWarning, match="fewer than 500 of female garment"):
-        before = api.check(new, photos, prior=tmp_path / "brand").content
+        before = api.check(new, photos, prior=brand).content
     kinds = [one["properties"]["kind"]["share"] for one in (fresh, before)]
     strays = [one["measures"]["stray"]["value"] for one in (fresh, before)]
     assert kinds[0] > 0.9 > 0.5 > kinds[1] and strays[0] < 0.05 < 0.5 < strays[1]
     assert abs(fresh["held_out"]["kind"] - kinds[0]) < 0.1
-    assert fresh["measures"]["diversity"]["value"] == pytest.approx(fresh["held_out"]["diversity"], rel=0.15)
-    assert fresh["held_out"]["diversity"] < 0.8, (
-        "what the prior has seen lies along its components more than new photos"
-    )
+
+
+@pytest.mark.filterwarnings("ignore:real photos kept back pass less often")
+@pytest.mark.filterwarnings("ignore:.*its mean shows those pictures")
+def test_no_variety_is_expected_of_photos_that_fit_told_nothing_of(tmp_path: Path) -> None:
+    photos, others = (write_garments(tmp_path / split, split, 100) for split in ("train", "validation"))
+    api.fit(photos, "tiny", tmp_path / "brand", k=2)
+    assert "diversity" in api.check(others, photos, prior=tmp_path / "brand").content["held_out"]
+    assert "diversity" not in api.check(photos, others, prior=tmp_path / "brand").content["held_out"]
 
 
 @pytest.mark.filterwarnings("ignore:real photos kept back pass less often")

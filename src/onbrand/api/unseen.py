@@ -57,18 +57,21 @@ def kinds_of_photos(
     values = kind_values(prior, x0, classes)
     photos = _read(brand, prior)
     fewest = ENOUGH * (1 + prior.provenance.flip)
-    few = [name for name in set(classes) if prior.gaussians[name].count < fewest]
-    if photos is None and few:
+    few = {name for name in classes if prior.gaussians[name].count < fewest}
+    if not few:
+        return values
+    if photos is None:
         warnings.warn(
             f"the kind of picture is learnt from photos that the prior may have seen, fewer than {ENOUGH} of "
             f"{', '.join(sorted(few))}: new pictures will fail it too often; give as prior the folder that `onbrand "
             "fit` wrote (one of an older version: fit again)",
             stacklevel=2,
         )
-    if photos:
-        values["kind_variety"] = torch.ones(len(x0))  # of the photos that a Gaussian was fitted on, on average
+        return values
+    # of photos that a Gaussian was fitted on the variety is 1 on average, with enough of them that of new ones too
+    values["kind_variety"] = torch.tensor([torch.nan if name in few else 1.0 for name in classes])
     for i, key in enumerate(keys):
-        for number, value in photos.get(key, {}).items() if photos else ():
+        for number, value in photos.get(key, {}).items():
             values[number][i] = value
     return values
 

@@ -170,10 +170,10 @@ def _open(folder: Path, settings: Mapping[str, Any], requests: Sequence[Request]
 def _check_asked(folder: Path, requests: Sequence[Request]) -> None:
     """ValueError that names the first picture of a folder that was asked for with other words or another seed."""
     entries = read(folder) if (folder / LINES).is_file() else {}
-    for index, request in enumerate(requests):
+    for index in (index for index in entries if index < len(requests)):
         for name in ("prompt", "negative_prompt", "seed"):
-            was, now = entries.get(index, {}).get(name), getattr(request, name)
-            if index in entries and was != now:
+            was, now = entries[index][name], getattr(requests[index], name)
+            if was != now:
                 raise ValueError(
                     f"{folder.absolute()} holds other pictures: {name} of picture {index} was {was!r}, is {now!r}; "
                     "take another folder"

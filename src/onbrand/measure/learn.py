@@ -91,8 +91,8 @@ def learn(
     poor = [f"{name} {share:.1%}" for name, share in held_out.items() if 1 - share > max(allowed, 1.5 / len(test))]
     if poor:
         warnings.warn(f"real photos kept back pass less often than meant: {', '.join(poor)}", stacklevel=2)
-    if "kind_variety" in kinds:
-        held_out["diversity"] = float(kinds["kind_variety"].mean())
+    if "kind_variety" in kinds and not kinds["kind_variety"].isnan().all():
+        held_out["diversity"] = float(kinds["kind_variety"].nanmean())
     return replace(reference, held_out=held_out)
 
 
