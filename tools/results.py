@@ -1,6 +1,6 @@
 """The experiments of docs/results*.md: the paper, its rivals and ours, by `onbrand compare`.
 
-    python tools/results.py [--only core,all,long,lora,photos,try-on]
+    python tools/results.py [--only core,all,long,look,lora,photos,try-on]
 
 Resumable, and shared by as many processes as are started; with everything finished it writes the pages anew in
 minutes. docs/results*.md, docs/results*.json and docs/images/results-* are written by it alone; its words are in
@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import results_all
 import results_long
+import results_look
 import results_lora
 import results_photos
 import results_try_on
@@ -98,7 +99,7 @@ def core(out: Path) -> None:
 
 
 PARTS = {
-    "core": core, "all": results_all.run, "long": results_long.run, "lora": results_lora.run,
+    "core": core, "all": results_all.run, "long": results_long.run, "look": results_look.run, "lora": results_lora.run,
     "photos": lambda out: results_photos.run(out / "photos"), "try-on": lambda out: results_try_on.run(out / "try-on"),
 }  # fmt: skip
 """Part -> what makes its page."""

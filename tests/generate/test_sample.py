@@ -16,20 +16,22 @@ from onbrand.models import codec
 from onbrand.models.variants import with_options
 
 REQUESTS = [Request(f"garment, item {seed}", seed, negative_prompt="blue" if seed % 2 else "") for seed in range(5)]
-FAST = {"steps": 4, "guidance": 3.0}
+FAST = {"steps": 4, "guidance": 3.0, "look_ahead": 0}
+LOOKING = FAST | {"look_ahead": None}
+"""With a look ahead, as where nothing is asked for."""
 
 
 @pytest.mark.parametrize("options", [{}, {"scheduler": "DPMSolverMultistepScheduler", "spacing": "trailing"},
                                      {"scheduler": "EulerDiscreteScheduler", "karras": True}])  # fmt: skip
 def test_a_picture_is_what_the_pipeline_makes_of_the_start(pipe, prior, options):
     own = pipe.scheduler
-    made = list(sample(pipe, prior, REQUESTS[:2], GenerateConfig(**FAST, **options)))
+    made = list(sample(pipe, prior, REQUESTS[:2], GenerateConfig(**LOOKING, **options)))
     assert pipe.scheduler is own, "the pipeline has its own scheduler back"
     by_hand = copy.copy(pipe)
     by_hand.scheduler = with_options(own, options.get("scheduler"), options.get("spacing"), options.get("karras"))
     prompts = [request.prompt for request in REQUESTS[:2]]
-    latents = start(by_hand, prior, prompts, seeds=[0, 1], num_inference_steps=4)
-    theirs = by_hand(prompts, negative_prompt=["", "blue"], latents=latents, num_inference_steps=4, guidance_scale=3.0)
+    call = {"negative_prompt": ["", "blue"], "num_inference_steps": 4, "guidance_scale": 3.0}
+    theirs = by_hand(prompts, latents=start(by_hand, prior, prompts, seeds=[0, 1], **call), **call)
     assert [picture.image.tobytes() for picture in made] == [image.tobytes() for image in theirs.images]
     assert [(picture.index, picture.class_name, picture.batch) for picture in made] == [
         (0, "garment", (0, 2)),
@@ -40,14 +42,14 @@ def test_a_picture_is_what_the_pipeline_makes_of_the_start(pipe, prior, options)
 
 @pytest.mark.parametrize("options", [{}, {"eta": 1.0}, {"scheduler": "EulerAncestralDiscreteScheduler"},
                                      {"scheduler": "DDPMScheduler"}, {"start": "pca"},
-                                     {"start": "text", "residual": True}], ids=str)  # fmt: skip
+                                     {"start": "text", "residual": True}, {"look_ahead": 2}], ids=str)  # fmt: skip
 def test_a_seed_makes_the_same_picture_in_any_batch(pipe, prior, options):
     three, one, turned = (
         {picture.request.seed: picture.latents for picture in sample(pipe, prior, requests, config)}
         for requests, config in (
-            (REQUESTS, GenerateConfig(**FAST, **options, batch=3)),
-            (REQUESTS, GenerateConfig(**FAST, **options, batch=1)),
-            (REQUESTS[::-1], GenerateConfig(**FAST, **options, batch=3)),
+            (REQUESTS, GenerateConfig(**FAST | options, batch=3)),
+            (REQUESTS, GenerateConfig(**FAST | options, batch=1)),
+            (REQUESTS[::-1], GenerateConfig(**FAST | options, batch=3)),
         )
     )
     for seed in range(5):
@@ -60,7 +62,8 @@ def test_a_seed_makes_the_same_picture_in_any_batch(pipe, prior, options):
 def test_random_steps_are_random_but_not_the_starts_noise_again(pipe, prior):
     still, moved = ([*sample(pipe, prior, REQUESTS[:1], GenerateConfig(**FAST, eta=eta))] for eta in (0.0, 1.0))
     assert not torch.allclose(still[0].latents, moved[0].latents, atol=1e-2)
-    by_hand = pipe(REQUESTS[0].prompt, latents=start(pipe, prior, REQUESTS[0].prompt, seeds=0, num_inference_steps=4),
+    begun = start(pipe, prior, REQUESTS[0].prompt, seeds=0, num_inference_steps=4, look_ahead=0)
+    by_hand = pipe(REQUESTS[0].prompt, latents=begun,
                    generator=[generator_for(0, "steps")], eta=1.0, output_type="latent",
                    num_inference_steps=4, guidance_scale=3.0).images  # fmt: skip
     assert torch.equal(by_hand[0], moved[0].latents)
@@ -70,11 +73,11 @@ def test_no_guidance_takes_one_call_of_the_network(pipe, prior):
     seen = []
     handle = pipe.unet.register_forward_hook(lambda module, args, out: seen.append(len(args[0])))
     try:
-        list(sample(pipe, prior, REQUESTS[:3], GenerateConfig(steps=2, guidance=1.0)))
-        list(sample(pipe, prior, REQUESTS[:3], GenerateConfig(steps=2, guidance=2.0)))
+        list(sample(pipe, prior, REQUESTS[:3], GenerateConfig(steps=2, guidance=1.0, look_ahead=0)))
+        list(sample(pipe, prior, REQUESTS[:3], GenerateConfig(steps=2, guidance=2.0, look_ahead=1)))
     finally:
         handle.remove()
-    assert seen == [3, 3, 6, 6]
+    assert seen == [3, 3, 6, 6, 6], "two steps without guidance; a look and two steps with it"
 
 
 def test_what_is_done_is_not_made_again_and_the_rest_is_the_same(pipe, prior):

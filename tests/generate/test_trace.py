@@ -51,7 +51,7 @@ def test_x0_hat_is_the_schedulers(monkeypatch, name, kind):
     pipe = tiny_pipeline(prediction_type=kind)
     prior = tiny_prior(pipe, ("garment",))
     found = spied(monkeypatch, name)
-    config = GenerateConfig(steps=4, scheduler=name + "Scheduler", guidance=3.0, batch=2, trace=3)
+    config = GenerateConfig(steps=4, scheduler=name + "Scheduler", guidance=3.0, batch=2, trace=3, look_ahead=0)
     traces = [picture.trace for picture in sample(pipe, prior, REQUESTS, config)]
     assert [len(trace.timesteps) for trace in traces] == [len(found) // 2] * 3
     first, second = found[: len(found) // 2], found[len(found) // 2 :]
@@ -66,7 +66,13 @@ def test_x_t_is_what_the_network_saw(name):
     pipe = tiny_pipeline()
     prior = tiny_prior(pipe, ("garment",))
     plain = GenerateConfig(
-        "mean", zero_mean=False, steps=4, scheduler=name + "Scheduler", spacing="leading", guidance=1.0
+        "mean",
+        zero_mean=False,
+        steps=4,
+        scheduler=name + "Scheduler",
+        spacing="leading",
+        guidance=1.0,
+        look_ahead=0,
     )
     config = replace(plain, trace=1)
     traced, untraced = ([*sample(pipe, prior, REQUESTS, c)] for c in (config, plain))

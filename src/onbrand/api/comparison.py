@@ -47,9 +47,9 @@ def compare(
         methods: separated by commas, each TRAINING[:option]/START[+option][@set]; TRAINING: stock, plain, mean-window,
             mean-constant, text-..., pca3-..., pca3-sampled-..., offset-noise, zero-snr, small-alpha, its options
             steps (:300), :seed1, :t999, :lora8, :lora8-linear, :lora8-attention, :controlnet, :lr0.003, :v; START:
-            noise, mean, text, text-rr, text-cca, pca3, image, image3, leak, leak-dct, its options handoff, drawn,
-            zeromean, literal, pasted, overlay, steps (+8), solver (+unipc), spacing (+trailing), guidance (+g3),
-            DDIM's eta (+eta1)
+            noise, mean, text, text-rr, text-cca, mean-few50, text-few50 (a prior of 50 photos a class), pca3, image,
+            image3, leak, leak-dct, its options handoff, drawn, zeromean, look1 (a look ahead), unprojected, literal,
+            pasted, overlay, steps (+8), solver (+unipc), spacing (+trailing), guidance (+g3), DDIM's eta (+eta1)
         prompts: file of requests, as for `generate`; left out: 24 captions of the photos
         sets: other files of requests by name, for methods that end in @name
         held: folder of real pictures that no one learns from, checked as the row "real", and as the model's autoencoder

@@ -33,9 +33,9 @@ TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
 """Name -> its words and its settings, of trainings without a start; with one: mean-window, text-constant, pca3-window,
 pca3-sampled-window and so on."""
 OFFSET = re.compile(r"(mean|zero|text|pca([1-9]\d*)(-sampled)?)-(window|constant)")
-START = re.compile(r"(noise|mean|zero|text|pca|image|leak)([1-9]\d*)?(-rr|-cca|-dct)?")
+START = re.compile(r"(noise|mean|zero|text|pca|image|leak)([1-9]\d*)?(-rr|-cca|-dct)?(?:-(few[1-9]\d*))?")
 PRIORS = {"zero": "zero", "text-rr": "reduced-rank", "text-cca": "cca", "leak": "leak", "leak-dct": "leak-dct"}
-"""Starts that have a prior of their own, fitted to the same latents -> its name."""
+"""Starts that have a prior of their own, fitted to the same latents -> its name; mean-few50, text-few50 have few50."""
 START_WORDS = {
     "noise": "noise", "mean": "class mean", "text": "mean given the text", "pca": "PCA draw", "image": "own latent",
     "zero": "x_start = 0", "text-rr": "mean given the text, reduced rank", "text-cca": "mean given the text, CCA",
@@ -126,9 +126,10 @@ def read_method(name: str, config: CompareConfig) -> Method:
     Training options: a number of steps, `seed1`, `t999` (first timestep), `v` (v-prediction, trailing spacing),
     `lora8` (a LoRA of that rank instead of the whole UNet), `lora8-linear`, `lora8-attention` (in these layers alone),
     `controlnet` (one, and the UNet with it), `lr0.003` (learning rate). Start options: handoff, drawn
-    (what the text leaves open too), zeromean (noise without its mean), literal (the paper's alpha_T), pasted (the
-    ground replaced), overlay (control pictures laid over), a number of inference steps, a solver (ddim, dpm2m, unipc,
-    euler, eulera), a spacing, `g3` (guidance), `eta1` (DDIM's fresh noise).
+    (what the text leaves open too), zeromean (noise without its mean), look1 (a look ahead), unprojected (all that a
+    look shows kept), literal (the paper's alpha_T), pasted (the ground replaced), overlay (control pictures laid over),
+    a number of inference steps, a solver (ddim, dpm2m, unipc, euler, eulera), a spacing, `g3` (guidance), `eta1`
+    (DDIM's fresh noise).
     """
     body, _, requests = name.partition("@")
     made, slash, begun = body.partition("/")
@@ -138,14 +139,17 @@ def read_method(name: str, config: CompareConfig) -> Method:
     kind, *options = begun.split("+")
     found = START.fullmatch(kind)
     base = found and found[1] + (found[3] or "")
-    if not found or base not in START_WORDS or (found[2] and found[1] not in ("pca", "image")):
-        raise _wrong(name, f"a start is one of {', '.join(START_WORDS)}, pca3, image3; got {kind!r}")
+    known = found and base in START_WORDS and (not found[2] or found[1] in ("pca", "image"))
+    if not found or not known or (found[4] and base not in ("mean", "text", "pca")):
+        raise _wrong(name, f"a start is one of {', '.join(START_WORDS)}, pca3, image3, mean-few50, text-few50; got "
+                     f"{kind!r}")  # fmt: skip
     plain: Any = {"leak": "pca", "zero": "mean"}.get(found[1], found[1])
     start = GenerateConfig(
         start=plain, k=int(found[2]) if found[2] else None, steps=config.sampling, guidance=config.guidance,
-        batch=config.at_a_time, zero_mean=False,
+        batch=config.at_a_time, zero_mean=False, look_ahead=0,
     )  # fmt: skip
     words = [START_WORDS[str(base)] + (f", {found[2]} components" if found[2] else "")]
+    words += [f"prior of {found[4][3:]} photos a class"] if found[4] else []
     pasted = False
     for option in options:
         change, said = _start_option(option, name)
@@ -153,7 +157,8 @@ def read_method(name: str, config: CompareConfig) -> Method:
         start, words = replace(start, **change), [*words, said]
     if start.overlay and training.config and training.config.method != "controlnet":
         raise _wrong(name, "what was given is laid over a ControlNet's pictures: train with :controlnet")
-    return Method(name, training, start, ", ".join(words), PRIORS.get(str(base), ""), pasted, requests)
+    prior = found[4] or PRIORS.get(str(base), "")
+    return Method(name, training, start, ", ".join(words), prior, pasted, requests)
 
 
 def read_training(made: str, config: CompareConfig, name: str) -> Training:
@@ -234,6 +239,10 @@ def _start_option(option: str, name: str) -> tuple[dict[str, Any], str]:
         return {"literal": True}, "alpha_T of the formula"
     if option in SOLVERS:
         return {"scheduler": SOLVERS[option]}, option
+    if option == "unprojected":
+        return {"look_ahead_projection": False}, "all of the look kept"
+    if found := re.fullmatch(r"look([1-9]\d*)", option):
+        return {"look_ahead": int(found[1])}, f"{found[1]} look{'s' if int(found[1]) > 1 else ''} ahead"
     if option in SPACINGS:
         return {"spacing": option}, option
     if option.isdigit() and int(option):
@@ -242,8 +251,8 @@ def _start_option(option: str, name: str) -> tuple[dict[str, Any], str]:
         return {"guidance": float(option[1:])}, f"guidance {option[1:]}"
     if re.fullmatch(r"eta(0?\.\d+|1)", option):
         return {"eta": float(option[3:])}, f"eta {option[3:]}"
-    raise _wrong(name, "a start's options are handoff, drawn, zeromean, literal, pasted, overlay, a number of steps, "
-                 f"{', '.join((*SOLVERS, *SPACINGS))}, g3, eta1; got {option!r}")  # fmt: skip
+    raise _wrong(name, "a start's options are handoff, drawn, zeromean, look1, unprojected, literal, pasted, overlay, "
+                 f"a number of steps, {', '.join((*SOLVERS, *SPACINGS))}, g3, eta1; got {option!r}")  # fmt: skip
 
 
 def _wrong(name: str, rule: str) -> ValueError:

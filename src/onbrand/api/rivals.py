@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
     from onbrand.core import Prior
     from onbrand.core.regression import Method
+    from onbrand.data.latents import Store
+    from onbrand.data.records import Record
 
 
 def prepare(
@@ -88,6 +92,10 @@ def other_prior(
         zeros = {one: replace(part, mean=torch.zeros_like(part.mean)) for one, part in prior.gaussians.items()}
         return Prior(zeros, told)
     store, summary = encode_photos(pipe, photos, brand / LATENTS, told.resolution, told.flip, split=split)
+    if name.startswith("few"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that they are few is the question here
+            return few_prior(pipe, prior, store, few_of(summary.used, int(name.removeprefix("few"))))
     if not name.startswith("leak"):
         return Prior(prior.gaussians, told, fit_text(pipe, store, summary.used, prior.gaussians, cast("Method", name)))
     made = signal_leak.elementwise if name == "leak" else signal_leak.low_frequencies
@@ -97,6 +105,31 @@ def other_prior(
         for i, record in enumerate(records):
             parts[record.class_name].append(x0[i])
     return Prior({one: made(torch.stack(rows)) for one, rows in parts.items()}, told)
+
+
+def few_of(records: Sequence[Record], count: int) -> list[Record]:
+    """`count` photos of each class, evenly spread; ValueError where a class has fewer."""
+    chosen: list[Record] = []
+    for name in dict.fromkeys(record.class_name for record in records):
+        own = [record for record in records if record.class_name == name]
+        if len(own) < count:
+            raise ValueError(f"a prior of {count} photos a class needs as many; {name} has {len(own)}")
+        chosen += [own[i * len(own) // count] for i in range(count)]
+    return chosen
+
+
+def few_prior(pipe: StableDiffusionPipeline, prior: Prior, store: Store, records: Sequence[Record]) -> Prior:
+    """What `fit` makes of the records, with as many components as the brand's prior."""
+    from onbrand.api.fitting import fit_text
+    from onbrand.core import Fitter, Prior
+    from onbrand.data.latents import iterate
+    from onbrand.models.codec import to_x0
+
+    fitter = Fitter(prior.shape, prior.k)
+    for mean, _, part in iterate(store, records, 512):
+        fitter.update(to_x0(pipe, mean), [record.class_name for record in part])
+    gaussians = fitter.finish()
+    return Prior(gaussians, prior.provenance, fit_text(pipe, store, records, gaussians))
 
 
 def paste(made: Path, out: Path, size: tuple[int, int]) -> None:

@@ -99,16 +99,18 @@ class Prior:
         """
         return torch.cat([self._of(name).draw(1, k, generator) for name in _listed(classes)])
 
-    def project(self, x0: Tensor, classes: str | Sequence[str], k: int) -> Tensor:
-        """Each x0 `(B, C, H, W)` in k components of its class (section 3.4); a single name serves the whole batch.
+    def project(self, x0: Tensor, classes: str | Sequence[str], k: int | None = None) -> Tensor:
+        """Each x0 `(B, C, H, W)` in k components of its class (section 3.4), None: in all that the class has; a single
+        name serves the whole batch.
 
         Raises ValueError for an unknown class, another number of names than x0, or where k exceeds what was fitted.
         """
         if isinstance(classes, str):
-            return self._of(classes).project(x0, k)
+            classes = [classes] * len(x0)
         if len(classes) != len(x0):
             raise ValueError(f"one class a picture: got {len(classes)} names for {len(x0)} pictures")
-        return torch.cat([self._of(name).project(x0[i : i + 1], k) for i, name in enumerate(classes)])
+        parts = [(self._of(name), x0[i : i + 1]) for i, name in enumerate(classes)]
+        return torch.cat([gaussian.project(part, gaussian.k if k is None else k) for gaussian, part in parts])
 
     def classify(self, x0: Tensor) -> tuple[list[str], Tensor]:
         """The most likely class of each x0 `(B, C, H, W)`, and log-likelihoods in nats `(B, n_classes)`."""

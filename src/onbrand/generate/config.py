@@ -22,6 +22,10 @@ class GenerateConfig:
         residual: with start text, also draw what the text leaves open
         zero_mean: take each channel's mean out of the starting noise, which the network reads as a tint of the ground;
             null: yes, but for a start from noise
+        look_ahead: how often the network is asked, before sampling, what it would draw from the start that it was
+            given; sampling starts from its answer. For weights trained as usual; null: for these twice from start mean,
+            once from text, else not at all
+        look_ahead_projection: keep of that answer what lies in the class's components; false: all of it
         literal: the paper's alpha_T, abar at T-1, instead of the abar of the first inference timestep
         steps: inference steps
         scheduler: diffusers scheduler class, as DPMSolverMultistepScheduler; null: the model's own
@@ -41,6 +45,8 @@ class GenerateConfig:
     k: int | None = None
     residual: bool = False
     zero_mean: bool | None = None
+    look_ahead: int | None = None
+    look_ahead_projection: bool = True
     literal: bool = False
     steps: int = 20
     scheduler: str | None = None
@@ -62,6 +68,8 @@ class GenerateConfig:
         for name, least in (("steps", 1), ("batch", 1), ("trace", 0), ("guidance", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
+        if self.look_ahead is not None and self.look_ahead < 0:
+            raise ValueError(f"look_ahead counts looks, 0 or more; got {self.look_ahead}")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in [0, 1]; got {self.eta}")
         if self.handoff and self.eta:

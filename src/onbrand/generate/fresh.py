@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from onbrand.generate.guard import MATCHED, check_fresh
-from onbrand.generate.start import noise_for
+from onbrand.generate.noise import noise_for
 from onbrand.models.bundle import offset_of
 from onbrand.models.schedule import scales, set_steps
 

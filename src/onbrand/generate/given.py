@@ -12,7 +12,6 @@ from onbrand.data.conditioning import open_region, read_conditioning
 from onbrand.data.images import Refused, open_picture, pad, to_tensor
 from onbrand.generate.config import GenerateConfig
 from onbrand.generate.requests import Request
-from onbrand.models.codec import factor_of
 from onbrand.models.control import nets_of
 
 if TYPE_CHECKING:
@@ -37,16 +36,15 @@ def images_of(requests: Sequence[Request], prior: Prior | None) -> Tensor:
 
 
 def conditions_of(
-    pipe: StableDiffusionPipeline, requests: Sequence[Request], config: GenerateConfig, shape: tuple[int, int]
+    pipe: StableDiffusionPipeline, requests: Sequence[Request], config: GenerateConfig, size: tuple[int, int]
 ) -> dict[str, Any]:
     """What a pipeline with ControlNets is called with beside: a batch of control pictures (B, 3, H, W) in [0, 1] and a
-    scale a ControlNet. shape: (h, w) of the latents; nothing for a pipeline without.
+    scale a ControlNet. size: (H, W) of the pictures to make; nothing for a pipeline without.
 
     ValueError for a picture that cannot be opened."""
     nets = len(nets_of(pipe))
     if not nets:
         return {}
-    size = (shape[0] * factor_of(pipe), shape[1] * factor_of(pipe))
     opened = [torch.stack([read_conditioning(one.conditioning[net], size) for one in requests]) for net in range(nets)]
     given = config.controlnet_scale
     scales, single = list(given) if isinstance(given, tuple | list) else [given] * nets, nets == 1

@@ -49,6 +49,51 @@ def check_residual(kind: Start, residual: bool) -> None:
         raise ValueError(f"residual draws what a text start leaves open; got start {kind}: leave it out")
 
 
+def check_look(
+    kind: Start,
+    looks: int,
+    projected: bool,
+    prior: Prior | None,
+    classes: Sequence[str] | None,
+    offset: Mapping[str, Any] | None,
+    schedule: Schedule,
+) -> None:
+    """ValueError for a look ahead where it has nothing to go on from, to be projected on, or to repair."""
+    if not looks:
+        if not projected:
+            raise ValueError(
+                "look_ahead_projection says what a look ahead keeps; got no look: give look_ahead, or omit it"
+            )
+        return
+    if looks < 0:
+        raise ValueError(f"look_ahead counts looks, 0 or more; got {looks}")
+    if offset is not None:
+        raise ValueError(
+            f"look_ahead {looks} is for weights trained as usual; these were trained with the start {offset['kind']}, "
+            "and what they estimate first is free of the leak already: leave look_ahead out"
+        )
+    if kind == "noise":
+        raise ValueError(f"look_ahead {looks} goes on from x_start; a start from noise has none: start from the mean")
+    if schedule.abar < VANISHING:
+        raise ValueError(
+            f"look_ahead {looks} has no effect: x_start has weight 0 at the first timestep of {schedule.name} (zero "
+            "terminal SNR): leave it out"
+        )
+    if not projected:
+        return
+    if prior is None:
+        raise ValueError(
+            f"look_ahead {looks} keeps what lies in the components of a prior's class; got no prior: give one, or "
+            "look_ahead_projection false"
+        )
+    flat = [name for name in dict.fromkeys(classes or ()) if not prior.gaussians[name].k]
+    if flat:
+        raise ValueError(
+            f"look_ahead {looks} keeps what lies in the class's components; {', '.join(flat)} has none: fit with k of "
+            "1 or more, or give look_ahead_projection false"
+        )
+
+
 def check_conditioning(pipe: StableDiffusionPipeline, requests: Sequence[Request], config: GenerateConfig) -> None:
     """ValueError unless every request has a control picture that opens for each ControlNet; without ControlNets none
     is looked at, and none can be laid over the picture."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from onbrand.core.offset import handoff
-from onbrand.generate.start import noise_for
+from onbrand.generate.noise import noise_for
 from onbrand.models.bundle import offset_of
 from onbrand.models.schedule import NEAR, describe, set_steps, suggest
 

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from onbrand.core.prior import Prior
 
 LINES, SETTINGS = "manifest.jsonl", "config.json"
-EARLIER = {"handoff": False, "zero_mean": False, "controlnet_scale": 1.0, "overlay": False}
+EARLIER = {
+    "handoff": False, "zero_mean": False, "controlnet_scale": 1.0, "overlay": False, "look_ahead": 0,
+    "look_ahead_projection": True,
+}  # fmt: skip
 """What pictures were made with before there were these settings."""
 
 

@@ -21,16 +21,19 @@ from onbrand.generate.guard import (
     check_conditioning,
     check_effect,
     check_fresh,
+    check_look,
     check_prior,
     check_residual,
     check_trained,
 )
 from onbrand.generate.handoff import HandOff, check
+from onbrand.generate.look import Look
+from onbrand.generate.noise import generator_for, noise_for
 from onbrand.generate.requests import Request
-from onbrand.generate.start import begin, classes_of, components, generator_for, noise_for, usual_start
+from onbrand.generate.start import begin, classes_of, components, shape_of, usual_look, usual_start
 from onbrand.generate.trace import Recorder, Trace
 from onbrand.models.bundle import offset_of
-from onbrand.models.codec import decode, warn_long
+from onbrand.models.codec import decode, factor_of, warn_long
 from onbrand.models.schedule import Schedule, describe, set_steps
 from onbrand.models.variants import with_options
 
@@ -66,7 +69,7 @@ class Plan:
     prior: Prior | None
     requests: Sequence[Request]
     config: GenerateConfig
-    """Its start and its zero_mean spelled out."""
+    """Its start, zero_mean and look_ahead spelled out."""
     kind: Start
     """What x_start is."""
     scheduler: Any
@@ -123,9 +126,10 @@ def plan(
         check(live, trained)
     warn_long(pipe, prompts)
     even = kind != "noise" if config.zero_mean is None else config.zero_mean
-    made = Plan(
-        pipe, prior, requests, replace(config, start=kind, zero_mean=even), kind, live, schedule, classes, k, trained
-    )
+    looks = usual_look(kind, prior, classes, trained, schedule) if config.look_ahead is None else config.look_ahead
+    check_look(kind, looks, config.look_ahead_projection, prior, classes, trained, schedule)
+    told = replace(config, start=kind, zero_mean=even, look_ahead=looks)
+    made = Plan(pipe, prior, requests, told, kind, live, schedule, classes, k, trained)
     if made.matched:
         check_fresh(live, MATCHED)
     return made
@@ -160,6 +164,14 @@ def _batch(plan: Plan, batch: range) -> list[Picture]:
     prompts, seeds = [request.prompt for request in requests], [request.seed for request in requests]
     classes = None if plan.classes is None else [plan.classes[index] for index in batch]
     images = images_of(requests, plan.prior) if plan.kind == "image" else None
+    call = {
+        "prompt": prompts,
+        "negative_prompt": [request.negative_prompt for request in requests] if config.guidance > 1 else None,
+        "num_inference_steps": config.steps,
+        "guidance_scale": config.guidance,
+        **conditions_of(pipe, requests, config, _size(plan, images)),
+    }
+    even = bool(config.zero_mean)
     latents = begin(
         pipe,
         plan.prior,
@@ -172,7 +184,8 @@ def _batch(plan: Plan, batch: range) -> list[Picture]:
         images,
         config.literal,
         config.residual,
-        bool(config.zero_mean),
+        even,
+        Look(config.look_ahead, config.look_ahead_projection, even, call) if config.look_ahead else None,
     )
     # the steps' randomness has generators of its own: the seed's first draw is the start's noise
     generators = [generator_for(seed, "steps") for seed in seeds]
@@ -180,13 +193,12 @@ def _batch(plan: Plan, batch: range) -> list[Picture]:
     recorder = Recorder(latents * plan.schedule.init_noise_sigma, plan.schedule.prediction_type, config.guidance)
     scheduler = copy.deepcopy(plan.scheduler)
     if plan.matched:
-        scheduler = match(scheduler, latents, noise_for(seeds, latents.shape[1:], bool(config.zero_mean)))
+        scheduler = match(scheduler, latents, noise_for(seeds, latents.shape[1:], even))
     with scheduled(pipe, scheduler):
         if hasattr(pipe.scheduler, "noise_sampler_seed"):
             pipe.scheduler.noise_sampler_seed = [generator.initial_seed() for generator in generators]
         callbacks: list[Callable[..., dict[str, Any]]] = []
         if config.handoff:
-            even = bool(config.zero_mean)
             hand = HandOff(pipe, latents, seeds=seeds, num_inference_steps=config.steps, zero_mean=even,
                            offset=plan.offset)  # fmt: skip
             callbacks.append(hand)
@@ -194,16 +206,12 @@ def _batch(plan: Plan, batch: range) -> list[Picture]:
             callbacks.append(recorder)
         with recorder.attached(pipe):
             x0 = pipe(
-                prompts,
-                negative_prompt=[request.negative_prompt for request in requests] if config.guidance > 1 else None,
+                **call,
                 latents=latents,
-                num_inference_steps=config.steps,
-                guidance_scale=config.guidance,
                 eta=config.eta,
                 generator=generators,
                 output_type="latent",
                 callback_on_step_end=_in_turn(callbacks) if callbacks else None,
-                **conditions_of(pipe, requests, config, (latents.shape[2], latents.shape[3])),
             ).images
     if not bool(torch.isfinite(x0).all()):
         raise ValueError(f"the network overflows in {pipe.unet.dtype}: load the model with dtype='float32'")
@@ -223,6 +231,16 @@ def _batch(plan: Plan, batch: range) -> list[Picture]:
         )
         for place, index in enumerate(batch)
     ]
+
+
+def _size(plan: Plan, images: Tensor | None) -> tuple[int, int]:
+    """(H, W) of the pictures that a plan makes: its images', its prior's, or the model's own."""
+    if images is not None:
+        return images.shape[2], images.shape[3]
+    if plan.prior is not None:
+        return plan.prior.provenance.resolution
+    _, height, width = shape_of(plan.pipe)
+    return height * factor_of(plan.pipe), width * factor_of(plan.pipe)
 
 
 def _in_turn(callbacks: Sequence[Callable[..., dict[str, Any]]]) -> Callable[..., dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -10,15 +9,20 @@ import torch
 from torch import Tensor
 
 from onbrand.generate.config import Start
-from onbrand.generate.guard import check_effect, check_fresh, check_prior, check_residual, check_trained
+from onbrand.generate.guard import check_effect, check_fresh, check_look, check_prior, check_residual, check_trained
+from onbrand.generate.look import Look, check_call, estimate_ahead
+from onbrand.generate.noise import generator_for, noise_for
 from onbrand.models.bundle import offset_of
 from onbrand.models.codec import embed, encode, to_x0
-from onbrand.models.schedule import describe, latents_for, set_steps
+from onbrand.models.schedule import VANISHING, Schedule, describe, latents_for, set_steps
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
     from onbrand.core.prior import Prior
+
+LOOKS: dict[Start, int] = {"mean": 2, "text": 1}
+"""How often a start looks ahead where nothing is asked for, under weights trained as usual: by docs/results-look.md."""
 
 
 def start(
@@ -35,7 +39,10 @@ def start(
     literal: bool = False,
     residual: bool = False,
     zero_mean: bool | None = None,
+    look_ahead: int | None = None,
+    look_ahead_projection: bool = True,
     offset: Mapping[str, Any] | Literal["recorded"] | None = "recorded",
+    **call: Any,
 ) -> Tensor:
     """Latents (B, C, h, w), in the pipeline's dtype and on its device, for `pipe(prompts, latents=...)`.
 
@@ -51,6 +58,11 @@ def start(
     literal: Eq. 8 with the paper's abar_{T-1} instead of the abar of the first inference timestep.
     zero_mean: take each channel's mean out of the noise, which the network would read as a tint of the ground; None:
     yes, but from noise.
+    look_ahead: how often the network is asked, before sampling, what it would draw from this start; the start goes on
+    from that (docs/method.md, section 7). For weights trained as usual; None: twice from "mean", once from "text".
+    look_ahead_projection: keep of its answer what lies in the class's components; else all of it.
+    call: what else the pipeline will be called with, as guidance_scale, negative_prompt, a ControlNet's image: a look
+    asks the network in the same way (with guidance of at most look.GUIDANCE).
     offset: how the weights were offset-trained; "recorded": as the pipeline's folder says; None: plainly.
 
     ValueError for an unknown kind or class (it lists them), a prior of another VAE, a scheduler that a start cannot
@@ -66,6 +78,7 @@ def start(
     trained = None if isinstance(recorded, str) else recorded
     live = set_steps(pipe.scheduler, num_inference_steps)
     schedule = describe(live)
+    check_call(pipe, call)
     named = classes_of(prior, prompts, _spread(classes, len(seeds), "classes"), len(seeds))
     kind = kind or usual_start(prior, named, trained, prompts is not None)
     k = components(prior, kind, k, trained)
@@ -76,7 +89,16 @@ def start(
     if kind != "noise" and trained is not None and trained["gain"] == "constant":
         check_fresh(live)
     even = kind != "noise" if zero_mean is None else zero_mean
-    return begin(pipe, prior, live, prompts, named, seeds, kind, k, images, literal, residual, even)
+    look = None
+    usual = 0 if prompts is None else usual_look(kind, prior, named, trained, schedule)
+    looks = usual if look_ahead is None else look_ahead
+    check_look(kind, looks, look_ahead_projection, prior, named, trained, schedule)
+    if looks:
+        if prompts is None:
+            raise ValueError(f"look_ahead {looks} asks what the network would draw of prompts; got none: give prompts")
+        asked = {"prompt": prompts, "num_inference_steps": num_inference_steps, **call}
+        look = Look(looks, look_ahead_projection, even, asked)
+    return begin(pipe, prior, live, prompts, named, seeds, kind, k, images, literal, residual, even, look)
 
 
 def begin(
@@ -92,10 +114,11 @@ def begin(
     literal: bool = False,
     residual: bool = False,
     zero_mean: bool = False,
+    look: Look | None = None,
 ) -> Tensor:
     """`start` without its checks, on a scheduler already set (`schedule.set_steps`)."""
     if kind == "noise" or (kind != "image" and (prior is None or classes is None)):
-        latents = noise_for(seeds, _shape(pipe) if prior is None else prior.shape, zero_mean)
+        latents = noise_for(seeds, shape_of(pipe) if prior is None else prior.shape, zero_mean)
     else:
         if kind == "image":
             x_start = _encoded(pipe, prior, images, len(seeds))
@@ -105,26 +128,11 @@ def begin(
         else:
             assert prior is not None and classes is not None
             x_start = _drawn(pipe, prior, prompts, classes, seeds, kind, k, residual)
+        if look is not None:
+            x_start = estimate_ahead(pipe, prior, live, x_start, classes, seeds, look)
         abar = float(live.alphas_cumprod[-1]) if literal else None
         latents = latents_for(live, x_start, noise_for(seeds, x_start.shape[1:], zero_mean), abar)
     return latents.to(pipe.device, pipe.unet.dtype)
-
-
-def noise_for(seeds: Sequence[int], shape: Sequence[int], zero_mean: bool = False) -> Tensor:
-    """Standard normal (B, *shape) float32 on the CPU, a generator a seed: what diffusers draws from such generators.
-
-    zero_mean: each channel's mean over the picture taken out. It is 1 / sqrt(h w) large, yet the network reads a tint
-    of the ground in it, the same for a seed whatever the prompt (docs/results.md).
-    """
-    draws = [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    noise = torch.stack(draws)
-    return noise - noise.mean((2, 3), keepdim=True) if zero_mean else noise
-
-
-def generator_for(seed: int, purpose: str) -> torch.Generator:
-    """A CPU generator derived from a picture's seed, for randomness that must not repeat the start's noise."""
-    digest = hashlib.sha256(f"{purpose} {seed}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def classes_of(
@@ -178,6 +186,17 @@ def usual_start(
     return "text" if prompts and set(classes or ()) <= set(prior.text) else "mean"
 
 
+def usual_look(
+    kind: Start, prior: Prior | None, classes: Sequence[str] | None, offset: Mapping[str, Any] | None,
+    schedule: Schedule,
+) -> int:  # fmt: skip
+    """How often a start looks ahead where nothing is asked for: LOOKS, under plain weights and where every class has
+    components; else 0."""
+    if offset is not None or prior is None or schedule.abar < VANISHING:
+        return 0
+    return LOOKS.get(kind, 0) if all(prior.gaussians[name].k for name in classes or ()) else 0
+
+
 def _drawn(
     pipe: StableDiffusionPipeline,
     prior: Prior,
@@ -229,7 +248,7 @@ def _spread(values: str | Sequence[str] | None, count: int, what: str) -> list[s
     return listed
 
 
-def _shape(pipe: StableDiffusionPipeline) -> tuple[int, int, int]:
+def shape_of(pipe: StableDiffusionPipeline) -> tuple[int, int, int]:
     """Latent (C, h, w) that the UNet was made for."""
     size = pipe.unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
