@@ -73,6 +73,8 @@ def test_fit_writes_what_was_fitted(world: Path, brand: Path) -> None:
     assert prior.classes == ("block", "tall block") and prior.provenance.ground == (255, 255, 255)
     assert said["fingerprints"]["prior"] == prior.fingerprint
     assert set(prior.text) == set(prior.classes)
+    starts = [entry["starts"] for entry in said["classes"].values()]
+    assert starts == [["pca", "mean with a look ahead", "text with a look ahead"]] * 2
 
     # the mean over the photos themselves, encoded here one by one
     pipe = bundle.load(world / "model")
@@ -158,6 +160,16 @@ def test_diagnose_says_it_in_a_table_and_a_file(world: Path, brand: Path, capsys
     shown = capsys.readouterr().out
     assert "DDIMScheduler, 20 steps: starts at timestep 951" in shown
     assert all(entry["code"] in shown and entry["sentence"] in shown for entry in result["findings"])
+    for name, gaussian in prior.gaussians.items():
+        # section 7 of docs/method.md, mode by mode, weighted by what the captions tell of each
+        told = prior.text[name].shrink.numpy() * gaussian.variances.numpy()
+        seen = result["abar"] * (gaussian.variances.numpy() - told)
+        q = np.sqrt(seen / (seen + 1 - result["abar"]))
+        for looks in (0, 1, 2, 4):
+            say = result["classes"][name]["prompt_say"]
+            assert say["modes"][str(looks)] == pytest.approx(1 - q ** (2 * looks + 1), rel=1e-4)
+            assert say["all"][str(looks)] == pytest.approx(np.average(1 - q ** (2 * looks + 1), weights=told), rel=1e-4)
+    assert "The prompt's say from the class mean, by looks ahead" in shown
     moved = api.diagnose(brand, scheduler="DPMSolverMultistepScheduler", spacing="trailing")
     assert moved["first"] == 999 and "trailing" in moved["command"]
     with pytest.raises(ValueError, match="flow matching"):

@@ -57,6 +57,8 @@ class Method:
     """How DDIM with eta 1 draws: as it comes, or matched (`onbrand.matched_steps`); empty: eta 0."""
     steps: int = 20
     offset_noise: float = 0.0
+    looks: int = 0
+    """Evaluations before sampling, each under noise of its own (generate/look.py)."""
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -114,6 +116,9 @@ def propagate(method: Method, mode: tuple[float, float, float]) -> tuple[float, 
     x_start = {"noise": 0 * ONE, "mean": mu * ONE, "pca": mu * ONE + math.sqrt(vm + lc) * DRAW,
                "text": m + math.sqrt(lc) * DRAW, "m": m}[method.start]  # fmt: skip
     first, second = scheduler.timesteps[:2].tolist()
+    for drawn in FRESH[: method.looks]:
+        x = x_init(x_start, drawn, float(abars[first]))
+        x_start = m + trust(lc, float(abars[first])) / math.sqrt(abars[first]) * (x - math.sqrt(abars[first]) * m)
     x = EPS if method.start == "noise" else x_init(x_start, EPS, float(abars[first]))
     draws, stepper = iter(FRESH), match(scheduler, x, EPS) if method.drawing == "matched" else scheduler
     for t in scheduler.timesteps.tolist():
@@ -128,6 +133,11 @@ def propagate(method: Method, mode: tuple[float, float, float]) -> tuple[float, 
         x = after
     variance = x[1] ** 2 * vm + x[2:].square().sum()
     return float(x[0]) / mu, float(variance) / (vm + lc), float(x[1])
+
+
+def trust(lc: float, abar: float) -> float:
+    """q^2: how much of what stands in the first state an ideal network believes, in the direction of x0."""
+    return abar * lc / (abar * lc + 1 - abar)
 
 
 def carried() -> dict[int, Tensor]:
@@ -192,7 +202,28 @@ def starts_table(numbers: tuple[int, ...] = (10, 20, 30, 50)) -> str:
     return rows("| first timestep | " + " | ".join(f"{n} steps" for n in numbers) + " |", *lines)
 
 
-BLOCKS = {"starts": starts_table, "step": step_table, "away": away_table, "table": ideal_table}
+def looks_table() -> str:
+    """From the class mean: the prompt's say and the variance over what the prompt leaves, in theory and in 20 steps."""
+    abar, lines = float(schedule().alphas_cumprod[FIRST]), []
+    for n in range(5):
+        cells = [str(n)]
+        for mu, vm, lc in MODES.values():
+            q2 = trust(lc, abar)
+            drawn = sum(q2 ** (2 * i) for i in range(n)) * (q2 / math.sqrt(abar)) ** 2 * (1 - abar)
+            _, variance, text = propagate(Method("", looks=n), (mu, vm, lc))
+            left = (variance * (vm + lc) - text**2 * vm) / lc
+            cells += [
+                number(1 - q2 ** (n + 0.5)),
+                number(text),
+                number((q2 * drawn + (1 - q2) * lc) / lc),
+                number(left),
+            ]
+        lines.append(cells)
+    head = "| looks | " + " | ".join(f"{n}: prompt's say | 20 steps | variance | 20 steps" for n in MODES) + " |"
+    return rows(head, *lines)
+
+
+BLOCKS = {"starts": starts_table, "step": step_table, "away": away_table, "looks": looks_table, "table": ideal_table}
 
 
 def fill(page: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import look_variants
+import results_photos
 from results_catalogue import compared
 
 LORA, FULL, STOCK = look_variants.LORA, "plain:300", "stock"
@@ -45,8 +46,19 @@ QUESTIONS = {
     for start, words in ((FEW, "mean of 50 photos"), (TEXT, "mean given the text"))
 }  # fmt: skip
 
+PHOTOGRAPHED = [f"{LORA}/noise", *looks(LORA, FEW, 0, 1, 2), *looks(LORA, MEAN, 0, 1, 2), *looks(LORA, TEXT, 0, 1)]
+"""On product photos."""
+ASKED = {
+    "Mean of 50 photos": [f"{LORA}/{FEW}+look2", f"{LORA}/{FEW}+look1", f"{LORA}/{FEW}", f"{LORA}/noise"],
+    "Mean of all photos": [f"{LORA}/{MEAN}+look2", f"{LORA}/{MEAN}+look1", f"{LORA}/{MEAN}"],
+    "Mean given the text": [f"{LORA}/{TEXT}+look1", f"{LORA}/{TEXT}"],
+}
+
 
 def run(out: Path) -> None:
     """Everything, from what is finished on."""
     compared(out, "results-look", METHODS, QUESTIONS, look_variants.MANY)
+    rows = results_photos.photos(out / "photos")
+    twice = [row | {"seed": row["seed"] + 1000 * again} for again in (0, 1) for row in rows]
+    results_photos.compared(out / "photos", "results-look-photos", twice, PHOTOGRAPHED, ASKED, look_variants.MANY)
     look_variants.run(out)

@@ -6,9 +6,12 @@ Run by tools/results.py --only photos. Writes docs/results-photos.md and its pic
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from onbrand import api
+from onbrand.api.methods import CompareConfig
 from onbrand.data import catalogue
 from results_catalogue import CONFIG
 from results_page import publish
@@ -22,19 +25,31 @@ QUESTIONS = {
 }
 
 
+def photos(out: Path) -> list[dict[str, Any]]:
+    """Write the photos, the held-out ones and the brand, where they are not there yet; a request for each held-out."""
+    if not (out / "photos" / "metadata.jsonl").exists():
+        catalogue.write_folder(out / "photos", "train")
+    if not (out / "held" / "metadata.jsonl").exists():
+        catalogue.write_folder(out / "held", "test", HELD)
+    if not (out / "brand" / "prior.safetensors").exists():
+        api.fit(out / "photos", "tiny", out / "brand")
+    rows = [json.loads(line) for line in (out / "held" / "metadata.jsonl").read_text().splitlines()]
+    return [{"prompt": row["text"], "class": row["class"], "seed": i, "attributes": {
+             "kind": row["kind"], "colour": row["colour"]}} for i, row in enumerate(rows)]  # fmt: skip
+
+
+def compared(
+    out: Path, name: str, rows: Sequence[dict[str, Any]], methods: Sequence[str], questions: Mapping[str, list[str]],
+    config: CompareConfig = CONFIG,
+) -> None:  # fmt: skip
+    """Compare the methods on the requests `rows`, from what is finished on; publish docs/`name`.md."""
+    requests = out / f"{name}.jsonl"
+    requests.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    api.compare(out / "photos", "tiny", out / "compare", methods=list(methods), prompts=requests, held=out / "held",
+                prior=out / "brand", reader="photos", questions=dict(questions), config=config)  # fmt: skip
+    publish(out / "compare", name)
+
+
 def run(out: Path) -> None:
     """Everything, from what is finished on."""
-    photos, held, asked = out / "photos", out / "held", out / "requests.jsonl"
-    if not (photos / "metadata.jsonl").exists():
-        catalogue.write_folder(photos, "train")
-    if not (held / "metadata.jsonl").exists():
-        catalogue.write_folder(held, "test", HELD)
-    rows = [json.loads(line) for line in (held / "metadata.jsonl").read_text().splitlines()]
-    lines = [{"prompt": row["text"], "class": row["class"], "seed": i, "attributes": {
-              "kind": row["kind"], "colour": row["colour"]}} for i, row in enumerate(rows[:96])]  # fmt: skip
-    asked.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    if not (out / "brand" / "prior.safetensors").exists():
-        api.fit(photos, "tiny", out / "brand")
-    api.compare(photos, "tiny", out / "compare", methods=METHODS, prompts=asked, held=held, prior=out / "brand",
-                reader="photos", questions=QUESTIONS, config=CONFIG)  # fmt: skip
-    publish(out / "compare", "results-photos")
+    compared(out, "results-photos", photos(out)[:96], METHODS, QUESTIONS)

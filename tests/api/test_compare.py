@@ -25,7 +25,7 @@ CONFIG = CompareConfig(fine_tuning=4, batch=4, lr=1e-3, sampling=2, guidance=1, 
 METHODS = [
     "stock/noise", "plain:2/mean", "plain/mean", "plain/noise", "plain/noise+pasted", "mean-window/mean+8",
     "mean-constant/mean", "small-alpha/noise", "zero-snr/noise", "plain/leak-dct", "plain/image@held",
-    "zero-constant/zero", "mean-constant:lora2:lr0.01/mean",
+    "zero-constant/zero", "mean-constant:lora2:lr0.01/mean", "plain/text-few25+look1",
 ]  # fmt: skip
 
 

@@ -44,6 +44,18 @@ def test_rivals_and_ours() -> None:
     assert read("mean-window/mean+handoff").start.handoff and read("plain/text+drawn").start.residual
 
 
+def test_looks_and_priors_of_few_photos() -> None:
+    looking = read("plain/mean-few50+zeromean+look2")
+    assert (looking.start.look_ahead, looking.start.start, looking.prior) == (2, "mean", "few50")
+    assert looking.words == "class mean, prior of 50 photos a class, noise of zero mean, 2 looks ahead"
+    assert read("plain/text-few5").prior == "few5" and read("plain/text-few5").start.look_ahead == 0
+    loose = read("plain/mean+look1+unprojected").start
+    assert (loose.look_ahead, loose.look_ahead_projection) == (1, False)
+    for wrong in ("plain/noise-few5", "plain/mean-few0", "plain/mean+look0", "plain/text-rr-few5", "plain/mean-few"):
+        with pytest.raises(ValueError, match="a start is one of|a start's options are"):
+            read(wrong)
+
+
 def test_options() -> None:
     training = read("mean-constant:300:seed2:t999/mean").training
     assert (training.config.steps, training.config.seed, training.config.first) == (300, 2, 999)

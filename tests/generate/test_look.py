@@ -57,7 +57,7 @@ class Ideal(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def fine():
-    """A pipeline that samples in 1,000 steps, from 999 down to x0 itself, and a prior whose components are all directions."""
+    """A pipeline that samples in 1,000 steps, down to x0 itself, and a prior whose components are all directions."""
     pipe = tiny_pipeline()
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, steps_offset=0, set_alpha_to_one=True)
     base = tiny_prior(pipe, ("garment",), text=False)

@@ -49,7 +49,7 @@ def fit(
     """
     from tqdm import tqdm
 
-    from onbrand.api.fitting import draw_means, fit_text, ground_of_all
+    from onbrand.api.fitting import draw_means, fit_text, ground_of_all, starts_of
     from onbrand.api.inputs import LATENTS, PRIOR, encode_photos, open_model, processes, say_summary, size_of
     from onbrand.api.unseen import write_unseen
     from onbrand.core import Fitter, Prior, Provenance
@@ -100,6 +100,8 @@ def fit(
     for name, part in told.items():
         spread = gaussians[name].variances
         classes[name]["r2"] = float((part.shrink * spread).sum() / spread.sum())
+    for name in prior.classes:
+        classes[name]["starts"] = starts_of(gaussians[name], name in told)
     result = {
         "model": str(model),
         "resolution": list(size),
@@ -116,5 +118,6 @@ def fit(
     for name, entry in classes.items():
         words = f", {100 * entry['r2']:.0f} % of their spread told by the captions" if "r2" in entry else ""
         print(f"{name}: {entry['count']} photos, {gaussians[name].k} components{words}")
+        print(f"  starts: {', '.join(entry['starts'])}")
     print(f"wrote {out / PRIOR}, fit.json and means/")
     return result

@@ -7,6 +7,9 @@ from typing import Any
 
 from onbrand.api.again import command, write_json
 
+LOOKS = (0, 1, 2, 4)
+"""Looks ahead of which the diagnosis tells."""
+
 
 def diagnose(
     brand: str | Path,
@@ -40,6 +43,7 @@ def diagnose(
 
     from onbrand.api.inputs import open_model, prior_file
     from onbrand.core import Prior, findings, measure_leak
+    from onbrand.core.leak import prompt_says
     from onbrand.models import bundle
     from onbrand.models.schedule import read
     from onbrand.models.variants import rescaled, with_options
@@ -59,6 +63,8 @@ def diagnose(
         leak = measure_leak(gaussian, schedule.abar)
         numbers = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in vars(leak).items()}
         classes[name] = {"count": gaussian.count, **numbers}
+        if not trained and schedule.abar and gaussian.k:
+            classes[name]["prompt_say"] = prompt_says(gaussian, prior.text.get(name), schedule.abar, LOOKS)
         for finding in findings(leak, schedule.first, schedule.timesteps, window, trained.get("start"), schedule.abar):
             entry = found.setdefault((finding.code, finding.sentence), {**asdict(finding), "class": ""})
             entry["class"] = ", ".join(filter(None, (entry["class"], name)))
@@ -70,6 +76,12 @@ def diagnose(
             f"{name:<{width}}  {one['count']:>7}  {one['sigma']:>6.2f}  {one['brightness']:>6.2f}  {one['nats']:>7.1f}"
             f"  {one['auc']:>5.3f}  {one['k_worth']:>7}"
         )
+    says = {name: one["prompt_say"] for name, one in classes.items() if "prompt_say" in one}
+    if says:
+        print("\nThe prompt's say from the class mean, by looks ahead, of an ideal network (docs/method.md, section 7)")
+        print(f"{'class':<{width}}  " + "  ".join(f"{number:>5}" for number in LOOKS))
+        for name, one in says.items():
+            print(f"{name:<{width}}  " + "  ".join(f"{one['all'][str(number)]:>5.2f}" for number in LOOKS))
     for entry in found.values():
         print(f"\n{entry['code']} {entry['title']} ({entry['class']})\n  {entry['sentence']}")
         if entry["remedy"]:

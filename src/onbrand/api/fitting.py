@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 CAPTIONED = 20
 """A class with fewer captioned photos than this gets no regression from text: its fit could not be checked."""
+FOLDS = 5
+"""Of the regression's cross-validation."""
 SEEN = 200
 """Photos, evenly spread, that the brand's ground is taken from."""
 
@@ -37,7 +39,7 @@ def fit_text(
     captioned = [record for record in records if record.text]
     counts = Counter(record.class_name for record in captioned)
     fitters = {
-        name: ConditionalFitter(gaussian)
+        name: ConditionalFitter(gaussian, FOLDS)
         for name, gaussian in gaussians.items()
         if gaussian.k and counts[name] >= CAPTIONED
     }
@@ -49,6 +51,7 @@ def fit_text(
             stacklevel=2,
         )
     captioned = [record for record in captioned if record.class_name in fitters]
+    numbers = {name: numbers_of([r.index for r in captioned if r.class_name == name]) for name in fitters}
     pooled = embed_captions(pipe, sorted({record.text for record in captioned}))
     for mean, _, chunk in iterate(store, captioned):
         x0 = to_x0(pipe, mean)
@@ -56,8 +59,23 @@ def fit_text(
             rows = [i for i, record in enumerate(chunk) if record.class_name == name]
             if rows:
                 text = torch.stack([pooled[chunk[i].text] for i in rows])
-                fitter.update(text, x0[rows], [chunk[i].index for i in rows])
+                fitter.update(text, x0[rows], [numbers[name][chunk[i].index] for i in rows])
     return {name: fitter.finish(method=method) for name, fitter in fitters.items()}
+
+
+def numbers_of(indices: Sequence[int]) -> dict[int, int]:
+    """Photo's index -> the number that names its fold: the index itself, unless a class that lies in the folder at
+    regular distances would leave a fold empty; then its place in the class."""
+    if len({index % FOLDS for index in indices}) == FOLDS:
+        return {index: index for index in indices}
+    return {index: place for place, index in enumerate(sorted(set(indices)))}
+
+
+def starts_of(gaussian: Gaussian, told: bool) -> list[str]:
+    """The starts that a class allows, best last (docs/results-look.md); told: it has a regression from captions."""
+    if not gaussian.k:
+        return ["mean without a look ahead"]
+    return ["pca", "mean with a look ahead", *(["text with a look ahead"] if told else [])]
 
 
 def embed_captions(pipe: StableDiffusionPipeline, captions: Sequence[str], batch: int = 64) -> dict[str, Tensor]:

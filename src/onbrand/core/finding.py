@@ -80,7 +80,8 @@ def _of_leak(leak: Leak | None, first: float, abar: float | None, offset_trained
     if leak.spreads_seen:
         many = "1 mode" if leak.spreads_seen == 1 else f"{leak.spreads_seen} modes"
         sentence = f"{where} the spread of {many} is seen beside the noise; worth modelling: K = {leak.k_worth}."
-        told = "Start from the text (--start text), which keeps these modes and their tie to the prompt"
+        told = "Start from the text (--start text), which keeps these modes and their tie to the prompt, or from the "
+        told += "mean that looks ahead (--start mean --look_ahead 2), which needs no captions"
         if offset_trained:
             told = "Report the variance ratio beside the scores: a start from the mean lacks this spread"
         found.append(_finding("OB002", sentence, f"{told}.", level))

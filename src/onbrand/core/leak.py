@@ -1,11 +1,14 @@
 """Eq. 4-7 per mode: is there a mismatch between training and a start from noise, how large, which K is worth it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from onbrand.core.conditional import Conditional
 from onbrand.core.gaussian import Gaussian
 
 
@@ -112,6 +115,32 @@ def mismatch(
     nats = (a / b - 1 - (a / b).log() + apart / b).sum() / 2
     left = torch.tensor(a_rest / b_rest, dtype=torch.float64)
     return float(nats + rest * (left - 1 - left.log()) / 2 + off / b_rest / 2)
+
+
+def prompt_say(left: Tensor, abar: float, looks: int = 0) -> Tensor:
+    """The prompt's say in each mode, `(K,)` in [0, 1]: how much of the way from the class mean to the mean given the
+    prompt an ideal network trained as usual goes, started from the class mean after `looks` looks ahead.
+
+    left: `(K,)` variance that the prompt leaves; abar in (0, 1], at the first timestep. 1 - q^(2 looks + 1), with q^2 =
+    abar left / (abar left + 1 - abar) (docs/method.md, section 7).
+    """
+    seen = abar * left.double().clamp(min=0)
+    return 1 - (seen / (seen + 1 - abar)) ** (looks + 0.5)
+
+
+def prompt_says(
+    gaussian: Gaussian, conditional: Conditional | None, abar: float, looks: Sequence[int]
+) -> dict[str, dict[str, Any]]:
+    """`prompt_say` of a class by number of looks: "modes", of each, and "all", their mean by what the prompt tells in
+    each. Without a regression all of a mode's variance counts as left open: the least that the prompt has to say."""
+    variances = gaussian.variances.double().cpu()
+    told = torch.zeros_like(variances) if conditional is None else variances * conditional.shrink.double().cpu()
+    weights = told if float(told.sum()) > 0 else variances
+    modes = {str(number): prompt_say(variances - told, abar, number) for number in looks}
+    return {
+        "all": {number: float((say * weights).sum() / weights.sum()) for number, say in modes.items()},
+        "modes": {number: say.tolist() for number, say in modes.items()},
+    }
 
 
 def _kl(excess: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def matched_steps(
 
     These know noise as eps + g (x_start - x0) at every timestep (`matched_noise`). A step that puts fresh noise z in
     the place of a part of it thins x_start's share; here z becomes z + h (x_start - x0_hat), with h such that the
-    whole stays matched (docs/method.md, section 8). For DDIM with any eta, and Euler ancestral; deterministic steps
+    whole stays matched (docs/method.md, section 9). For DDIM with any eta, and Euler ancestral; deterministic steps
     stay as they are, and so do the steps of other weights.
 
     latents: what the pipeline is given as `latents=`, (B, C, h, w), made by `start` from these seeds,
