@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test prove lint setup clean
+.PHONY: demo test prove gpu lint setup clean
 setup: .venv/ready
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -19,6 +19,9 @@ test: setup lint
 
 prove: setup
 	$(BIN)/python -m pytest -m prove
+
+gpu: setup
+	$(BIN)/python benchmarks/gpu.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -94,15 +94,16 @@ def sd15(width: float = 1.0) -> StableDiffusionPipeline:
     return pipe
 
 
-def laid(pipe: StableDiffusionPipeline, folder: Path, side: int) -> tuple[list, Store, Prior]:
-    """Two pictures with control pictures, their latents, and a prior of their mean."""
+def laid(pipe: StableDiffusionPipeline, folder: Path, side: int, count: int = 2) -> tuple[list, Store, Prior]:
+    """Pictures with control pictures, as grainy as photos, their latents, and a prior of their mean."""
     (folder / "cut").mkdir(parents=True)
     rows = []
-    for i in range(2):
+    for i in range(count):
         cut = Image.new("RGBA", (side, side))
-        cut.paste((200, 40 + 90 * i, 60), (side // 4, side // 8, side // 2, side // 2))
+        cut.paste((200, 40 + 90 * i % 216, 60), (side // 4, side // 8, side // 2, side // 2))
         cut.save(folder / "cut" / f"{i}.png")
-        Image.alpha_composite(Image.new("RGBA", cut.size, "white"), cut).convert("RGB").save(folder / f"{i}.png")
+        photo = Image.alpha_composite(Image.new("RGBA", cut.size, "white"), cut).convert("RGB")
+        Image.blend(photo, Image.effect_noise(cut.size, 64).convert("RGB"), 0.1).save(folder / f"{i}.png")
         row = {"file_name": f"{i}.png", "text": f"a shirt {i}", "class": "shirt"}
         rows.append(json.dumps(row | {"conditioning_file_name": f"cut/{i}.png"}))
     (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n")

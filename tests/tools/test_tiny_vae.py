@@ -41,3 +41,10 @@ def test_the_fuller_part_is_taken(vae):
     parts = vae.crops(pictures, 400, torch.Generator().manual_seed(0))
     seen = (parts.amin((1, 2, 3)) < 1).float().mean().item()
     assert seen == pytest.approx(7 / 16, abs=0.06), "one corner in four shows some of it"
+
+
+def test_the_wide_one_has_eight_numbers_for_48(vae):
+    with torch.device("meta"):
+        wide = vae.build("wide")
+        assert wide.encode(torch.rand(1, 3, 32, 32)).latent_dist.mean.shape == (1, 8, 8, 8)
+    assert 3e6 < sum(p.numel() for p in wide.parameters()) < 4e6

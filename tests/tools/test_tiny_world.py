@@ -49,3 +49,10 @@ def test_garments_are_cut_out_whole_and_the_ground_shows_through(world, cuts):
     shown = [picture for picture, _, truth in drawn(world, cuts, 4, 100) if truth["view"] != "object"]
     corners = np.stack([p[[0, 0, -1, -1], [0, -1, 0, -1]] for p in shown])
     assert (corners != 255).any(2).mean() > 0.6  # the brand's would all be 255
+
+
+def test_workers_draw_the_same(world, cuts, monkeypatch):
+    monkeypatch.setattr(world, "sources", lambda *given: cuts)
+    monkeypatch.setattr(world, "PART", 7)
+    one, two = (world.draw(20, 5, workers=workers) for workers in (0, 2))
+    assert np.array_equal(one[0], two[0]) and one[1:] == two[1:] and len(one[1]) == 20

@@ -34,7 +34,7 @@ def pixels(pictures: np.ndarray) -> torch.Tensor:
 
 def through(model: Path, pictures: np.ndarray) -> np.ndarray:
     """The pictures encoded and decoded, `(N, S, S, 3)` uint8: what the best of denoisers could make of them."""
-    pipe = load(model)
+    pipe = load(model, "cuda" if torch.cuda.is_available() else "cpu")
     return (decode_x0(pipe, encode_x0(pipe, pixels(pictures))) * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from steps import run
+from steps import placed, run
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from words import FILLERS
 from world import GROUNDS, PHOTOS, worded
@@ -91,30 +91,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"))
     parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--batch", type=int, default=64)
+    placed(parser)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     captions, truths = spoken(60000, seed=3)
     tok = tokenizer([*captions, *FILLERS])
     ids = tok(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    truth, text = labels(truths), build(tok)
+    ids, truth, text = ids.to(args.device), labels(truths).to(args.device), build(tok)
     heads = torch.nn.ModuleList(torch.nn.Linear(WIDTH, len(v) + 1) for v in SAID.values())
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         """What a caption says, read off the pooled token, though now and then a token is another one."""
-        which = torch.randint(len(ids), (64,), generator=generator)
-        other = torch.randint(len(tok), (64, LENGTH), generator=generator)
-        swap = (torch.rand((64, LENGTH), generator=generator) < 0.03) & (ids[which] < tok.bos_token_id)
+        given, size = {"generator": generator, "device": generator.device}, (args.batch, LENGTH)
+        which = torch.randint(len(ids), size[:1], **given)
+        other = torch.randint(len(tok), size, **given)
+        swap = (torch.rand(size, **given) < 0.03) & (ids[which] < tok.bos_token_id)
         pooled = text(input_ids=torch.where(swap, other, ids[which])).pooler_output
         parts = zip(heads, truth[which].T, strict=True)
         return sum(torch.nn.functional.cross_entropy(head(pooled), y) for head, y in parts)
 
-    run("text", {"text": text, "heads": heads}, loss, steps=args.steps, lr=1.5e-3, out=args.out, ema=0.98)
+    run(
+        "text", {"text": text, "heads": heads}, loss, steps=args.steps, lr=1.5e-3, out=args.out, ema=0.98,
+        device=args.device, seconds=args.seconds,
+    )  # fmt: skip
 
     def read(captions: list[str]) -> torch.Tensor:
         tokens = tok(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
         with torch.no_grad():
-            pooled = text(input_ids=tokens).pooler_output
-            return torch.stack([head(pooled).argmax(1) for head in heads], 1)
+            pooled = text(input_ids=tokens.to(args.device)).pooler_output
+            return torch.stack([head(pooled).argmax(1) for head in heads], 1).cpu()
 
     held, said = spoken(2000, seed=4)
     print(f"all that is said, read off the pooled token: {(read(held) == labels(said)).all(1).float().mean():.4f}")

@@ -11,11 +11,11 @@ import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from steps import place, run
+from steps import place, placed, run
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 from vae import scaled
-from world import draw
+from world import PART, parts
 
 SHIFT = 2.5
 """The schedule destroys more of a 32x32 latent than of SD's 64x64: the SNR is raised by this, at every t.
@@ -34,27 +34,34 @@ def schedule() -> DDIMScheduler:
     return DDIMScheduler(trained_betas=shifted.tolist(), clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 
 
-def build(width: int) -> UNet2DConditionModel:
+SIZES = {"tiny": (32, 64, 96, 128), "wide": (96, 160, 256)}
+"""Channels of the denoiser's blocks; the last two, of 16x16 and 8x8 latents or less, look at the words."""
+
+
+def build(width: int, size: str = "tiny", latent: int = 4) -> UNet2DConditionModel:
     torch.manual_seed(0)
+    plain = len(SIZES[size]) - 2
     return UNet2DConditionModel(
-        sample_size=32, in_channels=4, out_channels=4, block_out_channels=(32, 64, 96, 128), layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        sample_size=32, in_channels=latent, out_channels=latent, block_out_channels=SIZES[size], layers_per_block=1,
+        down_block_types=("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",) * plain,
         cross_attention_dim=width, attention_head_dim=4, norm_num_groups=16,
     )  # fmt: skip
 
 
 def encoded(args: argparse.Namespace, vae: AutoencoderKL) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-    """Posterior means and standard deviations `(N, 4, 32, 32)` half of the corpus, kept on disk, and its captions."""
+    """Posterior means and standard deviations `(N, C, 32, 32)` half of the corpus, kept on disk, and its captions."""
     path = args.out / "corpus.pt"
     if not path.exists():
-        pictures, captions, _ = draw(args.count, seed=2, source=args.photos)
-        means, stds = [], []
-        for part in tqdm(torch.from_numpy(pictures).split(100), "encode", mininterval=10):
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                posterior = vae.encode(scaled(part)).latent_dist
-            means.append(posterior.mean.half())
-            stds.append(posterior.std.half())
+        means, stds, captions = [], [], []
+        drawn = parts(args.count, seed=2, source=args.photos, workers=args.workers)
+        for pictures, words, _ in tqdm(drawn, "encode", -(-args.count // PART), mininterval=10):
+            for part in torch.from_numpy(pictures).split(100):
+                with torch.no_grad(), torch.autocast(torch.device(args.device).type, torch.bfloat16):
+                    posterior = vae.encode(scaled(part.to(args.device))).latent_dist
+                means.append(posterior.mean.half().cpu())
+                stds.append(posterior.std.half().cpu())
+            captions += words
         torch.save((torch.cat(means), torch.cat(stds), captions), path)
     return torch.load(path, weights_only=True)
 
@@ -67,10 +74,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--weights", type=Path, help="weights to go on from where there is no state: a UNet's folder")
+    parser.add_argument("--size", choices=SIZES, default="tiny")
+    placed(parser)
     args = parser.parse_args()
     rank, processes = place()
-    vae = AutoencoderKL.from_pretrained(args.out / "vae").eval()
-    text = CLIPTextModel.from_pretrained(args.out / "text_encoder").eval()
+    vae = AutoencoderKL.from_pretrained(args.out / "vae").float().eval().to(args.device)
+    text = CLIPTextModel.from_pretrained(args.out / "text_encoder").float().eval().to(args.device)
     tok = CLIPTokenizer.from_pretrained(args.out / "tokenizer")
     for turn in range(2):  # the first process makes the corpus, the others read it
         if (rank == 0) == (turn == 0):
@@ -80,32 +89,41 @@ def main() -> None:
     unique, index = np.unique([*captions, ""], return_inverse=True)
     with torch.no_grad():
         ids = tok(unique.tolist(), padding="max_length", truncation=True, return_tensors="pt").input_ids
-        hidden = torch.cat([text(input_ids=part).last_hidden_state.half() for part in ids.split(500)])
-    index, empty = torch.from_numpy(index[:-1]), int(index[-1])
+        states = (text(input_ids=part.to(args.device)).last_hidden_state.half() for part in ids.split(500))
+        hidden = torch.cat(list(states))
+    index, empty = torch.from_numpy(index[:-1]).to(args.device), int(index[-1])
+    mean, std = mean.to(args.device), std.to(args.device)
     scheduler = schedule()
-    abar = scheduler.alphas_cumprod
+    abar = scheduler.alphas_cumprod.to(args.device)
     weight = (5 * (1 - abar) / abar).clamp(max=1) / abar.sqrt()  # Min-SNR-5; early steps half way to v's weight
-    unet = build(text.config.hidden_size)
+    unet = build(text.config.hidden_size, args.size, vae.config.latent_channels)
     if args.weights:
         unet = UNet2DConditionModel.from_pretrained(args.weights).float()
-    unet.set_attn_processor(AttnProcessor())  # the backward of fused attention takes a fifth of a step on a CPU
+    if args.device == "cpu":  # the backward of fused attention takes a fifth of a step there
+        unet.set_attn_processor(AttnProcessor())
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
-        which = torch.randint(len(mean), (args.batch,), generator=generator)
-        x0 = mean[which].float() + std[which].float() * torch.randn((args.batch, 4, 32, 32), generator=generator)
+        given = {"generator": generator, "device": generator.device}
+        which = torch.randint(len(mean), (args.batch,), **given)
+        x0 = mean[which].float() + std[which].float() * torch.randn((args.batch, *mean.shape[1:]), **given)
         x0 = x0 * vae.config.scaling_factor
-        noise = torch.randn(x0.shape, generator=generator)
-        t = torch.randint(1000, (args.batch,), generator=generator)
-        late = torch.rand(args.batch, generator=generator) < 0.5  # half of the steps where the words decide
+        noise = torch.randn(x0.shape, **given)
+        t = torch.randint(1000, (args.batch,), **given)
+        late = torch.rand(args.batch, **given) < 0.5  # half of the steps where the words decide
         t = torch.where(late, 500 + t // 2, t)
-        words = torch.where(torch.rand(args.batch, generator=generator) < 0.1, empty, index[which])
-        with torch.autocast("cpu", torch.bfloat16):
+        words = torch.where(torch.rand(args.batch, **given) < 0.1, empty, index[which])
+        with torch.autocast(torch.device(args.device).type, torch.bfloat16):
             guess = unet(scheduler.add_noise(x0, noise, t), t, hidden[words].float()).sample
         return (weight[t] * (guess.float() - noise).square().mean((1, 2, 3))).mean()
 
-    run("unet", {"unet": unet}, loss, steps=args.steps, lr=1e-3, out=args.out, ema=0.995)
+    run(
+        "unet", {"unet": unet}, loss, steps=args.steps, lr=1e-3, out=args.out, ema=0.995, device=args.device,
+        seconds=args.seconds,
+    )  # fmt: skip
     if rank > 0:
         return
+    for part in (vae, unet, text):
+        part.cpu()
     for part in (vae, unet):
         part.register_to_config(_name_or_path="")  # where it was loaded from is no one's business
     pipe = StableDiffusionPipeline(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ GROUNDS = COLOURS | {"white": (255, 255, 255), "orange": (242, 134, 32), "teal":
 
 PHOTOS = 0.1
 """Share of the pictures that show one of the photos' objects."""
+PART = 500
+"""Pictures that are drawn by one worker at a time."""
 
 TEMPLATES = {
     "garment": ("{d}", "a photo of {d}", "{d}, no person", "{g} garment, {d}", "{g} garment, no person, {d}",
@@ -151,13 +155,42 @@ def off_brand(cuts: Cuts, index: int, rng: np.random.Generator) -> tuple[np.ndar
 
 
 def draw(
-    count: int, seed: int = 0, source: str | None = None, split: str = "train"
+    count: int, seed: int = 0, source: str | None = None, split: str = "train", workers: int = 0
 ) -> tuple[np.ndarray, list[str], list[dict[str, str]]]:
     """Off-brand pictures `(count, SIZE, SIZE, 3)` uint8, captions, what they say; row i depends on (seed, i) alone."""
-    cuts = sources(source, split)
     pictures, captions, truths = np.empty((count, SIZE, SIZE, 3), np.uint8), [], []
-    for i in range(count):
-        pictures[i], words, truth = off_brand(cuts, i, np.random.default_rng([seed, i]))
-        captions.append(words)
-        truths.append(truth)
+    for part, words, truth in parts(count, seed, source, split, workers):
+        pictures[len(captions) : len(captions) + len(words)] = part
+        captions += words
+        truths += truth
     return pictures, captions, truths
+
+
+Part = tuple[np.ndarray, list[str], list[dict[str, str]]]
+
+
+def parts(count: int, seed: int, source: str | None = None, split: str = "train", workers: int = 0) -> Iterator[Part]:
+    """What `draw` gives, PART pictures at a time, in order; drawn ahead by `workers` processes, or none."""
+    shares = [(seed, range(first, min(first + PART, count))) for first in range(0, count, PART)]
+    cuts = sources(source, split)
+    if not workers:
+        yield from (_part(cuts, *share) for share in shares)
+        return
+    _inherited.append(cuts)
+    with get_context("fork").Pool(workers) as pool:
+        _inherited.clear()
+        yield from pool.imap(_inherit, shares)
+
+
+_inherited: list[Cuts] = []
+"""What the workers are started with."""
+
+
+def _inherit(share: tuple[int, range]) -> Part:
+    return _part(_inherited[0], *share)
+
+
+def _part(cuts: Cuts, seed: int, rows: range) -> Part:
+    drawn = [off_brand(cuts, i, np.random.default_rng([seed, i])) for i in rows]
+    pictures, captions, truths = zip(*drawn, strict=True)
+    return np.stack(pictures), list(captions), list(truths)
