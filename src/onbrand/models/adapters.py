@@ -136,5 +136,8 @@ def freeze(pipe: StableDiffusionPipeline | StableDiffusionControlNetPipeline) ->
     if pipe.device.type == "cpu":  # the backward of fused attention takes a fifth of a step there
         for network in networks:
             network.set_attn_processor(AttnProcessor())
+    if pipe.device.type == "cuda":  # as its fast convolutions have them
+        for network in networks:
+            network.to(memory_format=torch.channels_last)
     for module in (*networks, pipe.vae, pipe.text_encoder):
         module.requires_grad_(False)
