@@ -18,15 +18,16 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from onbrand.models.adapters import Denoiser, freeze
+from onbrand.models.control import nets_of
 
 from . import draws
 from .batches import Batches
-from .check import check, precision, settled
+from .check import DTYPES, check, precision, settled
 from .config import TrainConfig
 from .flags import flatten
 from .held import check_held, fixed, held_out, loss_on
 from .learner import Learner
-from .model import denoiser_of, finish, origin_of, teach
+from .model import denoiser_of, finish, keep, origin_of, teach
 from .objective import Batch, Objective
 from .state import State, check_resumable, load, save, trim_log
 from .step import Step
@@ -60,6 +61,7 @@ def train(
     every `config.log.validate_every` steps, while the UNet holds the weights that would be saved; where it returns a
     number, a state is saved too: a caller that looks at `Step.passed` may end the run there and call `finish`.
     held: pictures that are not trained on, for `Step.held`, their latents in the same `store`.
+    Under half precision the UNet of a LoRA or a ControlNet stays in it afterwards: load the pipeline anew to go on.
     Raises ValueError, before anything is computed or written, for a model, prior, folder or machine that the settings
     do not fit; FloatingPointError where the loss is no longer a number (what is in `out` is from before).
     """
@@ -125,12 +127,33 @@ class Run:
     def steps(self) -> Generator[Step, None, None]:
         """The loop, and what is closed behind it wherever it ends."""
         try:
-            with _tf32(self.config.engine.tf32), ThreadPoolExecutor(1) as thread:
+            with _tf32(self.config.engine.tf32), self._half(), ThreadPoolExecutor(1) as thread:
                 yield from self._steps(thread)
         finally:
             self.denoiser.eval()
             for tracker in self.accelerator.trackers:
                 tracker.finish()
+
+    @contextmanager
+    def _half(self) -> Iterator[None]:
+        """While this holds, the networks compute in the run's half precision, if it has one, whoever calls them: the
+        loop, validation or the caller. What of the UNet does not learn is in it from here on."""
+        dtype = DTYPES.get(self.accelerator.mixed_precision)
+        if dtype is None:
+            yield
+            return
+        if self.accelerator.is_main_process:
+            keep(self.pipe, self.config, self.out)
+        self.denoiser.lower(dtype)
+        networks = [self.pipe.unet, *nets_of(self.pipe)]
+        for network in networks:
+            network.forward = torch.autocast(self.accelerator.device.type, dtype)(network.forward)
+        try:
+            yield
+        finally:
+            for network in networks:
+                del network.forward
+            self.denoiser.lower(dtype, whole=True)
 
     def _steps(self, thread: ThreadPoolExecutor) -> Iterator[Step]:
         pipe, config, main = self.pipe.to(self.accelerator.device), self.config, self.accelerator.is_main_process
