@@ -242,7 +242,7 @@ def other_prior(prior, **changed):
             lambda p, prior: (p, Prior({CLASSES[0]: prior.gaussians[CLASSES[0]]}, prior.provenance)),
             "'figure photo' is no class",
         ),
-        (settings(), lambda p, prior: (p.to(torch.bfloat16), prior), "kept in float32; these are bfloat16"),
+        (settings(), lambda p, prior: (p.to(torch.bfloat16), prior), "its weights in float32; these are bfloat16"),
         (settings(engine={"precision": "fp16"}), None, "fp16 needs a GPU"),
         (settings(log={"tracker": "dvclive"}), None, "known to accelerate and installed"),
     ],

@@ -35,6 +35,7 @@ EVERYTHING = {
 LORA = {"method": "lora", "lora": {"rank": 3, "alpha": 6, "text_encoder": True}}
 CONTROL = {"method": "controlnet"}
 BOTH = CONTROL | {"controlnet": {"unet": True}}
+HALF = {"engine": {"precision": "bf16"}}
 
 
 def through(run):
@@ -68,8 +69,9 @@ OTHERS = {"adafactor": ("transformers", 1e-3), "prodigy": ("prodigyopt", 1.0), "
 @pytest.mark.parametrize(
     "given",
     [{"steps": 5, "log": {"checkpoint_every": 2}}, *(EVERYTHING | more for more in ({}, LORA, CONTROL, BOTH))]
+    + [EVERYTHING | more | HALF for more in (LORA, CONTROL)]
     + [EVERYTHING | {"optim": EVERYTHING["optim"] | {"name": name, "lr": lr}} for name, (_, lr) in OTHERS.items()],
-    ids=["paper", "everything", "lora", "controlnet", "controlnet and UNet", *OTHERS],
+    ids=["paper", "everything", "lora", "controlnet", "controlnet and UNet", "lora, half", "controlnet, half", *OTHERS],
 )
 def test_stopped_and_resumed_is_the_run_that_went_through(home, tmp_path, given):
     if name := given.get("optim", {}).get("name"):

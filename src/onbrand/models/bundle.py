@@ -18,7 +18,7 @@ from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from onbrand.models.control import open_controlnets
+from onbrand.models.control import nets_of, open_controlnets
 from onbrand.models.lora import fuse
 from onbrand.models.record import base_of, half_alone, is_lora, lora_metadata, model_folder, write_record
 from onbrand.models.record import offset_config as offset_config
@@ -84,7 +84,11 @@ def load(
             pipe = open_controlnets(pipe, controlnet)
     if lora is not None and told.get("offset"):
         pipe.register_to_config(_name_or_path=str(file))
-    return pipe.to(device)
+    pipe.to(device)
+    if pipe.device.type == "cuda":  # as its fast convolutions have them
+        for network in (pipe.unet, pipe.vae, *nets_of(pipe)):
+            network.to(memory_format=torch.channels_last)
+    return pipe
 
 
 def name_of(pipe: StableDiffusionPipeline) -> str:

@@ -24,7 +24,7 @@ def optimizer_of(name: str) -> Callable[..., torch.optim.Optimizer]:
     if name == "adafactor":
         return _adafactor
     if name not in PACKAGES:
-        return torch.optim.AdamW
+        return _adamw
     try:
         package = import_module(PACKAGES[name])
     except ImportError as error:
@@ -39,6 +39,12 @@ def optimizer_of(name: str) -> Callable[..., torch.optim.Optimizer]:
         return package.Prodigy(*given, decouple=True, use_bias_correction=True, safeguard_warmup=True, **more)
 
     return prodigy
+
+
+def _adamw(weights: list[nn.Parameter], lr: float, **more: Any) -> torch.optim.Optimizer:
+    # one kernel for all weights, and under a loss scale no waiting for the GPU
+    fused = True if weights and weights[0].device.type == "cuda" else None
+    return torch.optim.AdamW(weights, lr, fused=fused, **more)
 
 
 def _adafactor(

@@ -37,9 +37,11 @@ class Batches:
         timesteps: int,
     ) -> None:
         self.pipe, self.pictures, self.store, self.config, self.timesteps = pipe, pictures, store, config, timesteps
-        self.prior = prior
+        self.prior, self.device = prior, pipe.device
         learns = config.method == "lora" and config.lora.text_encoder
         self.captions = Captions(pipe, (record.text for record in pictures.used), tokens=learns)
+        self.apart = self.captions.kept or not learns
+        """Whether a batch may be made while the network works: not if it is read by a text encoder that learns."""
 
     def conditions(self, records: Sequence[Record], flipped: Sequence[bool] | None) -> Tensor:
         """(B, 3, H, W) in [0, 1]: the records' control pictures, mirrored where the pictures are."""
@@ -49,21 +51,21 @@ class Batches:
 
     def __call__(self, positions: Sequence[int]) -> Batch:
         """The samples at `positions` (0 is the run's first), on the pipeline's device."""
-        seed, config, device = self.config.seed, self.config, self.pipe.device
+        seed, config = self.config.seed, self.config
         order = draws.order(seed, len(self.pictures.used), positions)
         chosen = [self.pictures.used[i] for i in order]
         flipped = (draws.uniform(seed, "flip", positions) < 0.5).tolist() if self.store.key.flip else None
         mean, logvar = self.store.get([self.pictures.keys[i] for i in order], flipped)
         shape = mean.shape[1:]
         posterior = mean + (logvar / 2).exp() * draws.normal(seed, "posterior", positions, shape)
-        x0 = to_x0(self.pipe, posterior).float().to(device)
+        x0 = self._moved(to_x0(self.pipe, posterior).float())
         noise = draws.normal(seed, "noise", positions, shape)
         if config.loss.noise_offset:
             noise = noise + config.loss.noise_offset * draws.normal(seed, "offset", positions, (shape[0], 1, 1))
         perturbation = None
         if config.loss.input_perturbation:
             fresh = draws.normal(seed, "perturbation", positions, shape)
-            perturbation = (config.loss.input_perturbation * fresh).to(device)
+            perturbation = self._moved(config.loss.input_perturbation * fresh)
         low, high = config.loss.timesteps or (0, self.timesteps - 1)
         hidden, pooled = self.captions([record.text for record in chosen])
         # only the network's caption is dropped, the start's is not: both branches of guidance meet the same latent
@@ -73,12 +75,18 @@ class Batches:
         return Batch(
             x0=x0,
             x_start=x_start,
-            noise=noise.to(device),
-            timesteps=draws.timesteps(seed, positions, high + 1, low).to(device),
-            hidden=hidden.to(device),
+            noise=self._moved(noise),
+            timesteps=self._moved(draws.timesteps(seed, positions, high + 1, low)),
+            hidden=self._moved(hidden),
             perturbation=perturbation,
-            condition=self.conditions(chosen, flipped).to(device) if config.method == "controlnet" else None,
+            condition=self._moved(self.conditions(chosen, flipped)) if config.method == "controlnet" else None,
         )
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        """The tensor on the device. To a GPU it goes from pinned memory, for from other memory a copy waits until the
+        GPU has done all that it was given before."""
+        pinned = self.device.type == "cuda"
+        return (tensor.pin_memory() if pinned else tensor).to(self.device, non_blocking=pinned)
 
 
 def starts(

@@ -40,9 +40,14 @@ class Captions:
         self._hidden = torch.cat([hidden] + [item[0] for item in rest])
         self._pooled = torch.cat([pooled] + [item[1] for item in rest])
 
+    @property
+    def kept(self) -> bool:
+        """Whether all are encoded: no text encoder is asked any more."""
+        return bool(self._rows)
+
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(hidden (B, L, E) or tokens (B, L), pooled (B, E)), on the CPU, what is no token in float32."""
-        if not self._rows:
+        if not self.kept:
             return self._encode(list(texts))
         rows = [self._rows[text] for text in texts]
         return self._hidden[rows], self._pooled[rows]

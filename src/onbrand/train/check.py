@@ -12,6 +12,7 @@ from accelerate.tracking import get_available_trackers
 
 from onbrand.data.conditioning import read_conditioning
 from onbrand.models.bundle import fingerprint
+from onbrand.models.control import nets_of
 from onbrand.models.optimizers import optimizer_of
 
 from .config import TrainConfig
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from onbrand.core.prior import Prior
     from onbrand.data.latents import Store, Summary
     from onbrand.data.records import Record
+
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""accelerate's names of arithmetic in half precision."""
 
 
 def settled(config: TrainConfig, prior: Prior | None) -> TrainConfig:
@@ -43,6 +48,13 @@ def check(
     """The objective of a run, once model, pictures and prior are known to fit the settings; ValueError where not."""
     objective = make_objective(pipe.scheduler, config)
     precision(config, pipe.device)
+    weights = [weight for network in (pipe.unet, *nets_of(pipe)) for weight in network.parameters()]
+    kinds = sorted({str(weight.dtype).removeprefix("torch.") for weight in weights})
+    if kinds != ["float32"]:
+        raise ValueError(
+            f"a model is trained from its weights in float32; these are {', '.join(kinds)}: load it anew, with dtype "
+            "float32, and set engine.precision for faster arithmetic"
+        )
     optimizer_of(config.optim.name)
     trackers = [str(name) for name in get_available_trackers()]
     if config.log.tracker and config.log.tracker not in trackers:

@@ -21,8 +21,12 @@ LATER: dict[str, Any] = {
     "loss.input_perturbation": 0.0,
     "loss.timesteps": None,
     "optim.name": "adamw",
+    "engine.prefetch": None,
+    "engine.tf32": False,
 }
 """Settings that came after the first runs -> what those ran with: a run that does not know of one had this."""
+WEIGHTLESS = ("log.", "engine.prefetch")
+"""How the names of settings begin that change no weight: a run may be gone on with others."""
 
 
 def flatten(config: TrainConfig) -> dict[str, Any]:
@@ -43,12 +47,12 @@ def counting(flat: dict[str, Any]) -> dict[str, Any]:
 def check_same(flat: dict[str, Any], config: TrainConfig) -> None:
     """Raises ValueError naming the first setting in which `config` differs from the run that `flat` describes.
 
-    What changes no weight may differ: the log's settings, and more steps under a schedule that does not count them.
+    What changes no weight may differ: WEIGHTLESS, and more steps under a schedule that does not count them.
     """
     flat = LATER | flat
     for name, value in counting(flatten(config)).items():
         longer = name == "steps" and config.optim.schedule in STEPLESS and value >= flat[name]
-        if name.startswith("log.") or longer or flat[name] == value:
+        if name.startswith(WEIGHTLESS) or longer or flat[name] == value:
             continue
         raise ValueError(
             f"a run is resumed with its own settings; {name} was {flat[name]} and now is {value}: set it back, "

@@ -144,11 +144,16 @@ class EngineConfig:
         precision: of the network's arithmetic; auto: bf16 on a GPU that has it, otherwise full
         accumulation: parts the batch is taken in, one after the other, to save memory
         gradient_checkpointing: recompute activations instead of keeping them, to save memory
+        prefetch: make the next batch while the network works on this one; null: on a GPU, for on a CPU both would want
+            the same cores
+        tf32: let a GPU round what it multiplies in full precision to 10 bits (TensorFloat-32), which is faster
     """
 
     precision: Precision = "auto"
     accumulation: int = 1
     gradient_checkpointing: bool = False
+    prefetch: bool | None = None
+    tf32: bool = False
 
     def __post_init__(self) -> None:
         one_of("engine.precision", self.precision, Precision)

@@ -44,7 +44,7 @@ class Learner:
         return float(self.schedule.get_last_lr()[0])
 
     def step(self, objective: Objective, parts: Iterable[Batch]) -> Loss:
-        """One optimiser step on this process's parts of a batch; the loss of the whole batch, over all processes."""
+        """One optimiser step on this process's parts of a batch; the loss of all processes, on the CPU."""
         losses = []
         for part in parts:
             with self.accelerator.accumulate(self.network):
@@ -58,9 +58,10 @@ class Learner:
         self.schedule.step()
         if self.average is not None:
             self.average.step(self.learned.values())
-        each = self.accelerator.gather(torch.cat([loss.each for loss in losses]))
-        within = self.accelerator.gather(torch.cat([loss.within for loss in losses]))
-        return Loss(each.mean(), each, within)
+        samples = torch.cat([torch.stack([loss.each, loss.within.float()], dim=1) for loss in losses])
+        # the one place of a step that waits for the device
+        each, within = self.accelerator.gather(samples).cpu().T.contiguous()
+        return Loss(each.mean(), each, within.bool())
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -98,7 +99,18 @@ class Learner:
             for name, shadow in zip(self.learned, self.average.shadow_params, strict=True):
                 shadow.copy_(state.average[name])
             self.average.optimization_step = state.counters["average"]
-        self.optimizer.load_state_dict(state.optimizer)
+        self._resume_optimizer(state.optimizer)
         self.schedule.load_state_dict(state.counters["schedule"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.counters["scaler"])
+
+    def _resume_optimizer(self, state: dict[str, Any]) -> None:
+        """Takes over a state that another machine may have made, on a GPU or a CPU."""
+        for its, own in zip(state["param_groups"], self.optimizer.param_groups, strict=True):
+            its |= {name: own[name] for name in ("foreach", "fused") if name in own}
+        self.optimizer.load_state_dict(state)
+        # a fused step needs the moments to lie in memory as their weights do
+        for weight, moments in self.optimizer.state.items():
+            for name, moment in moments.items():
+                if torch.is_tensor(moment) and moment.is_floating_point() and moment.shape == weight.shape:
+                    moments[name] = torch.empty_like(weight, dtype=moment.dtype).copy_(moment)

@@ -6,6 +6,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,15 +18,16 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from onbrand.models.adapters import Denoiser, freeze
+from onbrand.models.control import nets_of
 
 from . import draws
 from .batches import Batches
-from .check import check, precision, settled
+from .check import DTYPES, check, precision, settled
 from .config import TrainConfig
 from .flags import flatten
 from .held import check_held, fixed, held_out, loss_on
 from .learner import Learner
-from .model import denoiser_of, finish, origin_of, teach
+from .model import denoiser_of, finish, keep, origin_of, teach
 from .objective import Batch, Objective
 from .state import State, check_resumable, load, save, trim_log
 from .step import Step
@@ -58,6 +61,7 @@ def train(
     every `config.log.validate_every` steps, while the UNet holds the weights that would be saved; where it returns a
     number, a state is saved too: a caller that looks at `Step.passed` may end the run there and call `finish`.
     held: pictures that are not trained on, for `Step.held`, their latents in the same `store`.
+    Under half precision the UNet of a LoRA or a ControlNet stays in it afterwards: load the pipeline anew to go on.
     Raises ValueError, before anything is computed or written, for a model, prior, folder or machine that the settings
     do not fit; FloatingPointError where the loss is no longer a number (what is in `out` is from before).
     """
@@ -115,18 +119,43 @@ class Run:
                 f"of {shares}"
             )
         self.share = config.batch // shares
-        self.objective = objective.to(self.accelerator.device)
+        device, prefetch = self.accelerator.device, config.engine.prefetch
+        self.objective = objective.to(device)
+        self.prefetch = device.type == "cuda" if prefetch is None else prefetch
+        self.coming: Future[list[Batch]] | None = None
 
     def steps(self) -> Generator[Step, None, None]:
         """The loop, and what is closed behind it wherever it ends."""
         try:
-            yield from self._steps()
+            with _tf32(self.config.engine.tf32), self._half(), ThreadPoolExecutor(1) as thread:
+                yield from self._steps(thread)
         finally:
             self.denoiser.eval()
             for tracker in self.accelerator.trackers:
                 tracker.finish()
 
-    def _steps(self) -> Iterator[Step]:
+    @contextmanager
+    def _half(self) -> Iterator[None]:
+        """While this holds, the networks compute in the run's half precision, if it has one, whoever calls them: the
+        loop, validation or the caller. What of the UNet does not learn is in it from here on."""
+        dtype = DTYPES.get(self.accelerator.mixed_precision)
+        if dtype is None:
+            yield
+            return
+        if self.accelerator.is_main_process:
+            keep(self.pipe, self.config, self.out)
+        self.denoiser.lower(dtype)
+        networks = [self.pipe.unet, *nets_of(self.pipe)]
+        for network in networks:
+            network.forward = torch.autocast(self.accelerator.device.type, dtype)(network.forward)
+        try:
+            yield
+        finally:
+            for network in networks:
+                del network.forward
+            self.denoiser.lower(dtype, whole=True)
+
+    def _steps(self, thread: ThreadPoolExecutor) -> Iterator[Step]:
         pipe, config, main = self.pipe.to(self.accelerator.device), self.config, self.accelerator.is_main_process
         prior = self.prior.to(pipe.device) if self.prior else None
         batches = Batches(pipe, self.pictures, self.store, prior, config, len(self.objective.abars))
@@ -137,7 +166,7 @@ class Run:
         done = self._open(learner)
         self.denoiser.train()
         for number in range(done + 1, config.steps + 1):
-            step = self._look(self._take(number, learner, batches), learner, held)
+            step = self._look(self._take(number, learner, batches, thread), learner, held)
             if main:
                 with (self.out / "log.jsonl").open("a") as log:
                     log.write(json.dumps(asdict(step)) + "\n")
@@ -183,20 +212,30 @@ class Run:
         self.denoiser.train()
         return replace(step, held=loss, passed=broadcast_object_list([passed])[0] if show else None)
 
-    def _take(self, number: int, learner: Learner, batches: Batches) -> Step:
-        """Step `number`, this process's share of every part of its batch."""
-        begin, lr = time.perf_counter(), learner.lr
+    def _parts(self, number: int, batches: Batches) -> list[Batch]:
+        """This process's share of every part of batch `number`."""
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         starts = [
             (number - 1) * self.config.batch + (part * processes + rank) * self.share
             for part in range(self.config.engine.accumulation)
         ]
-        parts = (batches(range(start, start + self.share)) for start in starts)
+        return [batches(range(start, start + self.share)) for start in starts]
+
+    def _take(self, number: int, learner: Learner, batches: Batches, thread: ThreadPoolExecutor) -> Step:
+        """Step `number`. With prefetch `thread` makes the next batch meanwhile; behind the step it is idle, so that
+        neither validation nor a caller reads the pipeline and the store beside it."""
+        begin, lr = time.perf_counter(), learner.lr
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         device = self.accelerator.device
+        parts = self.coming.result() if self.coming else self._parts(number, batches)
+        ahead = self.prefetch and batches.apart and number < self.config.steps
+        self.coming = thread.submit(self._parts, number + 1, batches) if ahead else None
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             # for dropout inside the network, where it has any
             torch.manual_seed(draws.seed_of(self.config.seed, "network", number * processes + rank))
             loss = learner.step(self.objective, parts)
+        if self.coming:
+            wait([self.coming])
         total = float(loss.total)
         if not math.isfinite(total):
             raise FloatingPointError(
@@ -204,3 +243,15 @@ class Run:
                 "with a smaller optim.lr in another folder, or with more warm-up"
             )
         return Step(number, total, loss.inside, loss.outside, lr, time.perf_counter() - begin)
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """While this holds, a GPU's products in full precision are rounded to TensorFloat-32, or exact."""
+    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
+    own = matmul.allow_tf32, convolution.allow_tf32
+    matmul.allow_tf32 = convolution.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, convolution.allow_tf32 = own

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from onbrand.data.records import Record
 
 
+UNET = ".unet"
+"""In a run's folder: what `keep` saves."""
+
+
 def finish(pipe: StableDiffusionPipeline, prior: Prior | None, config: TrainConfig, out: str | Path) -> Path:
     """Saves the last state in `out` as `out`/model, which StableDiffusionPipeline.from_pretrained (of a LoRA: its
     load_lora_weights; of a ControlNet: StableDiffusionControlNetPipeline.from_pretrained) loads without onbrand, the
@@ -51,12 +55,26 @@ def finish(pipe: StableDiffusionPipeline, prior: Prior | None, config: TrainConf
         lora_files.save(pipe, draft, prior, offset, bundle.name_of(pipe))
     else:
         bundle.save(pipe, draft, prior, offset)
+        if (out / UNET).exists():
+            discard(draft / "unet")
+            os.replace(out / UNET, draft / "unet")
         if config.method == "controlnet":
             (draft / TOGETHER).parent.mkdir(exist_ok=True)
             (draft / TOGETHER).write_text(json.dumps({"unet": config.controlnet.unet}) + "\n")
     discard(out / "model")
     os.replace(draft, out / "model")
     return out / "model"
+
+
+def keep(pipe: StableDiffusionPipeline, config: TrainConfig, out: Path) -> None:
+    """Saves the UNet beside a ControlNet as it is, if it does not learn: the one in memory is to be kept in half
+    precision, and `finish` puts this one into the model."""
+    if config.method == "controlnet" and not config.controlnet.unet:
+        draft = out / f"{UNET}.tmp"
+        discard(draft)
+        pipe.unet.save_pretrained(draft)
+        discard(out / UNET)
+        os.replace(draft, out / UNET)
 
 
 def teach(pipe: StableDiffusionPipeline, config: TrainConfig) -> None:

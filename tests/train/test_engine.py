@@ -1,0 +1,159 @@
+"""How a run is computed: the next batch made meanwhile, exact products, an optimiser state of another machine."""
+
+import threading
+import time
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+import torch
+from job import open_all, settings
+from test_resume import CONTROL, EVERYTHING, LORA, same
+
+from onbrand.models.optimizers import optimizer_of
+from onbrand.train import captions
+from onbrand.train.batches import Batches
+from onbrand.train.flags import check_same, flatten
+from onbrand.train.loop import train
+
+AHEAD = {"engine": {"accumulation": 2, "prefetch": True}}
+
+
+@pytest.fixture
+def makers(monkeypatch):
+    """The threads in which batches were made, in their order; beside the network it takes longer than the step."""
+    seen, make, here = [], Batches.__call__, threading.current_thread()
+
+    def watched(self, positions):
+        time.sleep(0.0 if threading.current_thread() is here else 0.5)
+        batch = make(self, positions)
+        seen.append(threading.current_thread())
+        return batch
+
+    monkeypatch.setattr(Batches, "__call__", watched)
+    return seen
+
+
+@pytest.mark.parametrize("more", [{}, LORA, CONTROL], ids=["full", "lora", "controlnet"])
+def test_batches_made_ahead_are_the_same_bytes(home, tmp_path, more):
+    for out, engine in (("plain", {}), ("ahead", AHEAD)):
+        opened = open_all(home, method=more.get("method", "full"))
+        list(train(*opened, settings(**EVERYTHING | more | engine), tmp_path / out))
+    same(tmp_path / "plain", tmp_path / "ahead")
+
+
+def test_the_next_batch_is_made_beside_the_network_and_nothing_between_two_steps(home, tmp_path, makers):
+    before = set(threading.enumerate())
+    with closing(train(*open_all(home), settings(steps=3, engine={"prefetch": True}), tmp_path)) as run:
+        for made in (2, 3, 3):
+            next(run)
+            assert len(makers) == made, "none behind the last step"
+    here, *others = makers
+    assert here is threading.current_thread() and here not in others and len(set(others)) == 1
+    assert set(threading.enumerate()) == before
+
+
+def test_a_closed_run_ends_its_thread(home, tmp_path):
+    before = set(threading.enumerate())
+    run = train(*open_all(home), settings(steps=9, engine={"prefetch": True}), tmp_path)
+    next(run)
+    assert set(threading.enumerate()) > before
+    run.close()
+    assert set(threading.enumerate()) == before
+
+
+def test_on_a_cpu_nothing_is_made_ahead_unless_asked_for(home, tmp_path, makers):
+    list(train(*open_all(home), settings(steps=2), tmp_path))
+    assert set(makers) == {threading.current_thread()}
+
+
+def test_a_text_encoder_that_learns_is_not_read_beside_the_network(home, tmp_path, makers, monkeypatch):
+    """Of captions that do not fit in memory: its LoRA is switched off while a start reads it."""
+    monkeypatch.setattr(captions.Captions.__init__, "__defaults__", (0, False))
+    for out, words, ahead in (("both", True, False), ("unet", False, True)):
+        makers.clear()
+        given = {"method": "lora", "lora": {"rank": 2, "text_encoder": words}, "steps": 2, "engine": {"prefetch": True}}
+        list(train(*open_all(home), settings(**given), tmp_path / out))
+        assert (makers[-1] is not threading.current_thread()) is ahead
+
+
+def test_what_a_batch_stumbles_on_comes_out_of_the_loop_at_its_step(home, tmp_path, monkeypatch):
+    pipe, records, store, prior = open_all(home)
+    error, get, calls = OSError("the disk is gone"), store.get, []
+
+    def read(*given):
+        calls.append(given)
+        if len(calls) > 3:  # one before the first step, in the check
+            raise error
+        return get(*given)
+
+    monkeypatch.setattr(store, "get", read)
+    run = train(pipe, records, store, prior, settings(engine={"prefetch": True}), tmp_path)
+    assert [next(run).step for _ in range(2)] == [1, 2]
+    with pytest.raises(OSError) as raised:
+        next(run)
+    assert raised.value is error
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_run_is_resumed_with_prefetch_or_without_but_not_with_other_products():
+    flat = flatten(settings())
+    check_same(flat, settings(engine={"prefetch": True}))
+    with pytest.raises(ValueError, match="engine.tf32 was False and now is True"):
+        check_same(flat, settings(engine={"tf32": True}))
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_products_are_rounded_where_asked_for_and_behind_a_run_as_before(home, tmp_path, allowed):
+    def flags():
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    before = flags()
+    run = train(*open_all(home), settings(engine={"tf32": allowed}), tmp_path)
+    next(run)
+    assert flags() == (allowed, allowed)
+    run.close()
+    assert flags() == before
+
+
+@pytest.mark.parametrize("fused", [True, None])
+def test_an_optimiser_state_of_a_gpu_is_gone_on_with(home, tmp_path, fused):
+    """There the step is fused, its weights have channels last and it counts in tensors of the device."""
+    through, parts = settings(steps=4), settings(steps=2)
+    list(train(*open_all(home), through, tmp_path / "whole"))
+    list(train(*open_all(home), parts, tmp_path / "parts"))
+    file = tmp_path / "parts" / "state" / "step-00000002" / "optimizer.pt"
+    state = torch.load(file, weights_only=True)
+    for moments in state["state"].values():
+        for name, moment in moments.items():
+            if moment.ndim == 4:
+                moments[name] = moment.contiguous(memory_format=torch.channels_last)
+    state["param_groups"][0]["fused"] = fused
+    torch.save(state, file)
+    list(train(*open_all(home), replace(parts, steps=4), tmp_path / "parts"))
+    same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_moments_lie_in_memory_as_their_weights_do(home, tmp_path):
+    """As a fused step needs it: a run of a CPU, gone on with by weights that have channels last."""
+    list(train(*open_all(home), settings(steps=1), tmp_path))
+    pipe, *rest = open_all(home)
+    pipe.unet.to(memory_format=torch.channels_last)
+    run = train(pipe, *rest, settings(steps=3), tmp_path)
+    next(run)
+    optimizer = run.gi_frame.f_locals["self"].accelerator._optimizers[-1]
+    weight = pipe.unet.conv_in.weight
+    assert weight.stride(1) == 1 and weight.shape[1] > 1
+    assert {optimizer.state[weight][name].stride() for name in ("exp_avg", "exp_avg_sq")} == {weight.stride()}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_the_step_is_fused_and_gone_on_with_from_a_cpus_state(home, tmp_path):
+    list(train(*open_all(home), settings(steps=1), tmp_path))
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    pipe, *rest = open_all(home)
+    list(train(pipe.to("cuda"), *rest, settings(steps=3, engine={"precision": "no"}), tmp_path))
+    weight = torch.nn.Parameter(torch.zeros(2, device="cuda"))
+    assert optimizer_of("adamw")([weight], 1e-3).defaults["fused"]
