@@ -76,7 +76,7 @@ def generation(size: Size, dtype: torch.dtype, batch: int) -> tuple[dict[str, Ca
     pipe, (_, _, prior) = model(size, dtype), catalogue(size)
     prompts = [f"a shirt {number}" for number in range(batch)]
     requests = [Request(prompt, seed, "shirt") for seed, prompt in enumerate(prompts)]
-    config = GenerateConfig(start="mean", steps=size.steps, batch=batch)
+    config = GenerateConfig(start="mean", look_ahead=0, steps=size.steps, batch=batch)
 
     def plain() -> Any:
         generators = [torch.Generator().manual_seed(seed) for seed in range(batch)]

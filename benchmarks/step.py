@@ -19,6 +19,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from onbrand.core.fit import Fitter
@@ -26,6 +27,9 @@ from onbrand.core.prior import Prior, Provenance
 from onbrand.data.encode import encode_all
 from onbrand.data.latents import Key, Store
 from onbrand.data.records import read_folder
+from onbrand.generate.config import GenerateConfig
+from onbrand.generate.requests import Request
+from onbrand.generate.sample import sample
 from onbrand.generate.start import start
 from onbrand.models.bundle import fingerprint, load
 from onbrand.models.codec import encode, to_x0
@@ -58,7 +62,8 @@ def interval(values: list[float], draws: int = 2000) -> tuple[float, float, floa
 
 
 def measure(model: str, pairs: int, batch: int, device: str) -> dict[str, object]:
-    """{"ratio": {run: [median, low, high]}, "seconds": {run: median}, "start": {kind: share of a generation}}."""
+    """{"ratio": {run: [median, low, high]}, "seconds": {run: median}, "start": {kind: share of a generation},
+    "look": {looks: [median, low, high] of times a generation without}}."""
     pipe = load(model, device)
     side = pipe.unet.config.sample_size * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     with tempfile.TemporaryDirectory() as name:
@@ -92,7 +97,7 @@ def measure(model: str, pairs: int, batch: int, device: str) -> dict[str, object
         if run != "none"
     }
     medians = {run: statistics.median(values) for run, values in seconds.items()}
-    return {"ratio": ratio, "seconds": medians, "start": starts(pipe, prior)}
+    return {"ratio": ratio, "seconds": medians, "start": starts(pipe, prior), "look": looks(pipe, prior)}
 
 
 def starts(pipe: object, prior: Prior, repeats: int = 5) -> dict[str, float]:
@@ -101,13 +106,29 @@ def starts(pipe: object, prior: Prior, repeats: int = 5) -> dict[str, float]:
     for _ in range(repeats):
         for kind in ("mean", "pca"):
             begin = time.perf_counter()
-            latents = start(pipe, prior, prompts, seeds=range(4), classes="rectangle", kind=kind)  # type: ignore[arg-type]
+            latents = start(pipe, prior, prompts, seeds=range(4), classes="rectangle", kind=kind, look_ahead=0)  # type: ignore[arg-type]
             times[kind].append(time.perf_counter() - begin)
         begin = time.perf_counter()
         pipe(prompts, latents=latents, num_inference_steps=20)  # type: ignore[operator]
         times["generation"].append(time.perf_counter() - begin)
     whole = statistics.median(times.pop("generation"))
     return {kind: statistics.median(values) / whole for kind, values in times.items()}
+
+
+def looks(pipe: StableDiffusionPipeline, prior: Prior, repeats: int = 15) -> dict[str, tuple[float, float, float]]:
+    """How many times as long a guided 20-step generation of 8 pictures takes with 1, 2 and 4 looks ahead as without."""
+    requests = [Request(f"a rectangle {seed}", seed, "rectangle") for seed in range(8)]
+    seconds: dict[int, list[float]] = {number: [] for number in (0, 1, 2, 4)}
+    for turn in range(repeats + 1):
+        for number in seconds if turn % 2 else reversed(seconds):
+            begin = time.perf_counter()
+            list(sample(pipe, prior, requests, GenerateConfig(start="mean", look_ahead=number)))
+            if turn:
+                seconds[number].append(time.perf_counter() - begin)
+    return {
+        str(number): interval([one / none for one, none in zip(seconds[number], seconds[0], strict=True)])
+        for number in (1, 2, 4)
+    }
 
 
 def main() -> None:
@@ -130,6 +151,9 @@ def main() -> None:
         print(f"step, {run:9} over none: {median:.4f}  (95 % of medians {low:.4f} to {high:.4f})")
     for kind, share in result["start"].items():  # type: ignore[attr-defined]
         print(f"start, {kind:9} of a 20-step generation: {100 * share:.2f} %")
+    for number, (median, low, high) in result["look"].items():  # type: ignore[attr-defined]
+        print(f"looks, {number:9} over none: {median:.4f}  (95 % of medians {low:.4f} to {high:.4f}); calls of the network: "
+              f"{1 + int(number) / 20:.2f}")  # fmt: skip
     if given.out:
         Path(given.out).write_text(json.dumps(result, indent=2) + "\n")
 
