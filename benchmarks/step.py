@@ -152,8 +152,8 @@ def main() -> None:
     for kind, share in result["start"].items():  # type: ignore[attr-defined]
         print(f"start, {kind:9} of a 20-step generation: {100 * share:.2f} %")
     for number, (median, low, high) in result["look"].items():  # type: ignore[attr-defined]
-        print(f"looks, {number:9} over none: {median:.4f}  (95 % of medians {low:.4f} to {high:.4f}); calls of the network: "
-              f"{1 + int(number) / 20:.2f}")  # fmt: skip
+        calls = 1 + int(number) / 20
+        print(f"look, {number:9} over none: {median:.4f}  (95 % of medians {low:.4f} to {high:.4f}), calls {calls:.2f}")
     if given.out:
         Path(given.out).write_text(json.dumps(result, indent=2) + "\n")
 
