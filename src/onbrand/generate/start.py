@@ -12,7 +12,7 @@ from torch import Tensor
 from onbrand.generate.config import Start
 from onbrand.generate.guard import check_effect, check_fresh, check_prior, check_residual, check_trained
 from onbrand.models.bundle import offset_of
-from onbrand.models.codec import embed, encode, to_x0
+from onbrand.models.codec import device_of, embed, encode, to_x0
 from onbrand.models.schedule import describe, latents_for, set_steps
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def begin(
             x_start = _drawn(pipe, prior, prompts, classes, seeds, kind, k, residual)
         abar = float(live.alphas_cumprod[-1]) if literal else None
         latents = latents_for(live, x_start, noise_for(seeds, x_start.shape[1:], zero_mean), abar)
-    return latents.to(pipe.device, pipe.unet.dtype)
+    return latents.to(device_of(pipe), pipe.unet.dtype)
 
 
 def noise_for(seeds: Sequence[int], shape: Sequence[int], zero_mean: bool = False) -> Tensor:
