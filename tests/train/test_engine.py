@@ -165,6 +165,7 @@ def test_on_a_gpu_the_step_is_fused_and_gone_on_with_from_a_cpus_state(home, tmp
 
 def by(backend):
     """nn.Module.compile with another backend: one that needs no C++ compiler, or one that is wrong."""
+    torch.compiler.reset()
     return partialmethod(nn.Module.compile, backend=backend)
 
 
@@ -199,7 +200,10 @@ def scaled(factor):
 
 
 def cut(graph, _):
-    return lambda *given: graph.forward(*(part.detach() if len(part.shape) == 2 else part for part in given))
+    def call(*given):
+        return graph.forward(*(part.detach() if torch.is_tensor(part) and part.ndim == 2 else part for part in given))
+
+    return call
 
 
 @pytest.mark.parametrize("wrong", [scaled(0.5), scaled(float("nan")), cut], ids=["half", "no number", "cut off"])
