@@ -2,12 +2,14 @@
 
 import threading
 import time
+import warnings
 from contextlib import closing
 from dataclasses import replace
 from functools import partial, partialmethod
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from job import open_all, settings
 from test_resume import CONTROL, EVERYTHING, LORA, same
 from torch import nn
@@ -20,6 +22,7 @@ from onbrand.train.batches import Batches
 from onbrand.train.flags import check_same, flatten
 from onbrand.train.loop import train
 
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 AHEAD = {"engine": {"accumulation": 2, "prefetch": True}}
 
 
@@ -151,16 +154,42 @@ def test_moments_lie_in_memory_as_their_weights_do(home, tmp_path):
     assert {optimizer.state[weight][name].stride() for name in ("exp_avg", "exp_avg_sq")} == {weight.stride()}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@GPU
 def test_on_a_gpu_the_step_is_fused_and_gone_on_with_from_a_cpus_state(home, tmp_path):
     list(train(*open_all(home), settings(steps=1), tmp_path))
-    from accelerate.state import AcceleratorState
-
     AcceleratorState._reset_state(reset_partial_state=True)
     pipe, *rest = open_all(home)
     list(train(pipe.to("cuda"), *rest, settings(steps=3, engine={"precision": "no"}), tmp_path))
     weight = torch.nn.Parameter(torch.zeros(2, device="cuda"))
     assert optimizer_of("adamw")([weight], 1e-3).defaults["fused"]
+
+
+@GPU
+@pytest.mark.parametrize("more", [{}, {"offset": "pca"}, {"offset": "text"}, LORA, CONTROL], ids=str)
+def test_on_a_gpu_a_step_waits_for_it_once(home, tmp_path, more):
+    """By torch's own count of calls that wait; of the thread that makes batches too."""
+    pipe, *rest = open_all(home, method=more.get("method", "full"))
+    run = train(pipe.to("cuda"), *rest, settings(**more | {"steps": 9, "optim": {"lr": 1e-3, "ema": 0.9}}), tmp_path)
+    next(run), next(run)
+    with warnings.catch_warnings(record=True) as waits:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        next(run)
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([wait for wait in waits if "called a synchronizing" in str(wait.message)]) == 1
+    run.close()
+
+
+@GPU
+def test_compiled_for_a_gpu_a_run_learns_the_same(home, tmp_path):
+    losses = []
+    for asked in (False, True):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        pipe, *rest = open_all(home)
+        given = {"optim": {"lr": 1e-3, "eps": 1e-3}, "engine": {"compile": asked, "precision": "no"}}
+        run = train(pipe.to("cuda"), *rest, settings(steps=4, **given), tmp_path / str(asked))
+        losses.append([step.loss for step in run])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def by(backend):
