@@ -26,18 +26,21 @@ REAL = 48
 """Held-out pictures that the page shows beside the generated ones, and that the control is started from."""
 
 ROWS = {
-    "before": ("plain", "noise", "Fine-tuned as usual, started from noise",
+    "before": ("plain", "noise", 0, "Fine-tuned as usual, started from noise",
                "The usual way: the same pictures, the same steps. Grounds, places, crops come out as chance has it."),
-    "mean": ("plain", "mean", "The same weights, started from the brand's mean",
+    "mean": ("plain", "mean", 0, "The same weights, started from the brand's mean",
              "No other training: only the start of sampling differs (the paper's offset inference)."),
-    "text": ("plain", "text", "The same weights, started from the mean that the words predict",
-             "Ours, no other training: the prior's mean given the prompt."),
-    "after": ("onbrand", "text", "Fine-tuned and started with onbrand",
+    "look": ("plain", "mean", 2, "The same weights and mean, and two looks ahead",
+             "Ours, no captions, no other training: the network is asked twice what it would draw; sampling starts "
+             "from what of its answer lies in the brand's components."),
+    "text": ("plain", "text", 1, "The same weights, started from the mean that the words predict, and a look ahead",
+             "Ours, no other training: what `generate` does with such weights where nothing is asked for."),
+    "after": ("onbrand", "text", 0, "Fine-tuned and started with onbrand",
               "The same pictures, steps and seeds; trained with the start that sampling has, what the words predict."),
-    "control": ("plain", "image", "The usual weights, started from real pictures' own latents",
+    "control": ("plain", "image", 0, "The usual weights, started from real pictures' own latents",
                 "A control, not a method: the start already holds the picture. The prompts are theirs."),
 }  # fmt: skip
-"""Row of the page: the run its weights come from, its start, its caption and its sentence."""
+"""Row of the page: the run its weights come from, its start, its looks ahead, its caption and its sentence."""
 
 
 def asked(seeds: int = 1) -> list[dict[str, Any]]:
@@ -57,7 +60,7 @@ def asked(seeds: int = 1) -> list[dict[str, Any]]:
 
 def plan(out: Path) -> None:
     """What the page is to say beside what it reads off the folders."""
-    rows = [{"name": name, "caption": words, "sentence": more} for name, (_, _, words, more) in ROWS.items()]
+    rows = [{"name": name, "caption": words, "sentence": more} for name, (*_, words, more) in ROWS.items()]
     rows.append(
         {"name": "real", "caption": "Real pictures of the brand", "sentence": "Held out: nothing learnt from them."}
     )
@@ -98,8 +101,8 @@ def jobs(out: Path) -> list[tuple[str, Callable[[], object]]]:
         todo.append((words, lambda name=name, config=config: api.train(
             photos, "tiny", out / "runs" / name, prior=prior, split="train", config=config)))  # fmt: skip
     todo.append(("writing real pictures to compare with", lambda: write_garments(real, "test", REAL)))
-    for row, (run, start, words, _) in ROWS.items():
-        config = GenerateConfig(start=start, guidance=GUIDANCE, batch=24, trace=1)
+    for row, (run, start, looks, words, _) in ROWS.items():
+        config = GenerateConfig(start=start, look_ahead=looks, guidance=GUIDANCE, batch=24, trace=1)
         file = real / "metadata.jsonl" if start == "image" else requests
         todo.append((f"pictures: {words[:1].lower()}{words[1:]}", lambda row=row, run=run, config=config, file=file:
             api.generate(file, model=out / "runs" / run, prior=prior, out=out / "pictures" / row,

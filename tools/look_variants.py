@@ -182,7 +182,7 @@ GUIDED = {
     3.0: (NO, LIBRARY, ALIKE, "within 2 sigma"),
     7.5: (NO, LIBRARY, ALIKE, "without guidance", "guidance 3", "within 2 sigma"),
 }
-"""Variants that are also sampled with more guidance."""
+"""Variants that are also sampled with more guidance, from the mean of few photos."""
 
 
 def priors_of(out: Path) -> dict[str, Prior]:
@@ -201,8 +201,8 @@ def priors_of(out: Path) -> dict[str, Prior]:
     return priors
 
 
-def run(out: Path) -> None:
-    """Every variant from both bases, from what is finished on; docs/results-look-variants.json.
+def run(out: Path) -> versus.Table:
+    """Every variant from both bases, from what is finished on; docs/results-look-variants.json, and what it says.
 
     out: the experiments' folder, with its brand/ and its requests."""
     photos, brand, lora = catalogue.garment_folder(), out / "brand", out / "variants" / "lora"
@@ -220,11 +220,11 @@ def run(out: Path) -> None:
         (folder / ".checked").touch()
 
     asked = [(name, CONFIG.guidance) for name in VARIANTS if name != ALIKE]
-    asked += [(name, guidance) for guidance, names in GUIDED.items() for name in names]
+    guided = [(name, guidance) for guidance, names in GUIDED.items() for name in names]
     for kind, prior in priors_of(out).items():
         file = out / "variants" / f"{kind}.safetensors"
         prior.save(file)
-        for name, guidance in asked:
+        for name, guidance in asked + (guided if kind == "mean" else []):
             words = f"{kind}: {name}" + (f", sampled at {guidance:g}" if guidance != CONFIG.guidance else "")
             folders[words] = folder = out / "variants" / slug(words.replace(": ", "-").replace(" ", "-"))
             made = partial(pictures, folder, kind, file, VARIANTS[name], guidance)
@@ -234,3 +234,4 @@ def run(out: Path) -> None:
         raise ValueError(f"these failed: {failed}")
     table = {name: versus.scores(folder) for name, folder in folders.items()}
     (DOCS / "results-look-variants.json").write_text(json.dumps(table, indent=1) + "\n")
+    return table

@@ -62,7 +62,9 @@ README = (
 
 def readme() -> None:
     """The README's table and the words below it, between its two marks, from the pages' own figures in docs/."""
-    files = {"core": "results.json"} | {part: f"results-{part}.json" for part in ("photos", "try-on", "long", "lora")}
+    files = {"core": "results.json"} | {
+        part: f"results-{part}.json" for part in ("photos", "try-on", "long", "lora", "look")
+    }
     pages = {part: json.loads((DOCS / file).read_text()) for part, file in files.items()}
     head = "| training | start | text | ground | pass every check | variety |\n|---|---|---|---|---|---|\n"
     lines = []

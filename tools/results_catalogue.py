@@ -46,14 +46,22 @@ def inputs(out: Path) -> dict[str, str]:
     return files | {"held": str(out / "held" / "metadata.jsonl")}
 
 
-def compared(
-    out: Path, name: str, methods: Sequence[str], questions: Mapping[str, list[str]], config: CompareConfig = CONFIG
-) -> dict[str, Any]:
-    """Compare the methods in `out`, from what is finished there on; publish docs/`name`.md; the table."""
-    photos, sets = catalogue.garment_folder(), inputs(out)
+def prepared(out: Path) -> dict[str, str]:
+    """`inputs`, and the brand where it is not there yet."""
     if not (out / "brand" / "prior.safetensors").exists():
-        api.fit(photos, "tiny", out / "brand", split="train")
+        api.fit(catalogue.garment_folder(), "tiny", out / "brand", split="train")
+    return inputs(out)
+
+
+def compared(
+    out: Path, name: str, methods: Sequence[str], questions: Mapping[str, list[str]], config: CompareConfig = CONFIG,
+    more: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Compare the methods in `out`, from what is finished there on; publish docs/`name`.md; the table.
+
+    more: other rows that the page's words name."""
+    photos, sets = catalogue.garment_folder(), prepared(out)
     api.compare(photos, "tiny", out / "compare", methods=list(methods), prompts=out / "ten.jsonl", sets=sets,
                 held=out / "held", prior=out / "brand", split="train", reader="garments", clip="garments-clip",
                 questions=dict(questions), config=config)  # fmt: skip
-    return publish(out / "compare", name)
+    return publish(out / "compare", name, more)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import look_variants
 import results_photos
-from results_catalogue import compared
+from results_catalogue import compared, prepared
 
 LORA, FULL, STOCK = look_variants.LORA, "plain:300", "stock"
 MEAN, FEW, TEXT = "mean+zeromean", "mean-few50+zeromean", "text+zeromean"
@@ -57,7 +57,9 @@ ASKED = {
 
 def run(out: Path) -> None:
     """Everything, from what is finished on."""
-    compared(out, "results-look", METHODS, QUESTIONS, look_variants.MANY)
+    prepared(out)
+    variants = {f"variants/{name}": scores for name, scores in look_variants.run(out).items()}
+    compared(out, "results-look", METHODS, QUESTIONS, look_variants.MANY, variants)
     rows = results_photos.photos(out / "photos")
     twice = [row | {"seed": row["seed"] + 1000 * again} for again in (0, 1) for row in rows]
     results_photos.compared(out / "photos", "results-look-photos", twice, PHOTOGRAPHED, ASKED, look_variants.MANY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from onbrand.report.versus import figure_of
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def publish(compared: Path, name: str) -> dict[str, Any]:
+def publish(compared: Path, name: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """docs/`name`.md, `name`.json and images/`name`-*, by `name`_words.md; returns the table.
 
-    compared: the folder of a comparison."""
+    compared: the folder of a comparison; more: other rows that the words name."""
     told = json.loads((compared / "compare.json").read_text())
     (DOCS / f"{name}.json").write_text(json.dumps(told["methods"], indent=1) + "\n")
     text = (compared / "compare.md").read_text().split("\n", 1)[1]
@@ -25,7 +26,7 @@ def publish(compared: Path, name: str) -> dict[str, Any]:
             shutil.copy2(figure, DOCS / "images" / f"{name}-{figure.name}")
             text = text.replace(f"(figures/{figure.name})", f"(images/{name}-{figure.name})")
     file = Path(__file__).with_name(f"{name.replace('-', '_')}_words.md")
-    words = filled(file.read_text().rstrip(), told["methods"])
+    words = filled(file.read_text().rstrip(), told["methods"] | dict(more or {}))
     (DOCS / f"{name}.md").write_text(f"{words}\n{text}")
     return told["methods"]
 

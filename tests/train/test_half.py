@@ -53,12 +53,14 @@ def test_weights_that_learn_stay_in_float32(home, tmp_path, more):
         assert {weight.dtype for weight in network.parameters()} == {torch.float32}
 
 
-def test_the_unet_beside_a_controlnet_is_saved_as_it_was_also_by_a_run_that_was_stopped(home, tmp_path):
+def test_the_unet_beside_a_controlnet_is_saved_as_it_was_also_by_a_run_that_was_stopped(home, tmp_path, capsys):
     config = settings(**CONTROL | HALF | {"log": {"checkpoint_every": 1}})
     pipe, *rest = opened(home, CONTROL)
+    capsys.readouterr()
     run = train(pipe, *rest, config, tmp_path)
     next(run), next(run)
     run.close()
+    assert not capsys.readouterr().err, "diffusers has nothing to say of it"
     finish(pipe, rest[2], config, tmp_path)
     before, saved = load(home / "model"), load(tmp_path)
     for name, weight in before.unet.state_dict().items():

@@ -104,6 +104,7 @@ def test_a_run_is_loaded_with_its_base_and_its_record(run):
     for loaded in (bundle.load(out), bundle.load(base, lora=out), bundle.load(base, lora=out / "model" / KOHYA)):
         torch.testing.assert_close(answer(loaded), answer(pipe), atol=1e-5, rtol=1e-5)
         assert bundle.offset_of(loaded) == bundle.offset_config(out)
+    assert hasattr(bundle.load(out, offload=True).vae, "_hf_hook")
     for none in (bundle.load(base, lora=out, lora_scale=0.0), bundle.load(out, lora_scale=0.0)):
         torch.testing.assert_close(answer(none), answer(plain(base)))
 

@@ -31,6 +31,7 @@ def open_model(
     lora: str | Path | None = None,
     scale: float = 1.0,
     controlnet: Sequence[str | Path] = (),
+    offload: bool = False,
 ) -> StableDiffusionPipeline:
     """The pipeline on `device`, or on a GPU where there is one; ValueError for a device that is not there."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -39,7 +40,7 @@ def open_model(
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"the device must be one that torch has here; got {device!r} ({reason}): take cpu") from error
-    return bundle.load(model, device, dtype, lora=lora, lora_scale=scale, controlnet=controlnet)
+    return bundle.load(model, device, dtype, lora=lora, lora_scale=scale, controlnet=controlnet, offload=offload)
 
 
 def prior_file(prior: str | Path) -> Path:

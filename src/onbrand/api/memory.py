@@ -1,12 +1,28 @@
-"""The most memory that a run took."""
+"""The most memory that a run took, and what to do where it was not enough."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+
+@contextmanager
+def enough_memory(remedy: str) -> Iterator[None]:
+    """While this holds, a GPU's memory that runs out is a ValueError with the remedy; it may stand over a function."""
+    try:
+        yield
+    except RuntimeError as error:
+        from torch import OutOfMemoryError
+
+        if not isinstance(error, OutOfMemoryError):
+            raise
+        said = ". ".join(str(error).split(". ")[:2])  # how much was to be had; then advice to programmers
+        raise ValueError(f"the GPU has too little memory ({said}): {remedy}") from error
 
 
 def peak_memory(device: torch.device) -> dict[str, Any]:

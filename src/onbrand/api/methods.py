@@ -49,8 +49,8 @@ TARGETS = {"": (*ATTENTION, *LINEAR, *RESIDUAL), "-linear": (*ATTENTION, *LINEAR
 """Which of the UNet's layers a LoRA has."""
 SPACINGS = ("leading", "trailing", "linspace")
 USUAL = (
-    "stock/noise,stock/mean,stock/text+zeromean,plain/noise,plain/mean,plain/text+zeromean,mean-window/mean,"
-    "mean-constant/mean,text-constant/text+zeromean"
+    "stock/noise,stock/mean,stock/text+zeromean+look1,plain/noise,plain/mean,plain/mean+zeromean+look2,"
+    "plain/text+zeromean+look1,mean-window/mean,mean-constant/mean,text-constant/text+zeromean"
 )
 """What is compared where nothing is asked for: without training, as usual, by the paper, by ours."""
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from onbrand.api.again import command, versions, write_json
+from onbrand.api.memory import enough_memory
 from onbrand.generate.config import GenerateConfig
 
 USUAL = GenerateConfig()
 """The settings that pictures are made with where none are given."""
 
 
+@enough_memory("take --offload, a smaller --batch, or --dtype bfloat16 (float16 on an older GPU)")
 def generate(
     prompts: str | Path | None = None,
     *,
@@ -28,6 +30,7 @@ def generate(
     controlnet: str | Path | list[str] | None = None,
     device: str | None = None,
     dtype: str = "float32",
+    offload: bool = False,
 ) -> list[Path]:
     """Make pictures, each from its own seed, started where the brand's pictures start.
 
@@ -51,6 +54,8 @@ def generate(
             given as `model` brings its own
         device: cuda, cpu, ...; left out: a GPU where there is one
         dtype: float32, float16 or bfloat16
+        offload: each part of the model waits on the CPU until it is called, and the VAE takes one picture at a time,
+            large ones in tiles: for a GPU of little memory
 
     Returns:
         The pictures' files, in the order of the requests.
@@ -68,7 +73,7 @@ def generate(
     requests = read_requests(prompts, prompt=prompt, count=count, seed=seed)
     given = {"prompts": prompts, "model": model, "out": out, "prior": prior, "prompt": prompt, "count": count,
              "lora": lora, "lora_scale": lora_scale, "controlnet": controlnet}  # fmt: skip
-    out, pipe = Path(out), open_model(model, device, dtype, lora, lora_scale, nets)
+    out, pipe = Path(out), open_model(model, device, dtype, lora, lora_scale, nets, offload)
     beside = (open_prior(None, place) for place in (lora, *nets, model))
     fitted = open_prior(prior) or next(filter(None, beside), None)
     pictures = write(out, pipe, fitted, requests, config)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from onbrand.api.again import command, versions, write_json
+from onbrand.api.memory import enough_memory, peak_memory
 from onbrand.train.config import TrainConfig
 from onbrand.train.flags import flatten
 
@@ -13,6 +14,10 @@ USUAL = TrainConfig()
 """The settings of a training run where none are given."""
 
 
+@enough_memory(
+    "take a smaller --batch, a larger --engine.accumulation, --engine.gradient_checkpointing true, "
+    "--engine.offload true, --engine.precision bf16 (fp16 on an older GPU), or fit and train at a smaller --resolution"
+)
 def train(
     photos: str | Path,
     model: str | Path,
@@ -55,7 +60,6 @@ def train(
 
     from onbrand.api.inputs import LATENTS, encode_photos, open_model, open_prior, processes, say_summary, size_of
     from onbrand.api.materials import open_reference
-    from onbrand.api.memory import peak_memory
     from onbrand.api.validation import validation
     from onbrand.models.control import nets_of, new_controlnet
     from onbrand.models.record import is_lora
@@ -116,13 +120,15 @@ def train(
         }  # fmt: skip
         before = {name: value for name, value in read_json(file).items() if name.startswith("peak_memory")}
         write_json(file, wrote | before)
+        if config.engine.compile:
+            print("the networks are compiled before the first step, which takes some minutes")
     with tqdm(total=config.steps, desc="train", unit=" steps", disable=not main) as bar:
         for step in () if over else steps:
             if not bar.n:  # what an earlier run did is done, and not of this run's rate
                 bar.initial = bar.n = step.step - 1
             bar.update()
             bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
-            peak = peak_memory(pipe.device)
+            peak = peak_memory(pipe.unet.device)
             passed += [] if step.passed is None else [step.passed]
             if over := stalled(passed, patience):
                 break

@@ -221,7 +221,9 @@ class Trials:
         """What a table says of a method, the mismatch told beforehand included; scheduler: the stock model's."""
         from onbrand.report.versus import Line
 
-        nats = None if method.prior.startswith("leak") else self.mismatch(method, scheduler)
+        # of a rival's prior, and of what the network will propose, nothing is known beforehand
+        unknown = method.prior.startswith("leak") or method.start.look_ahead
+        nats = None if unknown else self.mismatch(method, scheduler)
         return Line(method.name, method.training.words, method.words, self.pictures_of(method), method.requests, nats)
 
     def mismatch(self, method: Method, scheduler: object) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 from onbrand.generate.fresh import scheduled
 from onbrand.generate.noise import generator_for, noise_of
 from onbrand.generate.trace import Recorder
+from onbrand.models.codec import device_of
 from onbrand.models.schedule import latents_for
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def first_estimate(pipe: StableDiffusionPipeline, live: Any, latents: Tensor, ca
 
     live: a scheduler already set; latents: what the pipeline would be given as `latents=`. Only the first step is run.
     """
-    latents = latents.to(pipe.device, pipe.unet.dtype)
+    latents = latents.to(device_of(pipe), pipe.unet.dtype)
     state, kind = latents * float(live.init_noise_sigma), str(live.config["prediction_type"])
     recorder = Recorder(state, kind, float(call["guidance_scale"]))
 

@@ -20,7 +20,7 @@ from onbrand.generate.requests import Request
 from onbrand.generate.sample import Picture, Plan, plan, run, scheduled
 from onbrand.generate.settings import compare, dtype_of, fingerprints, settings_of, sha256_of, short
 from onbrand.generate.trace import Trace
-from onbrand.models.codec import decode
+from onbrand.models.codec import decode, device_of
 from onbrand.models.control import nets_of
 from onbrand.models.variants import restore
 
@@ -116,7 +116,7 @@ def _write(folder: Path, work: Plan, settings: Mapping[str, Any], done: set[int]
         "abar": work.schedule.abar,
         "guidance": work.config.guidance,
         "threads": torch.get_num_threads(),
-        "device": work.pipe.device.type,
+        "device": device_of(work.pipe).type,
         "dtype": settings["dtype"],
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
         "fingerprints": settings["fingerprints"],

@@ -13,7 +13,7 @@ from onbrand.generate.guard import check_effect, check_fresh, check_look, check_
 from onbrand.generate.look import Look, check_call, estimate_ahead
 from onbrand.generate.noise import generator_for, noise_for
 from onbrand.models.bundle import offset_of
-from onbrand.models.codec import embed, encode, to_x0
+from onbrand.models.codec import device_of, embed, encode, to_x0
 from onbrand.models.schedule import VANISHING, Schedule, describe, latents_for, set_steps
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def begin(
             x_start = estimate_ahead(pipe, prior, live, x_start, classes, seeds, look)
         abar = float(live.alphas_cumprod[-1]) if literal else None
         latents = latents_for(live, x_start, noise_for(seeds, x_start.shape[1:], zero_mean), abar)
-    return latents.to(pipe.device, pipe.unet.dtype)
+    return latents.to(device_of(pipe), pipe.unet.dtype)
 
 
 def classes_of(

@@ -55,11 +55,11 @@ class Denoiser(nn.Module):
         What autocast does not round (norms) stays, and the first layer, whose dtype is the UNet's to diffusers: that of
         its latents. `whole`: these too, for a UNet that is to run without autocast.
         """
-        kinds = nn.Module if whole else nn.Linear | nn.Conv2d
-        layers = [layer for layer in self.unet.modules() if isinstance(layer, kinds)]
-        for layer in layers if whole else layers[1:]:
-            if not any(weight.requires_grad for weight in layer.parameters()):
-                layer.to(dtype)
+        layers = [layer for layer in self.unet.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+        rounded = [weight for layer in layers[1:] for weight in layer.parameters()]
+        for weight in self.unet.parameters() if whole else rounded:
+            if not weight.requires_grad:
+                weight.data = weight.data.to(dtype)
 
     @property
     def learned(self) -> dict[str, nn.Parameter]:

@@ -41,6 +41,7 @@ def load(
     lora: str | Path | None = None,
     lora_scale: float = 1.0,
     controlnet: Sequence[str | Path] = (),
+    offload: bool = False,
 ) -> StableDiffusionPipeline | StableDiffusionControlNetPipeline:
     """The pipeline at `model`, on `device`, in `dtype` ("float32" | "float16" | "bfloat16"), safety checker off.
 
@@ -49,6 +50,8 @@ def load(
     model (SHIPPED), or a Hub id "owner/name". Only a Hub id uses the network; no code of the model is run. A folder
     that holds a LoRA alone is loaded with the model it was trained on; `lora`, a LoRA's file or folder, is added to
     `model` times `lora_scale`. `controlnet`: ControlNets to put beside its UNet (`control.open_controlnets`).
+    `offload`: each part waits on the CPU until it is called (diffusers' `enable_model_cpu_offload`), and the VAE takes
+    one picture at a time, large ones in tiles.
     ValueError that says what was looked for, if there is no such model or it is of another kind.
     """
     if dtype not in DTYPES:
@@ -56,7 +59,7 @@ def load(
     options: dict[str, Any] = {"dtype": DTYPES[dtype], "safety_checker": None, "requires_safety_checker": False}
     path = shipped(str(model)) if str(model) in SHIPPED else Path(model).expanduser()
     if lora is None and is_lora(path):
-        return load(base_of(path), device, dtype, config, path, lora_scale, controlnet)
+        return load(base_of(path), device, dtype, config, path, lora_scale, controlnet, offload)
     if lora is None and lora_scale != 1:
         raise ValueError(
             f"lora_scale is how strongly a LoRA counts; got {lora_scale} and none: give lora, or leave it out"
@@ -84,8 +87,13 @@ def load(
             pipe = open_controlnets(pipe, controlnet)
     if lora is not None and told.get("offset"):
         pipe.register_to_config(_name_or_path=str(file))
-    pipe.to(device)
-    if pipe.device.type == "cuda":  # as its fast convolutions have them
+    if offload:
+        pipe.enable_model_cpu_offload(device=device)
+        pipe.vae.enable_slicing()
+        pipe.vae.enable_tiling()
+    else:
+        pipe.to(device)
+    if torch.device(device).type == "cuda":  # as its fast convolutions have them
         for network in (pipe.unet, pipe.vae, *nets_of(pipe)):
             network.to(memory_format=torch.channels_last)
     return pipe

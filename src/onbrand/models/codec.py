@@ -25,10 +25,16 @@ def encode(pipe: StableDiffusionPipeline, pictures: Tensor) -> tuple[Tensor, Ten
     low, high = float(pictures.min()), float(pictures.max())
     if not -1.001 <= low <= high <= 1.001:
         raise ValueError(f"pictures must lie in [-1, 1], got {low:.3g} to {high:.3g}")
-    posterior = pipe.vae.encode(pictures.to(pipe.vae.device, pipe.vae.dtype)).latent_dist
+    posterior = pipe.vae.encode(pictures.to(device_of(pipe), pipe.vae.dtype)).latent_dist
+    pipe.maybe_free_model_hooks()
     if not torch.isfinite(posterior.mean).all():
         raise ValueError(f"the VAE overflows in {pipe.vae.dtype}: load the model with dtype='float32'")
     return posterior.mean.float(), posterior.logvar.float()
+
+
+def device_of(pipe: StableDiffusionPipeline) -> torch.device:
+    """Where the pipeline computes, also while its parts wait elsewhere."""
+    return pipe._execution_device
 
 
 def factor_of(pipe: StableDiffusionPipeline) -> int:
@@ -65,9 +71,11 @@ def to_x0(
 @torch.no_grad()
 def decode(pipe: StableDiffusionPipeline, x0: Tensor) -> Tensor:
     """x0 (B, C, h, w) -> pictures (B, 3, H, W) in [-1, 1], float32."""
-    latents = x0.to(pipe.vae.device, pipe.vae.dtype) / pipe.vae.config.scaling_factor
+    latents = x0.to(device_of(pipe), pipe.vae.dtype) / pipe.vae.config.scaling_factor
     latents = latents + (pipe.vae.config.shift_factor or 0.0)
-    return pipe.vae.decode(latents).sample.float().clamp(-1, 1)
+    pictures = pipe.vae.decode(latents).sample.float().clamp(-1, 1)
+    pipe.maybe_free_model_hooks()  # where its parts wait on the CPU, they go back there
+    return pictures
 
 
 @torch.no_grad()

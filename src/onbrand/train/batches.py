@@ -70,8 +70,9 @@ class Batches:
         hidden, pooled = self.captions([record.text for record in chosen])
         # only the network's caption is dropped, the start's is not: both branches of guidance meet the same latent
         hidden[draws.uniform(seed, "dropout", positions) < config.loss.dropout] = self.captions.empty
-        coordinates = draws.normal(seed, "start", positions, (config.k,))
-        x_start = starts(self.prior, config, x0, [record.class_name for record in chosen], pooled, coordinates)
+        coordinates = self._moved(draws.normal(seed, "start", positions, (config.k,)))
+        classes = [record.class_name for record in chosen]
+        x_start = starts(self.prior, config, x0, classes, self._moved(pooled), coordinates)
         return Batch(
             x0=x0,
             x_start=x_start,

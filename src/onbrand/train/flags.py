@@ -22,10 +22,12 @@ LATER: dict[str, Any] = {
     "loss.timesteps": None,
     "optim.name": "adamw",
     "engine.prefetch": None,
+    "engine.compile": False,
+    "engine.offload": False,
     "engine.tf32": False,
 }
 """Settings that came after the first runs -> what those ran with: a run that does not know of one had this."""
-WEIGHTLESS = ("log.", "engine.prefetch")
+WEIGHTLESS = ("log.", "engine.prefetch", "engine.offload")
 """How the names of settings begin that change no weight: a run may be gone on with others."""
 
 

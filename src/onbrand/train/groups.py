@@ -146,6 +146,10 @@ class EngineConfig:
         gradient_checkpointing: recompute activations instead of keeping them, to save memory
         prefetch: make the next batch while the network works on this one; null: on a GPU, for on a CPU both would want
             the same cores
+        compile: compile the networks (torch.compile), which takes minutes before the first step, whose gradients are
+            compared with the compiled ones: torch compiles some of them wrong
+        offload: what no step needs waits on the CPU, the VAE and a text encoder that does not learn; for validation
+            pictures it comes back, and the VAE takes one picture at a time, large ones in tiles
         tf32: let a GPU round what it multiplies in full precision to 10 bits (TensorFloat-32), which is faster
     """
 
@@ -153,6 +157,8 @@ class EngineConfig:
     accumulation: int = 1
     gradient_checkpointing: bool = False
     prefetch: bool | None = None
+    compile: bool = False
+    offload: bool = False
     tf32: bool = False
 
     def __post_init__(self) -> None:

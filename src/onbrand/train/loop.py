@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +18,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from onbrand.models.adapters import Denoiser, freeze
-from onbrand.models.control import nets_of
 
 from . import draws
 from .batches import Batches
 from .check import DTYPES, check, precision, settled
 from .config import TrainConfig
+from .engine import check_compiled, compiled, half, offloaded, tf32
 from .flags import flatten
 from .held import check_held, fixed, held_out, loss_on
 from .learner import Learner
@@ -126,34 +126,21 @@ class Run:
 
     def steps(self) -> Generator[Step, None, None]:
         """The loop, and what is closed behind it wherever it ends."""
+        engine, dtype = self.config.engine, DTYPES.get(self.accelerator.mixed_precision)
+        if dtype and self.accelerator.is_main_process:
+            keep(self.pipe, self.config, self.out)
         try:
-            with _tf32(self.config.engine.tf32), self._half(), ThreadPoolExecutor(1) as thread:
+            with (
+                tf32(engine.tf32),
+                half(self.pipe, self.denoiser, dtype),
+                compiled(self.pipe, engine.compile),
+                ThreadPoolExecutor(1) as thread,
+            ):
                 yield from self._steps(thread)
         finally:
             self.denoiser.eval()
             for tracker in self.accelerator.trackers:
                 tracker.finish()
-
-    @contextmanager
-    def _half(self) -> Iterator[None]:
-        """While this holds, the networks compute in the run's half precision, if it has one, whoever calls them: the
-        loop, validation or the caller. What of the UNet does not learn is in it from here on."""
-        dtype = DTYPES.get(self.accelerator.mixed_precision)
-        if dtype is None:
-            yield
-            return
-        if self.accelerator.is_main_process:
-            keep(self.pipe, self.config, self.out)
-        self.denoiser.lower(dtype)
-        networks = [self.pipe.unet, *nets_of(self.pipe)]
-        for network in networks:
-            network.forward = torch.autocast(self.accelerator.device.type, dtype)(network.forward)
-        try:
-            yield
-        finally:
-            for network in networks:
-                del network.forward
-            self.denoiser.lower(dtype, whole=True)
 
     def _steps(self, thread: ThreadPoolExecutor) -> Iterator[Step]:
         pipe, config, main = self.pipe.to(self.accelerator.device), self.config, self.accelerator.is_main_process
@@ -165,16 +152,24 @@ class Run:
         learner = Learner(self.accelerator, self.denoiser, config)
         done = self._open(learner)
         self.denoiser.train()
-        for number in range(done + 1, config.steps + 1):
-            step = self._look(self._take(number, learner, batches, thread), learner, held)
-            if main:
-                with (self.out / "log.jsonl").open("a") as log:
-                    log.write(json.dumps(asdict(step)) + "\n")
-                if number % config.log.checkpoint_every == 0 or number == config.steps or step.passed is not None:
-                    state = State(number, flatten(config), self.origin, **learner.state())
-                    save(self.out / "state", state, config.log.keep)
-            self.accelerator.log({key: value for key, value in asdict(step).items() if value is not None}, number)
-            yield step
+        if config.engine.compile and done < config.steps:
+            with torch.random.fork_rng():
+                batch = self._parts(done + 1, batches)[0]
+                check_compiled(learner.network, list(learner.learned.values()), self.objective, batch)
+        idle = [pipe.vae] if config.engine.offload else []
+        if idle and batches.captions.kept and self.denoiser.text_encoder is None:
+            idle.append(pipe.text_encoder)
+        with offloaded(pipe, idle) as send_back:
+            for number in range(done + 1, config.steps + 1):
+                step = self._look(self._take(number, learner, batches, thread), learner, held, send_back)
+                if main:
+                    with (self.out / "log.jsonl").open("a") as log:
+                        log.write(json.dumps(asdict(step)) + "\n")
+                    if number % config.log.checkpoint_every == 0 or number == config.steps or step.passed is not None:
+                        state = State(number, flatten(config), self.origin, **learner.state())
+                        save(self.out / "state", state, config.log.keep)
+                self.accelerator.log({key: value for key, value in asdict(step).items() if value is not None}, number)
+                yield step
         self.denoiser.eval()
         if main:
             finish(pipe, self.prior, config, self.out)
@@ -195,7 +190,7 @@ class Run:
             self.accelerator.init_trackers("onbrand", {name: str(value) for name, value in settings.items()})
         return done
 
-    def _look(self, step: Step, learner: Learner, held: Sequence[Batch]) -> Step:
+    def _look(self, step: Step, learner: Learner, held: Sequence[Batch], send_back: Callable[[], None]) -> Step:
         """The step with what is seen of the weights that would be saved after it; no random number is used up."""
         log, number = self.config.log, step.step
         look = bool(held) and number % log.held_every == 0
@@ -204,11 +199,14 @@ class Run:
             return step
         loss, passed = None, None
         self.denoiser.eval()
-        with learner.averaged(), torch.random.fork_rng():
+        # for other shapes the networks would be compiled anew
+        eager = torch.compiler.set_stance("force_eager") if self.config.engine.compile else nullcontext()
+        with learner.averaged(), torch.random.fork_rng(), eager:
             if look:  # by every process alike
                 loss = loss_on(held, self.objective, self.denoiser)
             if show and self.validate and self.accelerator.is_main_process:
                 passed = self.validate(self.pipe, number)
+                send_back()
         self.denoiser.train()
         return replace(step, held=loss, passed=broadcast_object_list([passed])[0] if show else None)
 
@@ -243,15 +241,3 @@ class Run:
                 "with a smaller optim.lr in another folder, or with more warm-up"
             )
         return Step(number, total, loss.inside, loss.outside, lr, time.perf_counter() - begin)
-
-
-@contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    """While this holds, a GPU's products in full precision are rounded to TensorFloat-32, or exact."""
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
-    own = matmul.allow_tf32, convolution.allow_tf32
-    matmul.allow_tf32 = convolution.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, convolution.allow_tf32 = own
