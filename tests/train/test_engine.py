@@ -23,6 +23,7 @@ from onbrand.train.flags import check_same, flatten
 from onbrand.train.loop import train
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+TRACED = pytest.mark.filterwarnings("ignore")  # torch warns of itself while it traces and compiles
 AHEAD = {"engine": {"accumulation": 2, "prefetch": True}}
 
 
@@ -181,6 +182,7 @@ def test_on_a_gpu_a_step_waits_for_it_once(home, tmp_path, more):
 
 
 @GPU
+@TRACED
 def test_compiled_for_a_gpu_a_run_learns_the_same(home, tmp_path):
     losses = []
     for asked in (False, True):
@@ -198,7 +200,7 @@ def by(backend):
     return partialmethod(nn.Module.compile, backend=backend)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own, while it traces
+@TRACED
 def test_a_compiled_run_is_the_same_run_with_the_same_names(home, tmp_path, monkeypatch):
     """By the backend that traces and computes as before; validation, in other shapes, is not compiled."""
     monkeypatch.setattr(nn.Module, "compile", by("eager"))
@@ -245,7 +247,7 @@ def test_networks_that_are_compiled_wrong_are_refused_before_the_first_step(home
 
 
 @pytest.mark.prove
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@TRACED
 @pytest.mark.parametrize("more", [{}, LORA], ids=["full", "lora"])
 def test_compiled_by_torch_a_run_learns_the_same_or_is_refused(home, tmp_path, more):
     """torch 2.13 compiles the whole UNet's gradients wrong on a CPU; minutes of a C++ compiler."""
