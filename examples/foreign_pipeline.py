@@ -34,8 +34,9 @@ def main() -> None:
 
     pipe = StableDiffusionPipeline.from_pretrained(given.model, dtype=torch.float32, safety_checker=None)
     prior, seeds = Prior.load(given.prior), range(len(PROMPTS))
-    latents = onbrand.start(pipe, prior, PROMPTS, kind=given.start, seeds=seeds, num_inference_steps=given.steps)
-    made = pipe(PROMPTS, latents=latents, num_inference_steps=given.steps, guidance_scale=given.guidance)
+    call = {"num_inference_steps": given.steps, "guidance_scale": given.guidance}
+    latents = onbrand.start(pipe, prior, PROMPTS, kind=given.start, seeds=seeds, **call)
+    made = pipe(PROMPTS, latents=latents, **call)
 
     given.out.mkdir(parents=True, exist_ok=True)
     for seed, picture in zip(seeds, made.images, strict=True):

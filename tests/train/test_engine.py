@@ -311,3 +311,11 @@ def raising(error):
         raise error
 
     return call
+
+
+def test_runs_of_one_process_may_have_other_precisions(home, tmp_path):
+    """As in a notebook: accelerate by itself refuses the second."""
+    for place, precision in enumerate(("bf16", "no", "bf16")):
+        pipe, records, store, prior = open_all(home)
+        config = settings(steps=1, engine={"precision": precision})
+        assert len(list(train(pipe, records, store, prior, config, tmp_path / str(place)))) == 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from accelerate import cpu_offload_with_hook
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from onbrand.models.adapters import Denoiser
@@ -22,6 +23,16 @@ SCALE = 1024
 """By which a loss is multiplied, for gradients that float16 would round to nothing."""
 OFF = 0.1
 """How much a compiled gradient's norm may be off, and the share of weights of which it may be more."""
+
+
+def renew(device: torch.device, arithmetic: str) -> None:
+    """Lets accelerate forget the device and precision of an earlier run of this process, if they were others: it keeps
+    one of each, and refuses. Of several processes each has one run."""
+    known = AcceleratorState._shared_state
+    if not known or torch.distributed.is_available() and torch.distributed.is_initialized():
+        return
+    if (known["device"].type, known["_mixed_precision"]) != (device.type, arithmetic):
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from . import draws
 from .batches import Batches
 from .check import DTYPES, check, precision, settled
 from .config import TrainConfig
-from .engine import check_compiled, compiled, half, offloaded, tf32
+from .engine import check_compiled, compiled, half, offloaded, renew, tf32
 from .flags import flatten
 from .held import check_held, fixed, held_out, loss_on
 from .learner import Learner
@@ -104,9 +104,11 @@ class Run:
         if self.state is not None:
             check_resumable(self.state, config, self.origin)
         self.denoiser = denoiser
+        arithmetic = precision(config, pipe.device)
+        renew(pipe.device, arithmetic)
         self.accelerator = Accelerator(
             cpu=pipe.device.type == "cpu",
-            mixed_precision=precision(config, pipe.device),
+            mixed_precision=arithmetic,
             gradient_accumulation_steps=config.engine.accumulation,
             log_with=config.log.tracker,
             project_dir=out,
