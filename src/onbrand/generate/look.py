@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from onbrand.core.process import estimate
 from onbrand.generate.fresh import scheduled
 from onbrand.generate.noise import generator_for, noise_of
-from onbrand.generate.trace import Recorder
 from onbrand.models.codec import device_of
-from onbrand.models.schedule import latents_for
+from onbrand.models.schedule import latents_for, scales
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -59,37 +60,64 @@ def estimate_ahead(
     noise that sampling starts from.
     """
     call = {**look.call, "guidance_scale": min(look.call.get("guidance_scale", GUIDANCE), GUIDANCE)}
-    for number in range(1, look.times + 1):
-        generators = [generator_for(seed, f"look {number}") for seed in seeds]
-        noise = noise_of(generators, x_start.shape[1:], look.zero_mean)
-        x_start = first_estimate(pipe, live, latents_for(live, x_start, noise), call)
-        if look.projected:
-            assert prior is not None and classes is not None
-            x_start = prior.project(x_start, classes)
-    return x_start
+    numbers = iter(range(1, look.times + 1))
+
+    def noised(x_start: Tensor) -> Tensor:
+        generators = [generator_for(seed, f"look {number}") for number in [next(numbers)] for seed in seeds]
+        return latents_for(live, x_start, noise_of(generators, x_start.shape[1:], look.zero_mean))
+
+    def kept(x0_hat: Tensor) -> Tensor:
+        if not look.projected:
+            return x0_hat
+        assert prior is not None and classes is not None
+        return prior.project(x0_hat, classes)
+
+    last = first_estimate(pipe, live, noised(x_start), call, look.times, lambda x0_hat: noised(kept(x0_hat)))
+    return kept(last)
 
 
-def first_estimate(pipe: StableDiffusionPipeline, live: Any, latents: Tensor, call: Mapping[str, Any]) -> Tensor:
-    """x0_hat (B, C, h, w) of a pipeline's first step, float32 on the CPU: guidance_scale and all else as in `call`.
+@torch.no_grad()
+def first_estimate(
+    pipe: StableDiffusionPipeline,
+    live: Any,
+    latents: Tensor,
+    call: Mapping[str, Any],
+    times: int = 1,
+    again: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """x0_hat (B, C, h, w) at a pipeline's first timestep, float32 on the CPU: guidance and all else as in `call`.
 
-    live: a scheduler already set; latents: what the pipeline would be given as `latents=`. Only the first step is run.
+    live: a scheduler already set; latents: what the pipeline would be given as `latents=`. With `times` the network is
+    asked as often at that timestep, in one call of the pipeline, which reads the prompts once: `again` makes new
+    latents of each x0_hat but the last, which is returned.
     """
+    scale, abar = scales(live)
+    sigma, kind = float(live.init_noise_sigma), str(live.config["prediction_type"])
+    found: list[Tensor] = []
+    asking = copy.deepcopy(live)
+    set_usual = asking.set_timesteps
+
+    def set_timesteps(*args: Any, **options: Any) -> None:
+        set_usual(*args, **options)
+        if hasattr(asking, "set_begin_index"):  # or one that counts its steps looks the timestep up, and finds several
+            asking.set_begin_index(0)
+        asking.timesteps = asking.timesteps[:1].repeat(times)
+
+    @wraps(asking.step)  # pipelines read off its signature whether it takes eta and a generator
+    def step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **options: Any) -> tuple[Tensor]:
+        x0_hat = estimate(kind, model_output.float(), sample.float() / scale, abar)[0].cpu()
+        if not bool(torch.isfinite(x0_hat).all()):
+            raise ValueError(f"the network overflows in {pipe.unet.dtype}: load the model with dtype='float32'")
+        found.append(x0_hat)
+        if again is None or len(found) == times:
+            return (sample,)
+        return ((again(x0_hat) * sigma).to(sample),)
+
+    asking.set_timesteps, asking.step = set_timesteps, step
     latents = latents.to(device_of(pipe), pipe.unet.dtype)
-    state, kind = latents * float(live.init_noise_sigma), str(live.config["prediction_type"])
-    recorder = Recorder(state, kind, float(call["guidance_scale"]))
-
-    def stop(pipe: Any, step: int, timestep: Any, given: dict[str, Any]) -> dict[str, Any]:
-        pipe._interrupt = True  # diffusers' own way to leave the other steps out
-        return recorder(pipe, step, timestep, given)
-
-    # a sampler that draws noise in this step, which nobody looks at, takes it from here
-    unseen = [torch.Generator().manual_seed(0) for _ in latents]
-    with scheduled(pipe, copy.deepcopy(live)), recorder.attached(pipe), _without_bar(pipe), torch.no_grad():
-        pipe(**{"generator": unseen} | dict(call), latents=latents, output_type="latent", callback_on_step_end=stop)
-    x0_hat = torch.stack([trace.x0_hat[0] for trace in recorder.traces()])
-    if not bool(torch.isfinite(x0_hat).all()):
-        raise ValueError(f"the network overflows in {pipe.unet.dtype}: load the model with dtype='float32'")
-    return x0_hat
+    with scheduled(pipe, asking), _without_bar(pipe):
+        pipe(**call, latents=latents, output_type="latent")
+    return found[-1]
 
 
 def check_call(pipe: StableDiffusionPipeline, call: Mapping[str, Any]) -> None:
@@ -105,7 +133,7 @@ def check_call(pipe: StableDiffusionPipeline, call: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _without_bar(pipe: StableDiffusionPipeline) -> Iterator[None]:
-    """While this holds, the pipeline draws no progress bar: one of 20 steps that ends after the first looks broken."""
+    """While this holds, the pipeline draws no progress bar: a second one would look like a second generation."""
     own = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(**own | {"disable": True})
     try:
