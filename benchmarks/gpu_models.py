@@ -6,17 +6,16 @@ import atexit
 import copy
 import shutil
 import tempfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from onbrand.core.prior import Prior
 from onbrand.data.latents import Store
 from onbrand.data.records import Record
-from onbrand.train.config import EngineConfig
 from sd15 import laid, sd15
 
 if TYPE_CHECKING:
@@ -53,12 +52,6 @@ class Size:
 
 
 SMALL = Size("cpu", 0.1, 64, photos=4, batch=2, batches=(1,), block=1, rounds=2, steps=2, garments=16, run=8, workers=1)
-
-
-def engine(**wanted: Any) -> EngineConfig | None:
-    """These settings of the engine; none where it does not have one of them, and what needs it is left out."""
-    known = {field.name for field in fields(EngineConfig)}
-    return EngineConfig(**wanted) if set(wanted) <= known else None
 
 
 def scratch() -> Path:

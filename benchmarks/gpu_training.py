@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from gpu_models import DTYPES, Size, catalogue, engine, model
+from gpu_models import DTYPES, Size, catalogue, model
 from gpu_timing import fresh, idle, paired, peak, rate, ratio
 from onbrand.models.codec import tokens_of
 from onbrand.models.control import new_controlnet
@@ -48,33 +48,31 @@ def measurements(size: Size) -> dict[str, Measure]:
         "training/offset": partial(offset_cost, size),
         "training/controlnet": partial(alone, size, "controlnet", size.batch, BF16),
     }
-    if without := engine(precision="bf16", prefetch=False):
-        for method in ("lora", "full"):
-            runs = {"as it is": BF16, "off": without}
-            found[f"training/prefetch {method}"] = partial(prefetched, size, method, runs)
-    return found
+    runs = {"as it is": BF16, "off": EngineConfig("bf16", prefetch=False)}
+    return found | {
+        f"training/prefetch {method}": partial(prefetched, size, method, runs) for method in ("lora", "full")
+    }
 
 
 def sweep(size: Size) -> dict[str, Measure]:
     """One setting at a time."""
     methods = ("full", "lora", "controlnet")
-    rows: list[tuple[str, str, int, EngineConfig | None, str]] = []
+    rows: list[tuple[str, str, int, EngineConfig, str]] = []
     for precision in ("bf16", "fp16", "no"):
         if precision != "fp16" or size.device == "cuda":
-            rows += [(precision, method, size.batch, engine(precision=precision), "adamw") for method in methods[:2]]
-    rows += [("tf32", method, size.batch, engine(precision="no", tf32=True), "adamw") for method in methods[:2]]
+            rows += [(precision, method, size.batch, EngineConfig(precision), "adamw") for method in methods[:2]]
+    rows += [("tf32", method, size.batch, EngineConfig("no", tf32=True), "adamw") for method in methods[:2]]
     rows += [("bf16", method, batch, BF16, "adamw") for batch in size.batches for method in methods]
-    saving = engine(precision="bf16", gradient_checkpointing=True)
+    saving = EngineConfig("bf16", gradient_checkpointing=True)
     largest = max(size.batch, *size.batches)
     rows += [("bf16 checkpointing", "full", batch, saving, "adamw") for batch in sorted({size.batch, largest})]
     if find_spec("bitsandbytes") and size.device == "cuda":
         rows += [("bf16 8-bit AdamW", "full", size.batch, BF16, "adamw8bit")]
     if size.device == "cuda":  # minutes on a CPU
-        rows += [("bf16 compiled", m, size.batch, engine(precision="bf16", compile=True), "adamw") for m in methods[:2]]
+        rows += [("bf16 compiled", m, size.batch, EngineConfig("bf16", compile=True), "adamw") for m in methods[:2]]
     return {
         f"sweep/{method} {what} batch {batch}": partial(alone, size, method, batch, settings, name)
         for what, method, batch, settings, name in rows
-        if settings is not None
     }
 
 
@@ -245,7 +243,7 @@ def alone(size: Size, method: str, batch: int, settings: EngineConfig, optimizer
     steps, gb = peak(size.device, lambda: warmed(ours(size, method, batch, settings, optimizer=optimizer)))
     seconds = paired({"onbrand": partial(advance, steps, size.block)}, size.device, size.rounds, 6.0)["onbrand"]
     close({"onbrand": steps})
-    if getattr(settings, "compile", False):
+    if settings.compile:
         torch.compiler.reset()
     return {
         "method": method, "precision": settings.precision, "batch": batch,

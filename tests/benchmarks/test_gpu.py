@@ -104,15 +104,13 @@ def test_a_row_of_a_gpu(tool):
     assert "| full | 8 | onbrand | 30.00 (29.00 to 31.00) |  | 3 % | 41.3 |" in text
     assert "| full | 8 | diffusers | 20.00 (19.00 to 21.00) | 1.50 (1.40 to 1.60) | 40 % | 44.0 |" in text
     assert "| lora |  |  | out of memory |" in text
+    wanted = page.goals({"training/full": entry, "training/offset": {"times_as_long": {"mean": [1.03, 1.02, 1.04]}}})
+    assert "| full fine-tuning, times as fast as the example | at least 1.5 | 1.50 (1.40 to 1.60) | reached |" in wanted
+    assert "| a step with offset, times as long | at most 1.02 | 1.03 (1.02 to 1.04) | short |" in wanted
+    assert wanted.count("not measured") == 2 and "waits for Python" not in wanted and page.goals({}) == ""
 
 
 def test_the_time_in_which_a_gpu_works(tool):
     spans = [("kernel", 0, 10), ("gpu_memcpy", 5, 10), ("kernel", 6, 2), ("cuda_runtime", 20, 50), ("kernel", 40, 1)]
     events = [{"cat": cat, "ts": ts, "dur": dur} for cat, ts, dur in spans] + [{"ph": "M"}]
     assert tool("gpu_timing").busy(events) == pytest.approx(16e-6)
-
-
-def test_settings_that_the_engine_lacks_leave_a_row_out(tool):
-    engine = tool("gpu_models").engine
-    assert engine(precision="no").precision == "no"
-    assert engine(precision="no", warp_drive=True) is None
