@@ -91,6 +91,20 @@ def test_a_training_keeps_the_name_that_it_had_before_there_were_more_settings()
     assert trials.run_of(other) != trials.run_of(training)
 
 
+def test_a_row_keeps_the_name_that_it_had_before_there_were_looks(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text("{}\n")
+    fitted, asked = SimpleNamespace(fingerprint="f" * 8), {"": tmp_path / "p.jsonl"}
+    trials = Trials(
+        "photos", "model", Path("out"), None, None, None, None, asked, {"": Path("brand")}, {}, fitted, "w" * 8
+    )
+    for name, folder in {
+        "plain:300/noise": "plain-300_noise-225bcac8e44e",
+        "stock/text+zeromean": "stock_text+zeromean-dd4a14fe9db5",
+    }.items():
+        assert trials.pictures_of(read(name)).name == folder
+    assert trials.pictures_of(read("stock/text+zeromean+look1")).name != folder
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -158,11 +158,15 @@ def test_every_start_can_look_and_a_seed_looks_alike_in_any_batch(pipe, prior, k
         torch.testing.assert_close(part[0], whole[i], rtol=1e-4, atol=1e-4)
 
 
-def test_the_pipeline_is_left_as_it_was(pipe, prior):
-    scheduler, bar = pipe.scheduler, dict(pipe._progress_bar_config)
+def test_the_pipeline_is_left_as_it_was(pipe, prior, capsys):
+    pipe = copy.copy(pipe)
+    scheduler, bar = pipe.scheduler, {"desc": "theirs"}
+    pipe._progress_bar_config = dict(bar)
     before = pipe(PROMPTS, latents=noise_for(SEEDS, (4, 8, 8)), num_inference_steps=2, output_type="latent").images
+    assert "theirs" in capsys.readouterr().err
     start(pipe, prior, PROMPTS, seeds=SEEDS, look_ahead=1)
-    assert pipe.scheduler is scheduler and pipe._progress_bar_config == bar and not pipe.unet._forward_hooks
+    assert pipe.scheduler is scheduler and pipe._progress_bar_config == bar
+    assert "theirs" not in capsys.readouterr().err, "a look draws no bar of the pipeline's"
     after = pipe(PROMPTS, latents=noise_for(SEEDS, (4, 8, 8)), num_inference_steps=2, output_type="latent").images
     assert torch.equal(after, before)
 

@@ -255,13 +255,16 @@ def test_traces_lie_beside_the_pictures_and_leave_them_as_they_are(made, pipe, p
 
 
 def test_a_folder_from_before_a_setting_was_there_is_resumed(pipe, prior, tmp_path):
-    config = GenerateConfig(**{**vars(CONFIG), "zero_mean": False})
+    config = GenerateConfig(**{**vars(CONFIG), "zero_mean": False, "look_ahead": 0})
     list(write(tmp_path / "p", pipe, prior, REQUESTS, config))
     file = tmp_path / "p" / "config.json"
     held = json.loads(file.read_text())
-    del held["config"]["zero_mean"], held["config"]["handoff"]
+    for name in ("zero_mean", "handoff", "look_ahead", "look_ahead_projection"):
+        del held["config"][name]
     file.write_text(json.dumps(held))
     assert list(write(tmp_path / "p", pipe, prior, REQUESTS, config)) == []
     with pytest.raises(ValueError, match="config.zero_mean was False, is True"):
-        write(tmp_path / "p", pipe, prior, REQUESTS, CONFIG)
+        write(tmp_path / "p", pipe, prior, REQUESTS, replace(config, zero_mean=True))
+    with pytest.raises(ValueError, match="config.look_ahead was 0, is 2"):
+        write(tmp_path / "p", pipe, prior, REQUESTS, replace(config, look_ahead=2))
     assert remake(tmp_path / "p", 0, pipe, prior).image.tobytes()

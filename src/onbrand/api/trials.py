@@ -130,9 +130,7 @@ class Trials:
         """The folder of a method's pictures, named by what determines them."""
         weights = "" if method.training.config is None else self.run_of(method.training).name
         asked = hashlib.sha256(self.files[method.requests].read_bytes()).hexdigest()
-        usual = asdict(GenerateConfig()) | {
-            "look_ahead": 0
-        }  # as it was before there were looks: folders keep their names
+        usual = asdict(GenerateConfig()) | {"look_ahead": 0}  # as before there were looks: folders keep their names
         start = {name: value for name, value in asdict(method.start).items() if value != usual[name]}
         told = (weights, start, method.pasted, asked, self.priors[method.prior].name, *self.origin)
         return self.out / "pictures" / f"{slug(method.name)}-{named(*told)}"
