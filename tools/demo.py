@@ -34,7 +34,7 @@ ROWS = {
              "Ours, no captions, no other training: the network is asked twice what it would draw; sampling starts "
              "from what of its answer lies in the brand's components."),
     "text": ("plain", "text", 1, "The same weights, started from the mean that the words predict, and a look ahead",
-             "Ours, no other training: what `generate` does with such weights where nothing is asked for."),
+             "Ours, no other training: what generate does with such weights where nothing is asked for."),
     "after": ("onbrand", "text", 0, "Fine-tuned and started with onbrand",
               "The same pictures, steps and seeds; trained with the start that sampling has, what the words predict."),
     "control": ("plain", "image", 0, "The usual weights, started from real pictures' own latents",

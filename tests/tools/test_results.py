@@ -38,9 +38,12 @@ def test_readme_follows_the_figures(copy):
 
 
 @pytest.mark.parametrize(
-    "name", ["results", *(f"results-{part}" for part in ("all", "long", "lora", "photos", "try-on"))]
+    "name",
+    ["results", *(f"results-{part}" for part in ("all", "long", "look", "look-photos", "lora", "photos", "try-on"))],
 )
 def test_words_of_a_page_are_filled_with_its_figures(tool, name):
     words = (ROOT / "tools" / f"{name.replace('-', '_')}_words.md").read_text().rstrip()
     table = json.loads((ROOT / "docs" / f"{name}.json").read_text())
+    variants = json.loads((ROOT / "docs" / "results-look-variants.json").read_text())
+    table |= {f"variants/{way}": scores for way, scores in variants.items()}
     assert (ROOT / "docs" / f"{name}.md").read_text().startswith(tool("results_page").filled(words, table) + "\n")
