@@ -110,6 +110,7 @@ def _write(folder: Path, work: Plan, settings: Mapping[str, Any], done: set[int]
     common = {
         "start": work.config.start,
         "k": work.k,
+        "look_ahead": work.config.look_ahead,
         "scheduler": {key: short(value) for key, value in settings["scheduler"].items()},
         "steps": work.config.steps,
         "first": work.schedule.first,
