@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import subprocess
 import sys
 import warnings
@@ -16,8 +15,10 @@ import yaml
 
 from onbrand import api, cli
 from onbrand.api.again import command
+from onbrand.api.methods import CompareConfig
 from onbrand.api.run import USUAL
-from onbrand.train.config import LossConfig, OptimConfig, TrainConfig
+from onbrand.generate.config import GenerateConfig
+from onbrand.train.config import EngineConfig, LogConfig, LoraConfig, LossConfig, OptimConfig, TrainConfig
 
 HEAVY = {"torch", "diffusers", "transformers", "datasets", "numpy", "PIL", "matplotlib", "jsonargparse"}
 
@@ -202,12 +203,61 @@ def test_python_dash_m(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_command_written_beside_a_result_is_the_one_that_made_it(called: list[dict[str, Any]]) -> None:
-    given = {"photos": "my photos/", "model": "M", "out": "run", "prior": None, "optim.lr": 3e-4, "flip": True}
-    line = command(api.train, given)
-    assert line == "onbrand train 'my photos/' --model M --out run --optim.lr 0.0003 --flip"
+CALLS: dict[Any, dict[str, Any]] = {
+    api.fit: {"photos": "my photos/", "model": "M", "out": "brand", "k": 4, "text": "cca", "split": "train",
+              "resolution": (64, 32), "flip": True, "batch": 4, "device": "cpu", "dtype": "bfloat16"},
+    api.diagnose: {"brand": "brand", "model": "M", "scheduler": "DDIMScheduler", "steps": 30, "spacing": "trailing",
+                   "zero_snr": True},
+    api.train: {"photos": "p", "model": "M", "out": "run", "prior": "brand", "split": "train", "held": "test",
+                "resolution": 64, "flip": True, "device": "cpu", "config": TrainConfig(
+                    "mean", "window", k=2, steps=7, batch=2, seed=3, optim=OptimConfig(lr=3e-4, betas=(0.5, 0.9)),
+                    loss=LossConfig(dropout=0.2, timesteps=(5, 900)), engine=EngineConfig("bf16", tf32=True),
+                    log=LogConfig(validate_every=3), method="lora", lora=LoraConfig(rank=2, targets=("to_q",)))},
+    api.generate: {"prompts": "p.jsonl", "model": "M", "out": "o", "prior": "b", "prompt": "a 'red' dress, \"new\"",
+                   "count": 3, "seed": 5, "lora": "l", "lora_scale": 0.5, "controlnet": ["c1", "c2"], "device": "cpu",
+                   "dtype": "float16", "offload": True, "config": GenerateConfig(
+                       "pca", k=2, zero_mean=False, look_ahead=0, steps=8, scheduler="DDIMScheduler", karras=True,
+                       guidance=1.5, eta=0.5, batch=2, controlnet_scale=(1.0, 0.5), overlay=True, trace=1)},
+    api.check: {"pictures": "o", "against": "p", "require": 0.5, "json": True, "prior": "b", "model": "M",
+                "reader": "garments", "clip": "garments-clip", "split": "train", "pose": "net", "device": "cpu"},
+    api.compare: {"photos": "p", "model": "M", "out": "o", "methods": ["stock/noise", "stock/mean"], "prompts": "r",
+                  "sets": {"few": "f.jsonl"}, "held": "h", "prior": "b", "split": "train", "reader": "garments",
+                  "clip": "garments-clip", "questions": {"Which?": ["stock/mean", "stock/noise"]}, "device": "cpu",
+                  "config": CompareConfig(fine_tuning=3, ema=0.9, precision="bf16", sampling=2)},
+}  # fmt: skip
+"""Every option of every verb that records its command, none at its default."""
+
+
+@pytest.mark.parametrize("verb", CALLS, ids=lambda verb: verb.__name__)
+@pytest.mark.parametrize("few", [False, True])
+def test_the_command_written_beside_a_result_is_the_call_that_made_it(verb: Any, few: bool) -> None:
+    """Parsed back it equals the call: with everything set, and with no more than a verb must be given."""
+    usual = {name: p.default for name, p in inspect.signature(verb).parameters.items() if p.default is not p.empty}
+    every = CALLS[verb]
+    assert set(every) == set(inspect.signature(verb).parameters), "an option without a value here"
+    assert not [name for name, value in every.items() if name in usual and value == usual[name]]
+    given = every | usual if few else every
+    line = command(verb, given)
     import shlex
 
-    assert cli.main(shlex.split(line)[1:]) == 0
-    assert called[0]["photos"] == "my photos/" and called[0]["config"].optim.lr == 3e-4 and called[0]["flip"]
-    json.dumps(given)
+    words = shlex.split(line)
+    assert words[:2] == ["onbrand", verb.__name__]
+    parsed = cli.parse(verb, words[2:])
+    assert {name: _plainly(parsed.get(name, usual.get(name))) for name in given} == {
+        name: _plainly(value) for name, value in given.items()
+    }
+
+
+def _plainly(value: Any) -> Any:
+    """A tuple as the list that the command line makes of it, a path as its text."""
+    if isinstance(value, tuple | list):
+        return [_plainly(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def test_what_a_verb_records_is_all_that_it_was_given() -> None:
+    """Each takes its arguments down in its first line, before any of them can change."""
+    for verb in CALLS:
+        body = inspect.getsource(verb).split('"""')[2].strip()
+        assert body.startswith("given = dict(locals())"), verb.__name__
+        assert f"command({verb.__name__}, given)" in body

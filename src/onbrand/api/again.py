@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import os
@@ -16,17 +17,34 @@ from typing import Any
 def command(verb: Callable[..., Any], given: Mapping[str, Any]) -> str:
     """The command line that calls `verb` with these arguments; those that are its defaults are left out.
 
-    `given` maps parameters (and, by their dotted flags, fields of its settings) to values.
+    given: every argument by its parameter's name, as `locals()` has them at the verb's first line.
     """
-    parameters = inspect.signature(verb).parameters
-    first = next(iter(parameters))
-    words = ["onbrand", verb.__name__] + ([str(given[first])] if given.get(first) is not None else [])
-    for name, value in given.items():
-        if name == first or value is None or (name in parameters and value == parameters[name].default):
-            continue
-        said = str(list(value)) if isinstance(value, tuple) else str(value)
-        words += [f"--{name}"] if value is True else [f"--{name}", said]
+    words = ["onbrand", verb.__name__]
+    for place, (name, parameter) in enumerate(inspect.signature(verb).parameters.items()):
+        value = given[name]
+        if dataclasses.is_dataclass(value):
+            words += _flags(value, type(value)(), "")  # type: ignore[misc]
+        elif value != parameter.default:
+            switch = parameter.default is False
+            words += [_said(value)] if place == 0 else [f"--{name}"] if switch else [f"--{name}", _said(value)]
     return shlex.join(words)
+
+
+def _flags(settings: Any, usual: Any, prefix: str) -> list[str]:
+    """The flags of the settings that are not the usual ones, by their dotted names."""
+    words: list[str] = []
+    for field in dataclasses.fields(settings):
+        value, default = getattr(settings, field.name), getattr(usual, field.name)
+        if dataclasses.is_dataclass(value):
+            words += _flags(value, default, f"{prefix}{field.name}.")
+        elif value != default:
+            words += [f"--{prefix}{field.name}", _said(value)]
+    return words
+
+
+def _said(value: Any) -> str:
+    """A value as the command line takes it."""
+    return str(value) if isinstance(value, str | Path) else json.dumps(value)
 
 
 def versions() -> dict[str, str]:

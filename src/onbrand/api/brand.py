@@ -47,6 +47,7 @@ def fit(
     Raises:
         ValueError: no usable photo, an unusable model, device, resolution, k or text, an `out` inside of `photos`.
     """
+    given = dict(locals())
     from tqdm import tqdm
 
     from onbrand.api.fitting import draw_means, fit_text, ground_of_all, starts_of
@@ -58,8 +59,6 @@ def fit(
     from onbrand.models import codec
 
     check_method(text)
-    given = {"photos": photos, "model": model, "out": out, "k": k, "text": text}
-    options = {"split": split, "resolution": resolution, "flip": flip}
     if Path(out).resolve().is_relative_to(Path(photos).resolve()):
         raise ValueError(
             f"the brand's folder lies beside the photos, or its pictures would be read as photos; got {out}"
@@ -110,7 +109,7 @@ def fit(
         "used": len(summary.used),
         "classes": classes,
         "refused": [{"file": str(refused.file), "reason": refused.reason} for refused in summary.refused],
-        "command": command(fit, given | options),
+        "command": command(fit, given),
         "versions": versions(),
         "fingerprints": {"prior": prior.fingerprint, "VAE": provenance.vae},
     }

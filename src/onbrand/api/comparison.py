@@ -69,6 +69,7 @@ def compare(
         ValueError: an unknown method or set, requests that cannot be read or name no class, or inputs that do not go
             together, before anything is trained.
     """
+    given = dict(locals())
     from filelock import FileLock
     from tqdm import tqdm
 
@@ -116,7 +117,6 @@ def compare(
 
     lines = [trials.line(method, pipe.scheduler) for method in asked]
     table = versus.table_of(lines, kept)
-    given = {"photos": photos, "model": model, "out": out, "prompts": prompts, "held": held, "prior": prior}
     result: dict[str, Any] = {
         "methods": table,
         "rows": {
@@ -125,7 +125,7 @@ def compare(
             for line in lines
         },
         "mismatch": {line.name: line.nats for line in lines},
-        "failed": failed, "command": command(compare, given | {"split": split, "reader": reader, "clip": clip}),
+        "failed": failed, "command": command(compare, given),
         "versions": versions(),
     }  # fmt: skip
     write_json(out / "compare.json", result)

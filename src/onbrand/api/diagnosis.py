@@ -39,6 +39,7 @@ def diagnose(
     Raises:
         ValueError: a scheduler that no start can enter, or that cannot be rescaled, with the reason.
     """
+    given = dict(locals())
     from dataclasses import asdict
 
     from onbrand.api.inputs import open_model, prior_file
@@ -48,8 +49,6 @@ def diagnose(
     from onbrand.models.schedule import read
     from onbrand.models.variants import rescaled, with_options
 
-    given = {"brand": brand, "model": model, "scheduler": scheduler, "steps": steps}
-    given |= {"spacing": spacing, "zero_snr": zero_snr}
     prior = Prior.load(prior_file(brand))
     pipe = open_model(prior.provenance.model if model is None else model, "cpu")
     base = rescaled(pipe.scheduler) if zero_snr else pipe.scheduler

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from onbrand.api.again import command, versions, write_json
 from onbrand.api.memory import enough_memory
@@ -63,6 +61,7 @@ def generate(
     Raises:
         ValueError: no request, an unknown class, a start outside what the model was trained for.
     """
+    given = dict(locals())
     from tqdm import tqdm
 
     from onbrand.api.inputs import open_model, open_prior
@@ -71,23 +70,15 @@ def generate(
 
     nets = [controlnet] if isinstance(controlnet, str | Path) else controlnet or []
     requests = read_requests(prompts, prompt=prompt, count=count, seed=seed)
-    given = {"prompts": prompts, "model": model, "out": out, "prior": prior, "prompt": prompt, "count": count,
-             "lora": lora, "lora_scale": lora_scale, "controlnet": controlnet}  # fmt: skip
     out, pipe = Path(out), open_model(model, device, dtype, lora, lora_scale, nets, offload)
     beside = (open_prior(None, place) for place in (lora, *nets, model))
     fitted = open_prior(prior) or next(filter(None, beside), None)
     pictures = write(out, pipe, fitted, requests, config)
     write_json(out / "run.json", {
-        "command": command(generate, given | {"seed": seed} | changed(config)),
+        "command": command(generate, given),
         "versions": versions(), "prior": None if prior is None else str(prior),
     })  # fmt: skip
     made = sum(1 for _ in tqdm(pictures, "generate", total=len(requests), unit=" pictures"))
     entries = read(out)
     print(f"wrote {made} pictures to {out} ({len(entries) - made} were there)")
     return [out / entries[index]["file"] for index in range(len(requests))]
-
-
-def changed(config: GenerateConfig) -> dict[str, Any]:
-    """The settings that are not the usual ones, by their flags' names."""
-    usual = asdict(USUAL)
-    return {name: value for name, value in asdict(config).items() if value != usual[name]}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from onbrand.api.again import command, versions, write_json
 from onbrand.api.memory import enough_memory, peak_memory
 from onbrand.train.config import TrainConfig
-from onbrand.train.flags import flatten
 
 USUAL = TrainConfig()
 """The settings of a training run where none are given."""
@@ -56,6 +54,7 @@ def train(
     Raises:
         ValueError: settings, prior, model and photos that do not go together, before anything is computed.
     """
+    given = dict(locals())
     from tqdm import tqdm
 
     from onbrand.api.inputs import LATENTS, encode_photos, open_model, open_prior, processes, say_summary, size_of
@@ -72,8 +71,6 @@ def train(
     from onbrand.train.patience import earlier, stalled
 
     check_held(config, held is not None)
-    given = {"photos": photos, "model": model, "out": out, "prior": prior}
-    options = {"split": split, "held": held, "resolution": resolution, "flip": flip}
     if config.method != "full" and is_lora(model):
         raise ValueError(f"a {config.method} is trained on a whole model; {model} is a LoRA: `onbrand merge` it first")
     out, pipe = Path(out), open_model(model, device)
@@ -115,7 +112,7 @@ def train(
             print(f"{len(kept.used)} photos held out, {len(kept.refused)} refused")
         wrote = {
             "model": str(model), "photos": str(photos), "prior": None if prior is None else str(prior),
-            "command": command(train, given | options | changed(config)),
+            "command": command(train, given),
             "versions": versions(), "fingerprints": {"prior": fitted.fingerprint} if fitted else {},
         }  # fmt: skip
         before = {name: value for name, value in read_json(file).items() if name.startswith("peak_memory")}
@@ -144,9 +141,3 @@ def train(
     if main:
         print(f"wrote {out / 'model'}")
     return out / "model"
-
-
-def changed(config: TrainConfig) -> dict[str, Any]:
-    """The settings that are not the usual ones, by their flags' names."""
-    usual = flatten(USUAL)
-    return {name: value for name, value in flatten(config).items() if value != usual[name]}

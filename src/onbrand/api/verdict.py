@@ -63,6 +63,7 @@ def check(
     Raises:
         ValueError: no pictures, damaged ones, too few photos to learn from, or a `require` beyond [0, 1].
     """
+    given = dict(locals())
     from json import dumps
 
     from onbrand.api.inputs import open_model, open_prior
@@ -84,10 +85,9 @@ def check(
     stances = open_stances(net, against, size, fitted, split) if net else None
     reference = open_reference(against, size, fitted, pipe, brand, split)
     content = judge_pictures(made, reference, fitted, pipe, judges, stances, net(made.pixels) if net else None)
-    given = {"pictures": pictures, "against": against, "require": require, "prior": prior, "model": model}
     content |= {
         "against": str(against),
-        "command": command(check, given | {"reader": reader, "clip": clip, "split": split, "pose": pose}),
+        "command": command(check, given),
         "versions": versions(),
         "fingerprints": {"prior": fitted.fingerprint} if fitted else {},
     }
