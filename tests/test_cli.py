@@ -261,3 +261,17 @@ def test_what_a_verb_records_is_all_that_it_was_given() -> None:
         body = inspect.getsource(verb).split('"""')[2].strip()
         assert body.startswith("given = dict(locals())"), verb.__name__
         assert f"command({verb.__name__}, given)" in body
+
+
+@pytest.mark.parametrize("verb", cli.VERBS, ids=lambda verb: verb.__name__)
+def test_help_cuts_no_sentence_and_asks_for_no_more_than_a_verb_needs(verb: Any) -> None:
+    parser = cli.verb_parser(verb)
+    for settings in cli._settings(verb).values():
+        title = (inspect.getdoc(settings) or "").splitlines()[0]
+        assert title.endswith("."), f"the heading of {settings.__name__} is cut: {title}"
+    shown = " ".join(parser.format_help().split())
+    first, needed = next(iter(inspect.signature(verb).parameters.items()))
+    wanted = first.upper() if needed.default is inspect.Parameter.empty else f"[{first.upper()}]"
+    assert shown.startswith(f"usage: onbrand {verb.__name__} {wanted} ")
+    if verb is api.generate:
+        assert "with the seeds seed, seed + 1, ... (default: 1)" in shown

@@ -128,9 +128,10 @@ def verb_parser(verb: Callable[..., Any]) -> ArgumentParser:
     required = "".join(
         f" --{name} {name.upper()}" for name, p in list(signature.items())[1:] if p.default is inspect.Parameter.empty
     )
+    alone = first.upper() if signature[first].default is inspect.Parameter.empty else f"[{first.upper()}]"
     parser = Parser(
         prog=f"onbrand {verb.__name__}",
-        usage=f"onbrand {verb.__name__} {first.upper()}{required} [flags]",
+        usage=f"onbrand {verb.__name__} {alone}{required} [flags]",
         description="\n\n".join(filter(None, (words.short_description, words.long_description))),
         formatter_class=_Formatter,
     )
@@ -151,7 +152,8 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Help that says the default, and neither Python's types nor None."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        text = (action.help or "").rstrip(".")
+        text = action.help or ""
+        text = text if text.endswith("...") else text.rstrip(".")
         if action.required:
             return f"{text} (required)"
         unsaid = action.default is None or action.default is False or action.default == argparse.SUPPRESS

@@ -1,4 +1,4 @@
-"""The eight verbs, one function each, mostly wiring: what the command line does, from Python."""
+"""The nine verbs, one function each, mostly wiring: what the command line does, from Python."""
 
 from onbrand.api.brand import fit
 from onbrand.api.comparison import compare

@@ -23,8 +23,10 @@ Prediction = Literal["epsilon", "v_prediction"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run. Steps, batch and learning rate are the paper's (section 4.2), offset and gain what
-    docs/results.md found best; the paper's own are offset mean, gain window (T - S with S = 50).
+    """A training run.
+
+    Steps, batch and learning rate are the paper's (section 4.2), offset and gain are what docs/results.md found best;
+    the paper's own are offset mean, gain window (T - S with S = 50).
 
     Attributes:
         offset: what x_start is in training: the class's mean, its PCA components, the mean given the text, or none
