@@ -91,6 +91,18 @@ def test_fit_writes_what_was_fitted(world: Path, brand: Path) -> None:
     assert np.abs(drawn - np.asarray(to_picture(codec.decode(pipe, mean[None])[0])).astype(int)).max() <= 1
 
 
+def test_a_prior_fitted_in_bfloat16_is_its_models_own(world: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="its mean shows those pictures"):
+        api.fit(world / "photos", world / "model", tmp_path / "brand", k=2, dtype="bfloat16")
+    prior = Prior.load(tmp_path / "brand" / "prior.safetensors")
+    assert prior.provenance.vae == bundle.fingerprint(bundle.load(world / "model").vae)
+    config = GenerateConfig(start="mean", steps=2, guidance=1.0)
+    for dtype in ("float32", "bfloat16"):
+        given = {"prior": tmp_path / "brand", "out": tmp_path / dtype, "prompt": "block", "dtype": dtype}
+        api.generate(model=world / "model", config=config, **given)
+    assert (tmp_path / "bfloat16" / "00000.png").exists()
+
+
 def test_fit_again_encodes_nothing(world: Path, brand: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = Prior.load(brand / "prior.safetensors").fingerprint
     with pytest.warns(UserWarning, match="its mean shows those pictures"):

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -238,3 +239,13 @@ def test_what_fails_is_listed_with_what_needed_it_and_the_rest_goes_on(tmp_path:
     failed = work(jobs, tmp_path / "locks", lambda words: None)
     assert failed == {"a": "the loss is nan", "b": "its training failed", "d": f"it left no {d}"}
     assert c.exists() and not b.exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*its mean shows those pictures")
+def test_where_every_row_fails_it_ends_with_why(world: Path, tmp_path: Path, capsys: Any) -> None:
+    more = {"out": tmp_path / "out", "methods": ["mean-window:2/mean+8"], "held": None, "sets": None, "questions": None}
+    result = api.compare(**given(world, **more))  # type: ignore[arg-type]
+    assert list(result["failed"]) == ["pictures: mean-window:2/mean+8"] and result["methods"] == {}
+    shown = capsys.readouterr().out
+    assert "failed: pictures: mean-window:2/mean+8: OB003" in shown and "compare.json: no row was made" in shown
+    assert not (tmp_path / "out" / "report.html").exists()

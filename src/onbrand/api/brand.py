@@ -57,6 +57,7 @@ def fit(
     from onbrand.core.regression import check_method
     from onbrand.data.latents import iterate
     from onbrand.models import codec
+    from onbrand.models.bundle import DTYPES, fingerprint
 
     check_method(text)
     if Path(out).resolve().is_relative_to(Path(photos).resolve()):
@@ -65,7 +66,11 @@ def fit(
         )
     if Path(out).is_file():
         raise ValueError(f"the brand's folder is a folder; got {out}, a file")
-    out, pipe = Path(out), open_model(model, device, dtype)
+    # bfloat16 has lost the digits that a VAE is known by: they are taken down before it is rounded
+    out, pipe = Path(out), open_model(model, device, "float32" if dtype == "bfloat16" else dtype)
+    known = fingerprint(pipe.vae)
+    if dtype == "bfloat16":
+        pipe.to(DTYPES[dtype])
     size = size_of(pipe, resolution)
     vae = pipe.vae.config
     factor = 2 ** (len(vae.block_out_channels) - 1)
@@ -81,7 +86,7 @@ def fit(
     gaussians = fitter.finish()
     told = fit_text(pipe, store, summary.used, gaussians, text)
     provenance = Provenance(
-        vae=store.key.vae,
+        vae=known,
         scaling_factor=float(vae.scaling_factor),
         shift_factor=float(vae.shift_factor or 0.0),
         resolution=size,

@@ -129,12 +129,14 @@ def compare(
         "versions": versions(),
     }  # fmt: skip
     write_json(out / "compare.json", result)
-    (out / "compare.md").write_text(versus.write(out / "figures", table, lines, questions or {}, by_number(asked)))
-    write_json(out / "demo.json", versus.page_plan(lines, kept.get("real")))
-    report(out)
+    made = [line for line in lines if line.name in table]
+    if made:  # where every row failed there is nothing to show but why
+        (out / "compare.md").write_text(versus.write(out / "figures", table, lines, questions or {}, by_number(asked)))
+        write_json(out / "demo.json", versus.page_plan(lines, kept.get("real")))
+        report(out)
     for words, reason in failed.items():
         print(f"failed: {words}: {reason}")
-    print(f"wrote {out / 'compare.json'}, compare.md, figures/ and report.html")
+    print(f"wrote {out / 'compare.json'}" + (", compare.md, figures/ and report.html" if made else ": no row was made"))
     return result
 
 
