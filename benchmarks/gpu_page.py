@@ -52,7 +52,7 @@ allocated.
 """
 WANTED = """
 ### What was wanted
-Lower ends of the intervals are not held against it; what has no number was not reached in the time that there was.
+The median counts, not the lower end of its interval. What has no number was not reached in the time that there was.
 """
 GOALS = (
     ("full fine-tuning, times as fast as the example", "training/full", "times_as_fast", "diffusers", 1.5, True),

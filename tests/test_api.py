@@ -198,6 +198,11 @@ def test_zero_snr_mends_the_mismatch_under_trailing_spacing_only(world: Path, br
 
     assert "OB001" in codes() and "OB001" in codes(spacing="trailing") and "OB001" in codes(zero_snr=True)
     assert codes(zero_snr=True, spacing="trailing") == {"OB005"}
+    for scheduler in ("DDIMScheduler", "EulerDiscreteScheduler"):  # abar 0, and 2^-24
+        gone = api.diagnose(tmp_path, zero_snr=True, spacing="trailing", scheduler=scheduler)
+        assert not any("prompt_say" in one for one in gone["classes"].values()), (
+            "no start, nothing that it lets through"
+        )
     config = bundle.load(world / "model").scheduler.config
     theirs = DDIMScheduler.from_config(config, rescale_betas_zero_snr=True).alphas_cumprod[951]
     assert api.diagnose(tmp_path, zero_snr=True)["abar"] == pytest.approx(float(theirs)) and theirs > 0

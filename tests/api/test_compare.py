@@ -18,6 +18,7 @@ from onbrand import api
 from onbrand.api.methods import CompareConfig
 from onbrand.api.rivals import paste
 from onbrand.api.trials import Job, work
+from onbrand.core import Prior
 from onbrand.measure.intervals import difference
 from onbrand.report.versus import passed
 from tiny import tiny_pipeline
@@ -109,8 +110,16 @@ def test_what_passes_by_picture(tmp_path: Path) -> None:
     assert passed(tmp_path, "all").tolist() == [1, 0, 0] and passed(tmp_path, "ground").tolist() == [1, 0, 1]
 
 
+def test_a_prior_of_few_photos_has_as_many_of_each_class(world: Path, compared: dict[str, object]) -> None:
+    (folder,) = (world / "out" / "priors").glob("few25-*")
+    assert [one.count for one in Prior.load(folder / "prior.safetensors").gaussians.values()] == [25, 25]
+    whole = Prior.load(world / "out" / "brand" / "prior.safetensors")
+    assert [one.count for one in whole.gaussians.values()] == [30, 30]
+
+
 def test_the_mismatch_is_told_beforehand(compared: dict[str, object]) -> None:
     told = compared["mismatch"]
+    assert told["plain/text-few25+look1"] is None, "nobody knows beforehand what the network will propose"
     assert told["plain/image@held"] == told["mean-constant/mean"] == 0 and told["plain/leak-dct"] is None
     assert told["plain/noise"] > told["small-alpha/noise"] > told["zero-snr/noise"] == pytest.approx(0, abs=1e-6)
 
@@ -211,6 +220,7 @@ import sys, time
 from pathlib import Path
 from onbrand.api.rivals import paste
 from onbrand.api.trials import Job, work
+from onbrand.core import Prior
 folder, name = Path(sys.argv[1]), sys.argv[2]
 def make(mark):
     with (folder / "log").open("a") as log:

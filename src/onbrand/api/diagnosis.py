@@ -46,7 +46,7 @@ def diagnose(
     from onbrand.core import Prior, findings, measure_leak
     from onbrand.core.leak import prompt_says
     from onbrand.models import bundle
-    from onbrand.models.schedule import read
+    from onbrand.models.schedule import VANISHING, read
     from onbrand.models.variants import rescaled, with_options
 
     prior = Prior.load(prior_file(brand))
@@ -62,7 +62,7 @@ def diagnose(
         leak = measure_leak(gaussian, schedule.abar)
         numbers = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in vars(leak).items()}
         classes[name] = {"count": gaussian.count, **numbers}
-        if not trained and schedule.abar and gaussian.k:
+        if not trained and schedule.abar >= VANISHING and gaussian.k:
             classes[name]["prompt_say"] = prompt_says(gaussian, prior.text.get(name), schedule.abar, LOOKS)
         for finding in findings(leak, schedule.first, schedule.timesteps, window, trained.get("start"), schedule.abar):
             entry = found.setdefault((finding.code, finding.sentence), {**asdict(finding), "class": ""})

@@ -106,11 +106,11 @@ class Prior:
         Raises ValueError for an unknown class, another number of names than x0, or where k exceeds what was fitted.
         """
         if isinstance(classes, str):
-            classes = [classes] * len(x0)
+            gaussian = self._of(classes)
+            return gaussian.project(x0, gaussian.k if k is None else k)
         if len(classes) != len(x0):
             raise ValueError(f"one class a picture: got {len(classes)} names for {len(x0)} pictures")
-        parts = [(self._of(name), x0[i : i + 1]) for i, name in enumerate(classes)]
-        return torch.cat([gaussian.project(part, gaussian.k if k is None else k) for gaussian, part in parts])
+        return torch.cat([self.project(x0[i : i + 1], name, k) for i, name in enumerate(classes)])
 
     def classify(self, x0: Tensor) -> tuple[list[str], Tensor]:
         """The most likely class of each x0 `(B, C, H, W)`, and log-likelihoods in nats `(B, n_classes)`."""
