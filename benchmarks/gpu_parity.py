@@ -22,17 +22,18 @@ from torch import Tensor
 
 from gpu_models import Size, scratch
 from gpu_timing import fresh
-from onbrand.api.brand import fit
-from onbrand.api.inputs import PRIOR, encode_photos
+from onbrand.api._fit import fit
+from onbrand.core.prior import FILE as PRIOR
 from onbrand.core.prior import Prior
-from onbrand.data.garments import write_garments
-from onbrand.generate.config import GenerateConfig
-from onbrand.generate.requests import Request
-from onbrand.generate.sample import sample
-from onbrand.models.bundle import load
-from onbrand.train.config import EngineConfig, LogConfig, OptimConfig, TrainConfig
-from onbrand.train.loop import train
-from onbrand.train.state import load as load_state
+from onbrand.datasets.garments import write_garments
+from onbrand.models.fitting import encode_photos
+from onbrand.models.pipeline import load
+from onbrand.options.generate import GenerateConfig
+from onbrand.options.train import EngineConfig, LogConfig, OptimConfig, TrainConfig
+from onbrand.sampling.requests import Request
+from onbrand.sampling.sampler import sample
+from onbrand.training.loop import train
+from onbrand.training.state import load as load_state
 
 Measure = Callable[[], dict[str, Any]]
 K = 3

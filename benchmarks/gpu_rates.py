@@ -16,10 +16,10 @@ from PIL import Image
 
 from gpu_models import DTYPES, Size, catalogue, model
 from gpu_timing import fresh, idle, paired, rate, ratio
-from onbrand.api.inputs import encode_records
-from onbrand.generate.config import GenerateConfig
-from onbrand.generate.requests import Request
-from onbrand.generate.sample import sample
+from onbrand.models.fitting import encode_records
+from onbrand.options.generate import GenerateConfig
+from onbrand.sampling.requests import Request
+from onbrand.sampling.sampler import sample
 
 Measure = Callable[[], dict[str, Any]]
 

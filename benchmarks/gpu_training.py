@@ -23,11 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from gpu_models import DTYPES, Size, catalogue, model
 from gpu_timing import fresh, idle, paired, peak, rate, ratio
-from onbrand.models.codec import tokens_of
-from onbrand.models.control import new_controlnet
-from onbrand.train.config import EngineConfig, LogConfig, LoraConfig, OptimConfig, TrainConfig
-from onbrand.train.groups import ATTENTION
-from onbrand.train.loop import train
+from onbrand.models.controlnet import new_controlnet
+from onbrand.models.pipeline import tokens_of
+from onbrand.options.train import ATTENTION, EngineConfig, LogConfig, LoraConfig, OptimConfig, TrainConfig
+from onbrand.training.loop import train
 
 if TYPE_CHECKING:
     from onbrand.data.records import Record

@@ -21,19 +21,19 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from onbrand.api.memory import peak_memory
+from onbrand.api._memory import peak_memory
 from onbrand.core.fit import Fitter
 from onbrand.core.prior import Prior, Provenance
 from onbrand.data.encode import encode_all
 from onbrand.data.latents import Key, Store
 from onbrand.data.records import read_folder
-from onbrand.generate.config import GenerateConfig
-from onbrand.generate.requests import Request
-from onbrand.generate.sample import sample
-from onbrand.models import bundle, codec
-from onbrand.models.control import new_controlnet
-from onbrand.train.config import EngineConfig, TrainConfig
-from onbrand.train.loop import train
+from onbrand.models import pipeline
+from onbrand.models.controlnet import new_controlnet
+from onbrand.options.generate import GenerateConfig
+from onbrand.options.train import EngineConfig, TrainConfig
+from onbrand.sampling.requests import Request
+from onbrand.sampling.sampler import sample
+from onbrand.training.loop import train
 
 PARTS = {
     "LoRA, one step": ("lora", "no"), "LoRA, one step, bfloat16": ("lora", "bf16"),
@@ -67,7 +67,7 @@ def sd15(width: float = 1.0) -> StableDiffusionPipeline:
 
     The tokenizer is the shipped model's, of fewer words: SD1.5's own is not to be had without a network.
     """
-    tokenizer = bundle.load("tiny").tokenizer
+    tokenizer = pipeline.load("tiny").tokenizer
     tokenizer.model_max_length = 77
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -108,9 +108,9 @@ def laid(pipe: StableDiffusionPipeline, folder: Path, side: int, count: int = 2)
         rows.append(json.dumps(row | {"conditioning_file_name": f"cut/{i}.png"}))
     (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n")
     records, _ = read_folder(folder)
-    store = Store(folder.parent / "latents", Key(bundle.fingerprint(pipe.vae), (side, side)))
-    encode_all(records, lambda x: codec.encode(pipe, x), store, progress=False, batch=1)
-    means = codec.to_x0(pipe, store.get(store.look_up(records).keys)[0])
+    store = Store(folder.parent / "latents", Key(pipeline.fingerprint(pipe.vae), (side, side)))
+    encode_all(records, lambda x: pipeline.encode(pipe, x), store, progress=False, batch=1)
+    means = pipeline.to_x0(pipe, store.get(store.look_up(records).keys)[0])
     fitter = Fitter(means.shape[1:])
     fitter.update(means, ["shirt"] * len(means))
     told = Provenance(store.key.vae, pipe.vae.config.scaling_factor, 0.0, (side, side), "", False, (255, 255, 255))

@@ -27,14 +27,13 @@ from onbrand.core.prior import Prior, Provenance
 from onbrand.data.encode import encode_all
 from onbrand.data.latents import Key, Store
 from onbrand.data.records import read_folder
-from onbrand.generate.config import GenerateConfig
-from onbrand.generate.requests import Request
-from onbrand.generate.sample import sample
-from onbrand.generate.start import start
-from onbrand.models.bundle import fingerprint, load
-from onbrand.models.codec import encode, to_x0
-from onbrand.train.config import EngineConfig, TrainConfig
-from onbrand.train.loop import train
+from onbrand.models.pipeline import encode, fingerprint, load, to_x0
+from onbrand.options.generate import GenerateConfig
+from onbrand.options.train import EngineConfig, TrainConfig
+from onbrand.sampling.requests import Request
+from onbrand.sampling.sampler import sample
+from onbrand.sampling.start import start
+from onbrand.training.loop import train
 
 RUNS = {"none": ("none", "window"), "control": ("none", "window"), "window": ("mean", "window")}
 RUNS |= {"constant": ("mean", "constant"), "pca": ("pca", "window")}

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import load_dataset
 from diffusers import StableDiffusionPipeline
 from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
+from datasets import load_dataset
 from onbrand.core import Prior, constant, matched_noise  # 1
 
 

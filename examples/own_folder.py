@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from onbrand import api
-from onbrand.generate.config import GenerateConfig
+from onbrand.options.generate import GenerateConfig
 
 
 def main() -> None:

@@ -17,13 +17,13 @@ from PIL import Image, ImageDraw
 
 from onbrand import api, cli
 from onbrand.core import Conditional, ConditionalFitter, Prior
-from onbrand.core.regression import Method
+from onbrand.core.text import Method
 from onbrand.data.images import to_picture, to_tensor
-from onbrand.generate.config import GenerateConfig
-from onbrand.generate.start import start
-from onbrand.models import bundle, codec
-from onbrand.report.folder import read
-from onbrand.train.config import LogConfig, TrainConfig
+from onbrand.models import pipeline
+from onbrand.options.generate import GenerateConfig
+from onbrand.options.train import LogConfig, TrainConfig
+from onbrand.reporting.folder import read
+from onbrand.sampling.start import start
 from tiny import tiny_pipeline
 
 COLOURS = {"red": (200, 30, 40), "blue": (30, 60, 190), "green": (40, 150, 60)}
@@ -77,25 +77,25 @@ def test_fit_writes_what_was_fitted(world: Path, brand: Path) -> None:
     assert starts == [["pca", "mean with a look ahead", "text with a look ahead"]] * 2
 
     # the mean over the photos themselves, encoded here one by one
-    pipe = bundle.load(world / "model")
+    pipe = pipeline.load(world / "model")
     from onbrand.data.images import open_picture, pad
 
     x0 = []
     for i in range(0, COUNT, 2):
         picture = open_picture(world / "photos" / f"{i:03d}.png")
         assert isinstance(picture, Image.Image)
-        x0.append(codec.to_x0(pipe, codec.encode(pipe, to_tensor(pad(picture, (16, 16)))[None])[0]))
+        x0.append(pipeline.to_x0(pipe, pipeline.encode(pipe, to_tensor(pad(picture, (16, 16)))[None])[0]))
     mean = torch.cat(x0).mean(0)
     assert torch.allclose(prior.mean("block")[0], mean, atol=1e-5)
     drawn = np.asarray(Image.open(brand / "means" / "block.png")).astype(int)
-    assert np.abs(drawn - np.asarray(to_picture(codec.decode(pipe, mean[None])[0])).astype(int)).max() <= 1
+    assert np.abs(drawn - np.asarray(to_picture(pipeline.decode(pipe, mean[None])[0])).astype(int)).max() <= 1
 
 
 def test_a_prior_fitted_in_bfloat16_is_its_models_own(world: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="its mean shows those pictures"):
         api.fit(world / "photos", world / "model", tmp_path / "brand", k=2, dtype="bfloat16")
     prior = Prior.load(tmp_path / "brand" / "prior.safetensors")
-    assert prior.provenance.vae == bundle.fingerprint(bundle.load(world / "model").vae)
+    assert prior.provenance.vae == pipeline.fingerprint(pipeline.load(world / "model").vae)
     config = GenerateConfig(start="mean", steps=2, guidance=1.0)
     for dtype in ("float32", "bfloat16"):
         given = {"prior": tmp_path / "brand", "out": tmp_path / dtype, "prompt": "block", "dtype": dtype}
@@ -203,7 +203,7 @@ def test_zero_snr_mends_the_mismatch_under_trailing_spacing_only(world: Path, br
         assert not any("prompt_say" in one for one in gone["classes"].values()), (
             "no start, nothing that it lets through"
         )
-    config = bundle.load(world / "model").scheduler.config
+    config = pipeline.load(world / "model").scheduler.config
     theirs = DDIMScheduler.from_config(config, rescale_betas_zero_snr=True).alphas_cumprod[951]
     assert api.diagnose(tmp_path, zero_snr=True)["abar"] == pytest.approx(float(theirs)) and theirs > 0
 
@@ -216,7 +216,7 @@ def test_train_leaves_a_model_a_log_and_the_way_back(world: Path, brand: Path, r
     with Image.open(run / "validation" / "step-000002.png") as sheet:
         assert sheet.width > 200
     trained = {"gain": "window", "kind": "mean", "k": 0, "first": 950}
-    assert bundle.offset_config(run) == trained | {"prior": Prior.load(brand / "prior.safetensors").fingerprint}
+    assert pipeline.offset_config(run) == trained | {"prior": Prior.load(brand / "prior.safetensors").fingerprint}
     # diagnose reads the trained window off the run
     outside = api.diagnose(brand, model=run, steps=10)
     assert "OB003" in {entry["code"] for entry in outside["findings"]}
@@ -235,7 +235,7 @@ def test_train_without_a_word_is_by_constant_gain_from_what_the_prior_can_tell(
         api.train(world / "photos", world / "model", tmp_path / f"{offset}-run",
                   prior=tmp_path / offset, config=config)  # fmt: skip
         trained = {"gain": "constant", "kind": offset, "k": 0, "start": 951, "prior": fitted.fingerprint}
-        assert bundle.offset_config(tmp_path / f"{offset}-run") == trained
+        assert pipeline.offset_config(tmp_path / f"{offset}-run") == trained
 
 
 def test_train_uses_the_latents_of_the_fit(
@@ -278,12 +278,13 @@ def test_training_ends_where_no_more_pictures_pass_and_stays_ended(
     assert len(go(log=replace(log, patience=3))) == 8, "more patience goes on from there"
     assert len(go(log=replace(log, patience=None))) == 10
 
-    from onbrand.api import judging, validation
+    from onbrand.evaluation import check
+    from onbrand.training import validation
 
     judged = {}
 
     def judge(made: Any, *rest: Any) -> dict[str, Any]:
-        content = judging.judge_pictures(made, *rest)
+        content = check.judge_pictures(made, *rest)
         judged[len(judged)] = made.prompts, content
         return content | {"all": {"share": 1.0 if len(judged) == 1 else 0.5}}
 
@@ -331,7 +332,7 @@ def test_generate_starts_from_the_prior_beside_the_model(
     prior = Prior.load(brand / "prior.safetensors")
     assert lines[0]["fingerprints"]["prior"] == prior.fingerprint and lines[0]["start"] == "mean"
     # the same picture by diffusers' own hand, from the latents that start gives
-    pipe = bundle.load(run)
+    pipe = pipeline.load(run)
     latents = start(pipe, prior, ["block, red"], seeds=[0], kind="mean", num_inference_steps=20)
     image = pipe("block, red", latents=latents, num_inference_steps=20, guidance_scale=1.0).images[0]
     assert np.abs(np.asarray(image).astype(int) - np.asarray(Image.open(pictures / "00000.png")).astype(int)).max() <= 1
@@ -395,7 +396,7 @@ def test_check_requires(world: Path, brand: Path, checked: Path, capsys: pytest.
 def test_check_learns_once_and_anew_when_a_photo_changes(
     world: Path, brand: Path, checked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from onbrand.api import materials
+    from onbrand.evaluation import loading
 
     learnt: list[int] = []
 
@@ -403,7 +404,7 @@ def test_check_learns_once_and_anew_when_a_photo_changes(
         learnt.append(len(pixels))
         raise ValueError("learns")
 
-    monkeypatch.setattr(materials, "learn", learn)
+    monkeypatch.setattr(loading, "learn", learn)
     api.check(checked, world / "photos", prior=brand)
     assert not learnt
     photo = world / "photos" / "059.png"

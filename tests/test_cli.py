@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
+import onbrand
 from onbrand import api, cli
-from onbrand.api.again import command
-from onbrand.api.methods import CompareConfig
-from onbrand.api.run import USUAL
-from onbrand.generate.config import GenerateConfig
-from onbrand.train.config import EngineConfig, LogConfig, LoraConfig, LossConfig, OptimConfig, TrainConfig
+from onbrand.api._train import USUAL
+from onbrand.comparison.methods import CompareConfig
+from onbrand.io import command
+from onbrand.options.generate import GenerateConfig
+from onbrand.options.train import EngineConfig, LogConfig, LoraConfig, LossConfig, OptimConfig, TrainConfig
 
 HEAVY = {"torch", "diffusers", "transformers", "datasets", "numpy", "PIL", "matplotlib", "jsonargparse"}
 
@@ -220,7 +221,7 @@ CALLS: dict[Any, dict[str, Any]] = {
                        guidance=1.5, eta=0.5, batch=2, controlnet_scale=(1.0, 0.5), overlay=True, trace=1)},
     api.check: {"pictures": "o", "against": "p", "require": 0.5, "json": True, "prior": "b", "model": "M",
                 "reader": "garments", "clip": "garments-clip", "split": "train", "pose": "net", "device": "cpu"},
-    api.compare: {"photos": "p", "model": "M", "out": "o", "methods": ["stock/noise", "stock/mean"], "prompts": "r",
+    onbrand.compare: {"photos": "p", "model": "M", "out": "o", "methods": ["stock/noise", "stock/mean"], "prompts": "r",
                   "sets": {"few": "f.jsonl"}, "held": "h", "prior": "b", "split": "train", "reader": "garments",
                   "clip": "garments-clip", "questions": {"Which?": ["stock/mean", "stock/noise"]}, "device": "cpu",
                   "config": CompareConfig(fine_tuning=3, ema=0.9, precision="bf16", sampling=2)},

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from onbrand import api
-from onbrand.data.catalogue import write_garments
-from onbrand.models.bundle import shipped
+from onbrand.datasets.garments import write_garments
+from onbrand.models.pipeline import shipped
+from onbrand.options.generate import GenerateConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:real photos kept back pass less often")  # of 60 a kind
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -44,7 +45,7 @@ def test_two_lines_in_a_foreign_pipeline_are_what_generate_makes(workplace, tmp_
     (tmp_path / "prompts.jsonl").write_text(
         "".join(json.dumps({"prompt": p, "seed": i}) + "\n" for i, p in enumerate(prompts))
     )
-    config = api.pictures.GenerateConfig(start="text", steps=4, guidance=1.0)
+    config = GenerateConfig(start="text", steps=4, guidance=1.0)
     ours = api.generate(tmp_path / "prompts.jsonl", model="tiny", prior=prior, out=tmp_path / "ours", config=config)
     for path in ours:
         assert path.read_bytes() == (tmp_path / "foreign" / path.name).read_bytes()

@@ -9,8 +9,8 @@ import torch
 
 import onbrand
 from onbrand import cli
-from onbrand.data.catalogue import write_garments
-from onbrand.models import bundle
+from onbrand.datasets.garments import write_garments
+from onbrand.models import pipeline
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
@@ -55,7 +55,7 @@ def test_commands_leave_what_they_promise(workplace):
 def test_three_lines_and_two_run(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     train, generate = (text for kind, text in BLOCKS if kind == "python")
-    pipe = bundle.load("tiny")
+    pipe = pipeline.load("tiny")
     timesteps, classes = torch.tensor([980, 951, 300]), ["male garment"] * 3
     noise, latents = torch.randn(2, 3, 4, 32, 32).unbind()
     names = {

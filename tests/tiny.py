@@ -100,10 +100,10 @@ def tiny_prior(
 ) -> Prior:
     """A prior of the pipeline's latent shape with made-up classes: means of 0.5, spreads of 3, 2 and 1 sigma,
     and (with `text`) a made-up regression from the pooled text embedding."""
-    from onbrand.core.conditional import Conditional
     from onbrand.core.gaussian import Gaussian
     from onbrand.core.prior import Prior, Provenance
-    from onbrand.models.bundle import fingerprint
+    from onbrand.core.text import Conditional
+    from onbrand.models.pipeline import fingerprint
 
     side = pipe.unet.config.sample_size
     shape = (pipe.vae.config.latent_channels, side, side)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from onbrand import __version__, api
+from onbrand.comparison.compare import compare
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -23,7 +24,7 @@ VERBS: tuple[Callable[..., Any], ...] = (
     api.train,
     api.generate,
     api.check,
-    api.compare,
+    compare,
     api.merge,
     api.report,
     api.data,

@@ -48,7 +48,7 @@ def work(world: Path, out: Path) -> None:
 def fit(world: Path, out: Path, after: float | None = None) -> tuple[float, bool]:
     """A fit in a process of its own, killed `after` seconds from its beginning: its seconds, and whether it was."""
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["onbrand.api.fitting", "onbrand.api.inputs"])
+    server.set_forkserver_preload(["onbrand.models.fitting", "onbrand.api._inputs"])
     process = server.Process(target=work, args=(world, out))
     process.start()
     while process.is_alive() and not (out / "begun").exists():

@@ -20,7 +20,7 @@ def loaded(code: str) -> set[str]:
 
 def test_core_loads_nothing_heavy():
     modules = loaded("\n".join(f"import onbrand.core.{name}" for name in NAMES))
-    assert {"onbrand", "torch", "safetensors"} <= modules and {"prior", "offset", "signal_leak"} <= set(NAMES)
+    assert {"onbrand", "torch", "safetensors"} <= modules and {"prior", "offset", "findings"} <= set(NAMES)
     assert not modules & set(HEAVY)
 
 

@@ -135,7 +135,7 @@ def test_any_rows_are_had_in_any_order(photos, tmp_path):
 
 
 def test_a_changed_picture_is_encoded_anew_and_nothing_else(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("onbrand.data.digests.SETTLED", 0)  # or nothing so new would be remembered at all
+    monkeypatch.setattr("onbrand.data.latents.SETTLED", 0)  # or nothing so new would be remembered at all
     times = (photos / "00007.png").stat()
     store, _, _, _ = encode(photos, tmp_path / "store")
     before = {file: file.stat().st_mtime_ns for file in shards(store)}
@@ -167,7 +167,7 @@ def test_another_encoder_size_or_ground_shares_nothing(photos, tmp_path):
 
 
 def test_unchanged_files_are_not_read_again(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("onbrand.data.digests.SETTLED", 0)
+    monkeypatch.setattr("onbrand.data.latents.SETTLED", 0)
     encode(photos, tmp_path / "store")
     file = next((tmp_path / "store").glob("digests-*.jsonl"))
     file.write_text(file.read_text()[:-30])  # a line torn by a kill

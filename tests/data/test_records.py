@@ -40,8 +40,9 @@ ROWS = [
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_metadata_gives_the_rows_that_datasets_gives(photos, kind):
     import pandas as pd
-    from datasets import Image
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    from datasets import Image
 
     (photos / "sub").mkdir()
     (photos / "sub/c.png").write_bytes(content(draw(9)))

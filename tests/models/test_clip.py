@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
-from onbrand.data.garments import garments
-from onbrand.measure.text import open_judge
+from onbrand.datasets.garments import garments
+from onbrand.evaluation.text import open_judge
 from onbrand.models import clip
 from tiny import tiny_tokenizer
 

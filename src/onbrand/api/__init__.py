@@ -1,13 +1,12 @@
-"""The nine verbs, one function each, mostly wiring: what the command line does, from Python."""
+"""The verbs, a file each, wiring alone; `compare` stands above them, in `onbrand.comparison`."""
 
-from onbrand.api.brand import fit
-from onbrand.api.comparison import compare
-from onbrand.api.diagnosis import diagnose
-from onbrand.api.merging import merge
-from onbrand.api.page import report
-from onbrand.api.pictures import generate
-from onbrand.api.run import train
-from onbrand.api.samples import data
-from onbrand.api.verdict import check
+from onbrand.api._check import check
+from onbrand.api._data import data
+from onbrand.api._diagnose import diagnose
+from onbrand.api._fit import fit
+from onbrand.api._generate import generate
+from onbrand.api._merge import merge
+from onbrand.api._report import report
+from onbrand.api._train import train
 
-__all__ = ["check", "compare", "data", "diagnose", "fit", "generate", "merge", "report", "train"]
+__all__ = ["check", "data", "diagnose", "fit", "generate", "merge", "report", "train"]

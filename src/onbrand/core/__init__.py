@@ -1,14 +1,13 @@
 """The method on tensors: torch and safetensors alone, importable without the rest of the house."""
 
-from onbrand.core.conditional import Conditional
-from onbrand.core.finding import Finding, findings
+from onbrand.core.findings import Finding, findings
 from onbrand.core.fit import Fitter
 from onbrand.core.gaussian import Gaussian
 from onbrand.core.leak import Leak, measure_leak
 from onbrand.core.offset import constant, handoff, matched_noise, ratio, window, x_init
 from onbrand.core.prior import Prior, Provenance
 from onbrand.core.process import add_noise, estimate, expand, remove_noise, target
-from onbrand.core.regression import ConditionalFitter
+from onbrand.core.text import Conditional, ConditionalFitter
 
 __all__ = [
     "Conditional",

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onbrand.core.conditional import Conditional
 from onbrand.core.gaussian import Gaussian
+from onbrand.core.text import Conditional
 
 
 @dataclass(frozen=True, eq=False)

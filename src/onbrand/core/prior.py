@@ -13,9 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from onbrand.core.conditional import Conditional
 from onbrand.core.gaussian import Gaussian
+from onbrand.core.text import Conditional
 
+FILE = "prior.safetensors"
+"""Its name in a brand's folder, and in onbrand/ beside a model."""
 FORMAT = 1
 """Version of the file's layout."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .images import RGB, Refused, open_picture, pad, read_bytes, to_tensor
+from onbrand.data.images import RGB, Refused, open_picture, pad, read_bytes, to_tensor
 
 CONDITION_GROUND: RGB = (0, 255, 0)
 """What a control picture's transparency is laid over: a film's green, far from any dye of the catalogue.

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .images import WHITE, Refused, open_picture, pad, to_range
-from .latents import Store, Summary
-from .records import Record
+from onbrand.data.images import WHITE, Refused, open_picture, pad, to_range
+from onbrand.data.latents import Store, Summary
+from onbrand.data.records import Record
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 """(B, 3, H, W) float32 in [-1, 1] on the CPU -> (mean, logvar), each (B, C, h, w), on any device."""

@@ -17,12 +17,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .digests import Digests
-from .images import RGB, Refused
-from .records import Record
+from onbrand.data.images import RGB, Refused
+from onbrand.data.records import Record
 
 PREPARATION = 1
 """Raised whenever the way a file becomes pixels changes, so that latents of before are not taken for those of now."""
+FOLDER = "latents"
+"""Name of the store in a brand's folder, or in a run's that has no prior."""
 OPEN_SHARDS = 256
 ABANDONED = 600
 """Seconds after which a half-written shard has no writer any more."""
@@ -231,3 +232,59 @@ def _write(file: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+SETTLED = 2_000_000_000
+"""Nanoseconds: a file changed since is not remembered; a further change at once could leave its times alone."""
+
+
+class Digests:
+    """What was hashed, in `folder`/digests-*.jsonl: one file a rank, lines appended, a line torn by a kill ignored."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known: dict[str, str] = {}
+        self._kept: set[str] = set()
+        self.reload()
+
+    def reload(self) -> None:
+        """Reads what all ranks have remembered."""
+        for file in sorted(self.folder.glob("digests-*.jsonl")):
+            with open(file, encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    try:
+                        entry = json.loads(line)
+                        self._known[entry["mark"]] = entry["sha256"]
+                        self._kept.add(entry["mark"])
+                    except (ValueError, KeyError, TypeError):
+                        continue
+
+    def mark(self, record: Record) -> str | None:
+        """A short name for (path, row, size, times) of the record's file; None if it is missing or changed just now."""
+        stamp = record.stamp
+        try:
+            status = os.stat(stamp)
+        except OSError:
+            return None
+        if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < SETTLED:
+            return None
+        parts = (os.path.abspath(stamp), record.row, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        return sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+    def recall(self, mark: str | None) -> str | None:
+        """The digest of the bytes behind `mark`, if it was ever computed."""
+        return self._known.get(mark) if mark else None
+
+    def hold(self, entries: dict[str, str]) -> None:
+        """Keeps {mark: digest} for this process only."""
+        self._known.update(entries)
+
+    def remember(self, entries: dict[str, str], rank: int) -> None:
+        """Appends {mark: digest} to the rank's file, which has no other writer."""
+        new = {mark: digest for mark, digest in entries.items() if mark not in self._kept}
+        self._known.update(new)
+        self._kept.update(new)
+        if new:
+            lines = "".join(json.dumps({"mark": mark, "sha256": digest}) + "\n" for mark, digest in new.items())
+            with open(self.folder / f"digests-{rank:03d}.jsonl", "a", encoding="utf-8") as file:
+                file.write("\n" + lines)  # an empty line first: the last one may have been torn

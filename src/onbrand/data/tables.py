@@ -51,6 +51,7 @@ class Parquet:
     def rows(self) -> Iterator[tuple[Path, Any, Any]]:
         """(name, text, class) of every row, in the files' order; the pictures are not read."""
         import pyarrow.parquet as pq
+
         from datasets import Features
 
         for file in self.files:

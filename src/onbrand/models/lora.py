@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from onbrand.models.adapters import NAME
-from onbrand.models.record import LORA, write_record
+from onbrand.models.checkpoint import LORA, write_record
+from onbrand.models.denoiser import NAME
 
 if TYPE_CHECKING:
     from onbrand.core.prior import Prior

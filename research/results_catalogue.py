@@ -1,0 +1,67 @@
+"""What the experiments on the catalogue share: settings, requests, held-out pictures, one folder of trainings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onbrand
+from demo import asked
+from onbrand import api
+from onbrand.comparison.methods import CompareConfig
+from onbrand.datasets.garments import garments
+from results_page import publish
+
+CONFIG = CompareConfig(fine_tuning=600, batch=16, lr=6e-4, ema=0.98, precision="bf16", guidance=1.5, at_a_time=24)
+HELD = 240
+"""Held-out pictures."""
+
+
+def swapped(row: dict[str, Any]) -> dict[str, Any]:
+    """The same request as a picture of the other kind: a garment's with the class of people, and the reverse."""
+    gender, kind = row["class"].split()
+    return row | {"class": f"{gender} {'person' if kind == 'garment' else 'garment'}"}
+
+
+def captioned(count: int = 48) -> list[dict[str, Any]]:
+    """Training captions, evenly spread over the catalogue, one seed each."""
+    rows = garments("train", pictures=False)[1]
+    few = rows[:: len(rows) // count][:count]
+    return [{"prompt": row["text"], "class": row["class"], "seed": i, "attributes": garments.shown(row)}
+            for i, row in enumerate(few)]  # fmt: skip
+
+
+def inputs(out: Path) -> dict[str, str]:
+    """Write the sets of requests and the held-out pictures; name -> file."""
+    out.mkdir(parents=True, exist_ok=True)
+    sets = {"ten": asked(10), "two": asked(2), "one": asked(1), "captions": captioned()}
+    sets["swapped"] = [swapped(row) for row in asked(1)]
+    for name, rows in sets.items():
+        (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if not (out / "held" / "metadata.jsonl").exists():
+        garments.write_garments(out / "held", "test", HELD)
+    files = {name: str(out / f"{name}.jsonl") for name in sets if name != "ten"}
+    return files | {"held": str(out / "held" / "metadata.jsonl")}
+
+
+def prepared(out: Path) -> dict[str, str]:
+    """`inputs`, and the brand where it is not there yet."""
+    if not (out / "brand" / "prior.safetensors").exists():
+        api.fit(garments.garment_folder(), "tiny", out / "brand", split="train")
+    return inputs(out)
+
+
+def compared(
+    out: Path, name: str, methods: Sequence[str], questions: Mapping[str, list[str]], config: CompareConfig = CONFIG,
+    more: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Compare the methods in `out`, from what is finished there on; publish docs/`name`.md; the table.
+
+    more: other rows that the page's words name."""
+    photos, sets = garments.garment_folder(), prepared(out)
+    onbrand.compare(photos, "tiny", out / "compare", methods=list(methods), prompts=out / "ten.jsonl", sets=sets,
+                held=out / "held", prior=out / "brand", split="train", reader="garments", clip="garments-clip",
+                questions=dict(questions), config=config)  # fmt: skip
+    return publish(out / "compare", name, more)

@@ -1,0 +1,33 @@
+from .api import check as check
+from .api import diagnose as diagnose
+from .api import fit as fit
+from .api import generate as generate
+from .api import merge as merge
+from .api import report as report
+from .api import train as train
+from .comparison.compare import compare as compare
+from .core import Conditional as Conditional
+from .core import ConditionalFitter as ConditionalFitter
+from .core import Finding as Finding
+from .core import Fitter as Fitter
+from .core import Gaussian as Gaussian
+from .core import Leak as Leak
+from .core import Prior as Prior
+from .core import Provenance as Provenance
+from .core import add_noise as add_noise
+from .core import constant as constant
+from .core import estimate as estimate
+from .core import findings as findings
+from .core import handoff as handoff
+from .core import matched_noise as matched_noise
+from .core import measure_leak as measure_leak
+from .core import ratio as ratio
+from .core import remove_noise as remove_noise
+from .core import target as target
+from .core import window as window
+from .core import x_init as x_init
+from .sampling.handoff import HandOff as HandOff
+from .sampling.start import start as start
+from .sampling.stochastic import matched_steps as matched_steps
+
+__version__: str

@@ -1,0 +1,267 @@
+"""Any diffusers scheduler, read live: which abar, which first timestep, and how a start enters it."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from onbrand.core.offset import x_init
+from onbrand.core.process import PREDICTION_TYPES
+
+VANISHING = 1e-6
+"""An abar below this at the first step (zero terminal SNR: 0, or 2^-24 in some classes) leaves x_start no weight."""
+NEAR = 0.5
+"""Timesteps closer than this are the same one: Karras sigmas give 950.9999 for 951."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A noise schedule as one inference run uses it."""
+
+    abars: Tensor
+    """`(T,)` float32: the training schedule's alphas_cumprod."""
+    timesteps: list[float]
+    """Every timestep the network is called at, in order, noisiest first; without a number of steps, all of T-1..0."""
+    first: float
+    """The timestep of the first network call, in training timesteps; not always whole (Karras sigmas)."""
+    abar: float
+    """The first call's alpha_bar, in [0, 1): from the live sigmas where the scheduler has them."""
+    prediction_type: str
+    """"epsilon", "v_prediction" or "sample"."""
+    init_noise_sigma: float
+    """What a pipeline multiplies `latents=` by."""
+    name: str
+    """The scheduler's class name."""
+
+    def inside(self, window: tuple[float, float]) -> list[float]:
+        """The inference timesteps that lie in `window` = (first, last), both included; each once, noisiest first."""
+        first, last = window
+        found = [t for t in self.timesteps if first - NEAR < t < last + NEAR]
+        return list(dict.fromkeys(found))
+
+
+def read(scheduler: Any, steps: int | None = None) -> Schedule:
+    """What `scheduler` does in `steps` inference steps. The scheduler is copied, never changed.
+
+    Without `steps`: the training schedule, noisiest timestep first. ValueError, with the reason, for a scheduler
+    that x_start cannot enter by METHOD.md section 1: flow matching, not variance-preserving, run backwards.
+    """
+    _refuse(scheduler)
+    abars = scheduler.alphas_cumprod.detach().to("cpu", torch.float32)
+    name, kind = type(scheduler).__name__, str(scheduler.config["prediction_type"])
+    if steps is None:
+        every = [float(t) for t in reversed(range(len(abars)))]
+        return Schedule(abars, every, every[0], float(abars[-1]), kind, float(scheduler.init_noise_sigma), name)
+    return describe(set_steps(scheduler, steps))
+
+
+def describe(live: Any) -> Schedule:
+    """The Schedule of a scheduler already set (`set_steps`)."""
+    timesteps = [float(t) for t in live.timesteps]
+    abars = live.alphas_cumprod.detach().to("cpu", torch.float32)
+    kind = str(live.config["prediction_type"])
+    sigma = float(live.init_noise_sigma)
+    return Schedule(abars, timesteps, timesteps[0], scales(live)[1], kind, sigma, type(live).__name__)
+
+
+def set_steps(scheduler: Any, steps: int) -> Any:
+    """A copy of `scheduler`, on the CPU, set to `steps` inference steps as a pipeline sets it.
+
+    ValueError for one that `read` refuses, and for a number of steps the scheduler cannot take.
+    """
+    _refuse(scheduler)
+    live = copy.copy(scheduler)  # set_timesteps replaces what it sets
+    live.alphas_cumprod = live.alphas_cumprod.cpu()
+    if not 1 <= steps <= len(live.alphas_cumprod):
+        raise ValueError(f"the number of inference steps must be 1..{len(live.alphas_cumprod)}, got {steps}")
+    try:
+        live.set_timesteps(steps)
+    except (ValueError, IndexError, AssertionError) as error:
+        raise ValueError(f"{type(live).__name__} cannot run {steps} inference steps: {error}") from error
+    if float(live.timesteps[0]) < float(live.timesteps[-1]):
+        raise ValueError(f"{type(live).__name__} runs from the picture to the noise: a start has no place in it")
+    return live
+
+
+def scales(live: Any) -> tuple[float, float]:
+    """(scale, abar) at the first timestep of a scheduler already set: x_init there is `scale` times Eq. 8's.
+
+    Both are asked of the scheduler's own `add_noise`, so that they hold for classes that keep alphas and for those
+    that keep sigmas: add_noise(x0, eps) = a x0 + b eps; scale = |(a, b)|, 1 or sqrt(1 + sigma^2); abar = (a / scale)^2.
+    ValueError if what the network then sees is not variance-preserving.
+    """
+    one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+    first = live.timesteps[:1]
+    a = float(live.add_noise(one, zero, first))
+    b = float(live.add_noise(zero, one, first))
+    scale = math.hypot(a, b)
+    fresh = copy.copy(live)  # which counts its steps
+    seen = scale * float(fresh.scale_model_input(one, first[0]) if hasattr(fresh, "scale_model_input") else one)
+    if not math.isclose(seen, 1.0, abs_tol=1e-4):
+        name = type(live).__name__
+        raise ValueError(f"{name} is not variance-preserving: its network sees noise of scale {seen:.4f}")
+    return scale, (a / scale) ** 2
+
+
+def latents_for(live: Any, x_start: Tensor, noise: Tensor, abar: float | None = None) -> Tensor:
+    """The `latents=` that start a pipeline from x_start (B, C, H, W) and noise of its shape: Eq. 8, float32.
+
+    `live`: a scheduler already set (`set_steps`). A pipeline multiplies the result by init_noise_sigma. With `abar`,
+    Eq. 8 with that alpha instead of the first timestep's own (the paper's literal alpha_T).
+    """
+    x_start, noise = x_start.float(), noise.float()
+    if abar is None:
+        latents = live.add_noise(x_start, noise, live.timesteps[:1])
+    else:
+        latents = scales(live)[0] * x_init(x_start, noise, abar)
+    return latents / float(live.init_noise_sigma)
+
+
+def suggest(scheduler: Any, first: float, last: float | None = None, steps: int = 20) -> str:
+    """Which number of steps (nearest to `steps`) or spacing starts in [first, last] (last: T-1 if not given).
+
+    A phrase for an error's remedy, as "num_inference_steps=25, or timestep_spacing='trailing'".
+    """
+    length = len(scheduler.alphas_cumprod)
+    last = length - 1 if last is None else last
+
+    def starts_inside(candidate: Any, number: int) -> bool:
+        try:
+            start = float(set_steps(candidate, number).timesteps[0])
+        except ValueError:
+            return False
+        return first - NEAR < start < last + NEAR
+
+    numbers = sorted(range(1, min(length, 100) + 1), key=lambda number: abs(number - steps))
+    found = []
+    number = next((n for n in numbers if starts_inside(scheduler, n)), None)
+    if number is not None:
+        found.append(f"num_inference_steps={number}")
+    if "timestep_spacing" in scheduler.config:
+        others = (s for s in ("trailing", "linspace", "leading") if s != scheduler.config["timestep_spacing"])
+        spaced = [with_options(scheduler, spacing=spacing) for spacing in others]
+        spacing = next((other for other in spaced if starts_inside(other, steps)), None)
+        if spacing is not None:
+            found.append(f"timestep_spacing={spacing.config['timestep_spacing']!r}")
+    if scheduler.config.get("use_karras_sigmas") and starts_inside(with_options(scheduler, karras=False), steps):
+        found.append("use_karras_sigmas=False")
+    if not found:
+        return "another scheduler, as DDIMScheduler: none of this one's numbers of steps and spacings starts there"
+    return ", or ".join(found)
+
+
+def _refuse(scheduler: Any) -> None:
+    """Raise ValueError, with the reason, for a scheduler that a start cannot enter."""
+    name, config = type(scheduler).__name__, scheduler.config
+    kind = config.get("prediction_type", "epsilon")
+    if "Flow" in name or config.get("use_flow_sigmas") or kind == "flow_prediction":
+        raise ValueError(
+            f"{name} is flow matching: it starts at sigma exactly 1, where x_start has weight 0 and no effect. "
+            "Take an epsilon or v-prediction model"
+        )
+    if name.startswith("EDM") or config.get("timestep_type") == "continuous":
+        raise ValueError(
+            f"{name} is not variance-preserving (EDM's sigma scale): it has no alpha_bar for x_start to enter by. "
+            "Take a scheduler among the model's compatibles, as DDIMScheduler or EulerDiscreteScheduler"
+        )
+    if not isinstance(getattr(scheduler, "alphas_cumprod", None), Tensor) or not hasattr(scheduler, "add_noise"):
+        raise ValueError(
+            f"{name} is not variance-preserving (no alphas_cumprod): Eq. 8 does not hold for it. "
+            "Take a scheduler among the model's compatibles, as DDIMScheduler"
+        )
+    if kind not in PREDICTION_TYPES:
+        raise ValueError(f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, got {kind!r} in {name}")
+
+
+def with_options(
+    scheduler: Any, name: str | None = None, spacing: str | None = None, karras: bool | None = None
+) -> Any:
+    """A new scheduler of class `name` (as "DPMSolverMultistepScheduler"; the same class if None), made from
+    `scheduler`'s config, with this timestep spacing ("leading" | "trailing" | "linspace") and Karras sigmas.
+
+    None keeps what the config spells out; what it does not becomes the new class's default, as in diffusers'
+    `from_config` (SD1.5's config names no spacing: leading in PNDM and DDIM, linspace in DPM-Solver++).
+    ValueError for an unknown class, an option the class does not take, and a class that cannot follow this model's
+    noise schedule (zero terminal SNR in one that has no `rescale_betas_zero_snr`).
+    """
+    if name is not None and "torchsde" in getattr(getattr(diffusers, name, None), "_backends", ()):
+        raise ValueError(f"{name} needs the package torchsde, which is not installed: pip install torchsde")
+    made = type(scheduler) if name is None else _class(name, getattr(scheduler, "compatibles", []))
+    options: dict[str, Any] = {}
+    if spacing is not None:
+        if spacing not in ("leading", "trailing", "linspace"):
+            raise ValueError(f"timestep spacing must be leading, trailing or linspace, got {spacing!r}")
+        options["timestep_spacing"] = spacing
+    if karras is not None:
+        options["use_karras_sigmas"] = karras
+    for option, value in options.items():
+        if option not in inspect.signature(made).parameters:
+            raise ValueError(f"{made.__name__} takes no {option} (asked for {value!r}): leave it out")
+    new = made.from_config(scheduler.config, **options)
+    abars = getattr(new, "alphas_cumprod", None)
+    if abars is not None and hasattr(scheduler, "alphas_cumprod"):
+        old = scheduler.alphas_cumprod.to(abars)
+        if old.shape != abars.shape or not torch.allclose(old, abars, atol=1e-5):
+            raise ValueError(
+                f"{made.__name__} cannot follow this model's noise schedule (of {type(scheduler).__name__}): "
+                "its alphas_cumprod differ; take a class with the same options, as rescale_betas_zero_snr"
+            )
+    return new
+
+
+def rescaled(scheduler: Any) -> Any:
+    """A scheduler like this one whose noise schedule ends in zero SNR (Lin et al. 2023, arXiv 2305.08891).
+
+    ValueError where its class has no `rescale_betas_zero_snr`.
+    """
+    if "rescale_betas_zero_snr" not in inspect.signature(type(scheduler)).parameters:
+        raise ValueError(f"{type(scheduler).__name__} has no rescale_betas_zero_snr: take a model with DDIM")
+    return type(scheduler).from_config(scheduler.config, rescale_betas_zero_snr=True)
+
+
+def with_terminal(scheduler: Any, abar: float) -> Any:
+    """A scheduler like this one whose abar ends at `abar` in (0, 1), sqrt(abar) rescaled linearly, its first one kept
+    (Lin et al. 2023's rescaling with another end: the paper's smaller alpha_T). ValueError for another abar."""
+    if not 0 < abar < 1:
+        raise ValueError(f"the last abar lies in (0, 1): got {abar}; for 0 take the schedule of zero terminal SNR")
+    root = scheduler.alphas_cumprod.double().sqrt()
+    moved = root[0] + (root - root[0]) * (root[0] - abar**0.5) / (root[0] - root[-1])
+    new = moved.square()
+    betas = 1 - new / torch.cat([torch.ones(1, dtype=torch.float64), new[:-1]])
+    return type(scheduler).from_config(scheduler.config, trained_betas=betas.tolist())
+
+
+def with_prediction(scheduler: Any, prediction_type: str, spacing: str) -> Any:
+    """A scheduler like this one for a network that predicts something else, its timesteps spaced otherwise."""
+    options = {"prediction_type": prediction_type, "timestep_spacing": spacing}
+    return type(scheduler).from_config(scheduler.config, **options)
+
+
+def saved(model: Path) -> Any:
+    """The scheduler of a model's folder in diffusers' layout."""
+    config = json.loads((model / "scheduler" / "scheduler_config.json").read_text())
+    return _class(config["_class_name"]).from_config(config)
+
+
+def restore(record: Mapping[str, Any]) -> Any:
+    """The scheduler whose class is record["class"] and whose config is the rest of `record`."""
+    return _class(record["class"]).from_config({key: value for key, value in record.items() if key != "class"})
+
+
+def _class(name: str, known: Sequence[type] = ()) -> Any:
+    """diffusers' scheduler class `name`; ValueError, listing those `known`, if there is none."""
+    made = getattr(diffusers, name, None)
+    if not isinstance(made, type) or not issubclass(made, diffusers.SchedulerMixin):
+        listed = ", ".join(sorted(kind.__name__ for kind in known)) or "another"
+        raise ValueError(f"no scheduler class {name!r} in diffusers {diffusers.__version__}: take {listed}")
+    return made

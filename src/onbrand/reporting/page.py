@@ -1,0 +1,205 @@
+"""What a report says, as plain data, and its rendering to one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+WIDEST = 256
+"""Pictures wider than this many pixels are scaled down for the page."""
+HEADLINES = ("all", "ground", "text", "diversity")
+"""Scores that stand beside a row's pictures and, the first three, on the first screen, where they were measured."""
+
+
+@dataclass(frozen=True)
+class Thumb:
+    """One picture on the page."""
+
+    src: str
+    """A data URI."""
+    alt: str
+    """What it shows, for those who cannot see it."""
+    caption: str = ""
+    failed: tuple[str, ...] = ()
+    """Names of the properties it fails."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number with its interval."""
+
+    name: str
+    title: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    share: bool = True
+    """True: a share in [0, 1], written in percent. False: a number of its own scale."""
+
+    def text(self, value: float | None = None) -> str:
+        """The value (or another one of the same kind) as a reader expects it: `97 %`, or `.75`, `15.2`, `137`."""
+        shown = self.value if value is None else value
+        if self.share:
+            return f"{_percent(shown)}\u00a0%"
+        return f"{shown:.{2 if abs(shown) < 9.995 else 1 if abs(shown) < 99.95 else 0}f}".removeprefix("0")
+
+    def interval(self) -> str:
+        """`95 to 98 %`, or nothing where no interval is known."""
+        if self.low is None or self.high is None:
+            return ""
+        low = _percent(self.low) if self.share else self.text(self.low)
+        return f"{low} to {self.text(self.high)}"
+
+
+def _percent(share: float) -> str:
+    """Whole percents, but 99.6 is not 100 and .4 is not 0."""
+    return f"{100 * share:.0f}" if share in (0, 1) or 0.005 <= share < 0.995 else f"{100 * share:.1f}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Pictures made in one way: one line of the comparison."""
+
+    name: str
+    caption: str
+    """The way, in words a retailer understands."""
+    sentence: str = ""
+    pictures: tuple[Thumb, ...] = ()
+    scores: tuple[Score, ...] = ()
+    count: int = 0
+    """How many pictures the scores were taken on."""
+    tone: str = ""
+    """`before`, `after`, `real` or nothing: how the page colours it."""
+
+    @property
+    def headlines(self) -> tuple[Score, ...]:
+        """The few scores that stand beside the pictures, as far as they were measured."""
+        return tuple(score for name in HEADLINES if (score := self.score(name)))
+
+    def score(self, name: str) -> Score | None:
+        """The score called `name`, if this row has it."""
+        return next((score for score in self.scores if score.name == name), None)
+
+
+@dataclass(frozen=True)
+class Number:
+    """One large number of the first screen: before and after."""
+
+    title: str
+    after: Score
+    before: Score | None = None
+    real: Score | None = None
+
+
+@dataclass(frozen=True)
+class Property:
+    """One line of the check table: a property, its rule, and its score in every row."""
+
+    title: str
+    rule: str
+    lines: tuple[tuple[Row, Score], ...]
+    largest: float = 1.0
+    """The right end of the scale its bars are drawn on."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A fitted class."""
+
+    name: str
+    count: int
+    mean: Thumb | None = None
+    facts: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A finding of the diagnosis."""
+
+    code: str
+    title: str
+    sentence: str
+    remedy: str = ""
+    level: str = "note"
+    classes: str = ""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What the network sees step by step while it makes one picture."""
+
+    caption: str
+    pictures: tuple[Thumb, ...]
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything a report says. An empty part is left out of the page."""
+
+    title: str
+    lead: str = ""
+    columns: tuple[str, ...] = ()
+    """The prompts over the columns of the comparison."""
+    ending: str = ""
+    """Words that every prompt ends in, said once."""
+    before: Row | None = None
+    after: Row | None = None
+    numbers: tuple[Number, ...] = ()
+    kinds: tuple[Kind, ...] = ()
+    fitted: str = ""
+    refused: tuple[tuple[str, str], ...] = ()
+    findings: tuple[Finding, ...] = ()
+    modes: str = ""
+    """SVG: what each component shows of itself at the first step."""
+    rows: tuple[Row, ...] = ()
+    strips: tuple[Strip, ...] = ()
+    curves: tuple[tuple[str, str], ...] = ()
+    """(caption, SVG) of the learning curves."""
+    validation: tuple[Thumb, ...] = ()
+    properties: tuple[Property, ...] = ()
+    commands: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    """Versions and fingerprints."""
+    notes: tuple[str, ...] = ()
+    sizes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        """True if there is nothing to show."""
+        return not (self.rows or self.kinds or self.findings or self.curves or self.strips)
+
+
+def picture(source: Path | Image.Image, alt: str, widest: int = WIDEST, **more: Any) -> Thumb:
+    """A picture file (or PIL picture) as a `Thumb`: lossless up to `widest` pixels, so that pure white stays so."""
+    opened = source if isinstance(source, Image.Image) else Image.open(source)
+    with opened:
+        shown = opened.convert("RGB")
+    kind: str = "PNG"
+    options: dict[str, Any] = {"optimize": True}
+    if shown.width > widest:
+        shown = shown.resize((widest, round(shown.height * widest / shown.width)), Image.Resampling.LANCZOS)
+        kind, options = "WEBP", {"quality": 90, "method": 6}
+    buffer = io.BytesIO()
+    shown.save(buffer, kind, **options)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return Thumb(f"data:image/{kind.lower()};base64,{data}", alt, **more)
+
+
+def drawing(svg: str) -> str:
+    """An SVG text as a data URI."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+def render(page: Page) -> str:
+    """The page as one HTML text: pictures inside, styles inside, nothing fetched, no script."""
+    loader = jinja2.PackageLoader("onbrand.reporting", ".")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["drawing"] = drawing
+    return environment.get_template("page.html.j2").render(page=page)

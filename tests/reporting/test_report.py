@@ -1,0 +1,265 @@
+"""A folder on disk -> the page: what it shows is what the files say, and it stands alone."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from onbrand.reporting import figures
+from onbrand.reporting.folder import read
+from onbrand.reporting.page import Score, picture, render
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+PROMPTS = ("a red bag, white background", "a blue coat, white background", "a teal dress, white background")
+
+
+def write_row(folder: Path, start: str, keys: list[tuple[str, int]], ground: float, failed: list[str]) -> None:
+    """A pictures folder of 8 x 8 pictures whose red channel is their seed; the first picture fails `failed`."""
+    folder.mkdir(parents=True)
+    lines = []
+    for i, (prompt, seed) in enumerate(keys):
+        Image.new("RGB", (8, 8), (seed, 10, 20)).save(folder / f"{i:05d}.png")
+        lines.append(json.dumps({"file": f"{i:05d}.png", "prompt": prompt, "seed": seed, "start": start}))
+    (folder / "manifest.jsonl").write_text("\n".join(lines) + '\n{"file": "torn')
+    entry = {"title": "on the brand's ground", "rule": "within 3 of white", "share": ground, "low": ground - 0.02}
+    pictures = [{"file": f"{i:05d}.png", "failed": failed if i == 0 else []} for i in range(len(keys))]
+    found = {"count": 600, "all": {"share": ground / 2}, "properties": {"ground": entry | {"high": ground + 0.02}}}
+    (folder / "check.json").write_text(json.dumps(found | {"pictures": pictures, "command": f"onbrand check {start}"}))
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    """Two rows that share two of three (prompt, seed) pairs, a brand, a run, and a plan."""
+    folder = tmp_path / "demo"
+    keys = [(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
+    write_row(folder / "pictures" / "a-ours", "mean", keys[::-1], 0.96, [])
+    write_row(folder / "pictures" / "z-plain", "noise", keys[:2], 0.05, ["ground"])
+    trace = folder / "pictures" / "a-ours" / "trace" / "00000"
+    trace.mkdir(parents=True)
+    for step, t in enumerate((951, 901)):
+        Image.new("RGB", (8, 8), (0, 0, t % 256)).save(trace / f"{step:02d}-t{t}-x0.png")
+        Image.new("RGB", (8, 8)).save(trace / f"{step:02d}-t{t}-xt.png")
+    (folder / "brand" / "means").mkdir(parents=True)
+    Image.new("RGB", (8, 8), (255, 255, 255)).save(folder / "brand" / "means" / "product photo.png")
+    fit = {"model": "tiny", "resolution": [8, 8], "k": 4, "used": 1200, "classes": {"product photo": {"count": 1200}}}
+    fit |= {"refused": [{"file": "photos/<b>.png", "reason": "truncated"}], "versions": {"torch": "2.13.0"}}
+    (folder / "brand" / "fit.json").write_text(json.dumps(fit))
+    leak = {"classes": {"product photo": {"sigma": 6.5, "k_worth": 2, "mean_power": [9, 1], "spread_power": [4, 0.5]}}}
+    found = {"code": "OB001", "title": "The mean is seen", "sentence": "It stands out.", "remedy": "Start there."}
+    leak["findings"] = [found | {"level": "problem", "class": "product photo"}]  # type: ignore[assignment]
+    (folder / "brand" / "leak.json").write_text(json.dumps(leak))
+    run = folder / "runs" / "ours"
+    run.mkdir(parents=True)
+    log = [
+        {"step": s, "loss": 0.2, "loss_outside": 0.1, "loss_inside": 0.05 if s > 2 else None, "seconds": 60}
+        for s in range(1, 9)
+    ]
+    (run / "log.jsonl").write_text("\n".join(json.dumps(line) for line in log))
+    rows = [{"name": "z-plain", "caption": "Plain"}, {"name": "a-ours", "caption": "Ours"}, {"name": "missing"}]
+    plan = {"title": "The demo", "before": "z-plain", "after": "a-ours", "rows": rows}
+    (folder / "demo.json").write_text(json.dumps(plan))
+    return folder
+
+
+class Reader(HTMLParser):
+    """Collects tags, texts and the nesting's faults."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.faults: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def pixels(src: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(src.split(",", 1)[1]))).convert("RGB"))
+
+
+def test_columns_are_equal_prompts_and_seeds(demo: Path) -> None:
+    page = read(demo)
+    assert [row.name for row in page.rows] == ["z-plain", "a-ours"]
+    assert page.columns == ("a red bag", "a blue coat") and page.ending == "white background"
+    for row in page.rows:  # the red channel is the seed
+        assert [pixels(thumb.src)[0, 0, 0] for thumb in row.pictures] == [0, 1]
+
+
+def test_a_row_of_other_prompts_shows_its_own_and_leaves_the_columns_as_they_are(demo: Path) -> None:
+    write_row(demo / "pictures" / "control", "image", [("another", 70), ("one more", 71)], 0.9, [])
+    (demo / "demo.json").write_text(
+        json.dumps({"rows": [{"name": "z-plain"}, {"name": "control"}, {"name": "a-ours"}]})
+    )
+    page = read(demo)
+    assert page.columns == ("a red bag", "a blue coat")
+    assert [pixels(thumb.src)[0, 0, 0] for row in page.rows for thumb in row.pictures] == [0, 1, 70, 71, 0, 1]
+    assert page.rows[1].pictures[0].alt == "another, seed 70"
+
+
+def test_the_only_row_has_its_own_prompts_over_it(demo: Path) -> None:
+    (demo / "pictures" / "z-plain" / "manifest.jsonl").unlink()
+    assert read(demo).columns == ("a teal dress", "a blue coat", "a red bag")
+
+
+def test_real_photos_have_a_row_without_seeds(demo: Path) -> None:
+    real = demo / "pictures" / "real"
+    real.mkdir()
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(real / "p.png")
+    (real / "metadata.jsonl").write_text('{"file_name": "p.png", "text": "a photo"}\n' * 2)
+    (demo / "demo.json").write_text(json.dumps({"real": "real", "after": "a-ours"}))
+    page = read(demo)
+    assert page.columns == ("a blue coat", "a red bag") and page.rows[1].tone == "real"
+    assert [len(row.pictures) for row in page.rows] == [2, 2, 2]
+    assert page.rows[1].pictures[0].alt == "photo: a photo"
+
+
+def test_what_the_files_say_is_what_the_page_says(demo: Path) -> None:
+    page = read(demo)
+    assert page.before and page.after and (page.before.caption, page.after.caption) == ("Plain", "Ours")
+    assert [number.after.text() for number in page.numbers] == ["48\u00a0%", "96\u00a0%"]
+    assert page.numbers[1].before and page.numbers[1].before.text() == "5\u00a0%"
+    assert page.rows[0].pictures[0].failed == ("ground",) and not page.rows[0].pictures[1].failed
+    assert [thumb.caption for thumb in page.strips[0].pictures] == ["t = 951", "t = 901"]
+    assert page.findings[0].code == "OB001" and page.kinds[0].count == 1200
+    assert ("torch", "2.13.0") in page.facts and "onbrand check noise" in page.commands
+    shown = Reader(render(page))
+    dots = [attrs["style"] for tag, attrs in shown.tags if tag == "b" and "style" in attrs]
+    assert dots == ["left: 2.5%", "left: 48.0%", "left: 5.0%", "left: 96.0%"]
+
+
+def test_the_page_stands_alone_and_is_well_formed(demo: Path) -> None:
+    shown = Reader(render(read(demo)))
+    assert not shown.faults and not shown.open
+    pictures = [attrs for tag, attrs in shown.tags if tag == "img"]
+    assert len(pictures) > 8
+    assert all((attrs["src"] or "").startswith("data:image/") and attrs["alt"] for attrs in pictures)
+    assert not {tag for tag, _ in shown.tags} & {"script", "link", "iframe", "object"}
+    fetched = [value for _, attrs in shown.tags for name, value in attrs.items() if name in ("href", "srcset")]
+    assert all((value or "").startswith("#") for value in fetched)
+    style = render(read(demo)).split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style and "@import" not in style and "@media print" in style
+    targets = {attrs["id"] for _, attrs in shown.tags if "id" in attrs}
+    assert {value[1:] for value in fetched if value} <= targets  # every link on the page leads somewhere
+
+
+def test_words_from_outside_are_escaped(demo: Path) -> None:
+    html = render(replace(read(demo), title="<script>alert(1)</script>"))
+    assert "<script>" not in html and "&lt;script&gt;" in html and "&lt;b&gt;.png" in html
+
+
+@pytest.mark.parametrize("part", ["brand", "runs/ours", "pictures/a-ours", "."])
+def test_any_part_has_a_page(demo: Path, part: str) -> None:
+    page = read(demo / part)
+    html = render(page)
+    assert ("The diagnosis" in html) == (part in ("brand", "."))
+    assert ("How training went" in html) == (part in ("runs/ours", "."))
+    assert ('id="comparison"' in html) == (part in ("pictures/a-ours", "."))
+
+
+def test_a_page_nobody_introduced_says_what_there_is(demo: Path) -> None:
+    (demo / "demo.json").unlink()
+    assert read(demo).lead == (
+        "1,200 photos fitted · ours: 8 training steps, 8 minutes · a-ours: 600 pictures checked"
+        " · z-plain: 600 pictures checked"
+    )
+
+
+def test_a_run_finds_its_brand(demo: Path) -> None:
+    (demo / "runs" / "ours" / "run.json").write_text(json.dumps({"prior": str(demo / "brand")}))
+    assert read(demo / "runs" / "ours").kinds[0].name == "product photo"
+
+
+def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds nothing to report.*manifest.jsonl"):
+        read(tmp_path)
+    with pytest.raises(ValueError, match="a folder that exists"):
+        read(tmp_path / "missing")
+
+
+def test_a_row_nobody_made_is_left_out_and_no_page_without_common_pictures_fails(demo: Path) -> None:
+    write_row(demo / "pictures" / "other", "noise", [("a pink bag, white background", 77)], 0.5, [])
+    (demo / "demo.json").unlink()
+    assert len(read(demo).rows) == 3 and len(read(demo).columns) == 2
+    (demo / "pictures" / "z-plain" / "manifest.jsonl").unlink()
+    page = read(demo)
+    assert len(page.rows) == 2 and page.columns == () and all(row.pictures for row in page.rows)
+    assert 'aria-hidden="true"></div>' in render(page)
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (1, "100\u00a0%"),
+        (0.996, "99.6\u00a0%"),
+        (0.9951, "99.5\u00a0%"),
+        (0.97, "97\u00a0%"),
+        (0.004, "0.4\u00a0%"),
+        (0, "0\u00a0%"),
+    ],
+)
+def test_nearly_all_is_not_all(share: float, text: str) -> None:
+    assert Score("s", "s", share).text() == text
+
+
+def test_numbers_of_their_own_scale() -> None:
+    written = [Score("s", "s", value, share=False).text() for value in (0.75, 1.0, 15.24, 136.6, 9.999)]
+    assert written == [".75", "1.00", "15.2", "137", "10.0"]
+    assert Score("s", "s", 0.8, 0.75, 0.85, share=False).interval() == ".75 to .85"
+
+
+def test_a_small_picture_is_kept_to_the_pixel_and_a_large_one_is_made_small() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8))
+    assert np.array_equal(pixels(picture(noise, "x").src), np.asarray(noise))
+    large = pixels(picture(Image.new("RGB", (1024, 512), (255, 255, 255)), "x").src)
+    assert large.shape == (128, 256, 3) and large.min() >= 254
+
+
+def test_curves_are_means_of_neighbours_and_leave_out_what_was_not_measured() -> None:
+    points = [(float(i), float(i * i)) for i in range(40)]
+    smooth = figures._smooth(points, 4)
+    assert np.allclose(smooth, np.asarray(points).reshape(10, 4, 2).mean(1))
+    log = [{"step": 1, "loss": 1.0, "loss_inside": None}, {"step": 2, "loss": 0.5, "loss_inside": None}]
+    assert figures.curves({"run": log}, "loss_inside", "loss") == ""
+    drawn = figures.curves({"run": log}, "loss", "loss")
+    assert "<svg" in drawn and drawn == figures.curves({"run": log}, "loss", "loss")
+
+
+def test_a_run_with_held_out_pictures_has_their_curve_and_no_other_has(tmp_path: Path) -> None:
+    for name, held in (("with", 0.5), ("without", None)):
+        lines = [{"step": s, "loss": 1.0, "seconds": 1.0, "held": held if s % 2 else None} for s in range(1, 7)]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [caption[:8] for caption, _ in read(tmp_path / "with").curves] == ["Loss.", "Held-out"]
+    assert [caption[:8] for caption, _ in read(tmp_path / "without").curves] == ["Loss."]
+
+
+def test_contact_sheet_frames_what_fails() -> None:
+    pictures = [Image.new("RGB", (16, 16), (0, 0, 255))] * 3
+    sheet = figures.contact_sheet(pictures, ["a", "b", "c" * 99], [[], ["ground"], []], columns=2, side=40)
+    assert sheet.size == (2 * 50 + 10, 2 * 94 + 10)
+    at = sheet.load()
+    assert at is not None and at[60, 30] == figures.BAD and at[9, 30] != figures.BAD  # left frames of b and a
+    assert at[30, 30] == (0, 0, 255)  # drawn at the cell's size, not at 16 pixels
+    with pytest.raises(ValueError, match="at least one picture"):
+        figures.contact_sheet([], [], [])

@@ -1,0 +1,223 @@
+"""The hand-off through diffusers' own schedulers and pipeline: its closed form, and METHOD.md's table."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from diffusers.callbacks import MultiPipelineCallbacks, SDCFGCutoffCallback
+
+import onbrand
+from core.test_oracle import GROUND, TABLE
+from onbrand.core import estimate, target
+from onbrand.models import pipeline
+from onbrand.models.scheduler import describe, latents_for, set_steps, with_options
+from onbrand.options.generate import GenerateConfig
+from onbrand.sampling.handoff import HandOff
+from onbrand.sampling.manifest import remake, write
+from onbrand.sampling.requests import Request
+from onbrand.sampling.sampler import sample
+from onbrand.sampling.start import noise_for, start
+
+WINDOW = {"gain": "window", "kind": "mean", "k": 0, "first": 950}
+NAMES = ("DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
+MULTISTEP = NAMES[2:]
+SEEDS = [3, 4]
+
+
+def with_scheduler(pipe, name, spacing="leading", **options):
+    other = copy.copy(pipe)
+    made = with_options(pipe.scheduler, name, spacing)
+    other.scheduler = type(made).from_config(made.config, **options)
+    return other
+
+
+def run(pipe, latents, steps, network, callback=None, dtype=torch.float32):
+    """A pipeline's loop: every state after its step, in VP space, and what network(x, t, abar) said of x0 there."""
+    scheduler = pipe.scheduler
+    scheduler.set_timesteps(steps)
+    x, states, said = (latents * scheduler.init_noise_sigma).to(dtype), [], []
+    for step, t in enumerate(scheduler.timesteps):
+        seen = scheduler.scale_model_input(x, t)
+        abar = float(torch.as_tensor(scheduler.alphas_cumprod)[int(t)])
+        x0_hat = network(seen.float(), float(t), abar)
+        output = target(
+            scheduler.config.prediction_type, x0_hat, estimate("sample", x0_hat, seen.float(), abar)[1], abar
+        )
+        x = scheduler.step(output.to(dtype), t, x).prev_sample
+        if callback is not None:
+            x = callback(pipe, step, t, {"latents": x})["latents"]
+        after = scheduler.timesteps[step + 1] if step + 1 < len(scheduler.timesteps) else None
+        states.append(x if after is None else scheduler.scale_model_input(x, after))
+        said.append(x0_hat)
+    return states, said
+
+
+def bent(x, t, abar):
+    """A network that is no line, and no two steps alike."""
+    return torch.tanh(2 * x + t / 1000) + 0.3 * x.flip(-1)
+
+
+def started(pipe, steps, shape=(4, 8, 8), x_start=None):
+    """`latents=`, and what the first step has of them in VP space."""
+    noise = noise_for(SEEDS, shape)
+    x_start = torch.randn(noise.shape, generator=torch.Generator().manual_seed(0)) if x_start is None else x_start
+    live = set_steps(pipe.scheduler, steps)
+    return latents_for(live, x_start, noise), onbrand.x_init(x_start, noise, describe(live).abar)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(
+    ("steps", "first"), [(50, 950), (50, 900), (20, 700)], ids=["one or two inside", "four", "six"]
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_state_is_its_closed_form(pipe, name, steps, first, prediction_type):
+    """After the window sqrt(abar') x0_hat + sqrt(1 - abar') eps; until then, and one step on, DDIM's formula."""
+    pipe = with_scheduler(pipe, name, prediction_type=prediction_type)
+    (latents, x), noise = started(pipe, steps), noise_for(SEEDS, (4, 8, 8))
+    hand = HandOff(
+        pipe, latents, seeds=SEEDS, zero_mean=False, num_inference_steps=steps, offset=WINDOW | {"first": first}
+    )
+    states, said = run(pipe, latents, steps, bent, hand)
+    again, _ = run(pipe, latents, steps, bent, hand)
+    assert all(map(torch.equal, states, again)), "serves several runs"
+    if name in MULTISTEP:
+        assert pipe.scheduler.lower_order_nums == 2, "of full order again"
+    abars = [float(pipe.scheduler.alphas_cumprod[int(t)]) for t in pipe.scheduler.timesteps]
+    last = sum(t >= first for t in pipe.scheduler.timesteps.tolist()) - 1
+    for step in range(last + 2):
+        eps = noise if step == last else estimate("sample", said[step], x, abars[step])[1]
+        expected = math.sqrt(abars[step + 1]) * said[step] + math.sqrt(1 - abars[step + 1]) * eps
+        torch.testing.assert_close(states[step], expected, rtol=1e-4, atol=2e-4)
+        x = states[step]
+    plain, _ = run(pipe, latents, steps, bent)
+    assert float((plain[last] - states[last]).abs().max()) > 0.05, "not the estimate's state"
+
+
+def test_ddim_goes_where_it_says_itself(pipe):
+    """21 linspaced steps: DDIM steps down by 1000 // 21 = 47, to 952, while the network is next called at 949."""
+    pipe = with_scheduler(pipe, "DDIMScheduler", "linspace")
+    latents, _ = started(pipe, 21)
+    hand = HandOff(pipe, latents, seeds=SEEDS, zero_mean=False, num_inference_steps=21, offset=WINDOW)
+    states, said = run(pipe, latents, 21, bent, hand)
+    assert pipe.scheduler.timesteps[:2].tolist() == [999, 949]
+    abar = float(pipe.scheduler.alphas_cumprod[952])
+    expected = math.sqrt(abar) * said[0] + math.sqrt(1 - abar) * noise_for(SEEDS, (4, 8, 8))
+    torch.testing.assert_close(states[0], expected, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(("name", "abar"), [(name, 1.0) for name in NAMES[1:]] + [("DDIMScheduler", 1 - 0.00085)])
+def test_where_the_windows_step_is_the_only_one(pipe, name, abar):
+    """It ends at sigma 0, where no noise is left to hand over; DDIM at abar_0."""
+    pipe = with_scheduler(pipe, name, "trailing")
+    latents, _ = started(pipe, 1)
+    hand = HandOff(pipe, latents, seeds=SEEDS, zero_mean=False, num_inference_steps=1, offset=WINDOW)
+    states, said = run(pipe, latents, 1, bent, hand)
+    expected = math.sqrt(abar) * said[0] + math.sqrt(1 - abar) * noise_for(SEEDS, (4, 8, 8))
+    torch.testing.assert_close(states[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_half_precision_is_close(pipe):
+    """20 steps in bfloat16 (8 bits): the rounding of x and x', some 35 times in x0_hat, which enters by sqrt(.014)."""
+    pipe = with_scheduler(pipe, "DDIMScheduler")
+    latents, _ = started(pipe, 20)
+    hand = HandOff(pipe, latents.bfloat16(), seeds=SEEDS, zero_mean=False, offset=WINDOW)
+    states, said = run(pipe, latents.bfloat16(), 20, bent, hand, torch.bfloat16)
+    abar = float(pipe.scheduler.alphas_cumprod[901])
+    expected = math.sqrt(abar) * said[0] + math.sqrt(1 - abar) * noise_for(SEEDS, (4, 8, 8))
+    assert states[0].dtype == torch.bfloat16
+    torch.testing.assert_close(states[0].float(), expected, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("hand", [False, True], ids=["paper", "hand-off"])
+def test_the_exact_table(pipe, name, hand):
+    """METHOD.md section 5, an ideal network after mean offset training: share of the mean, variance ratio, text slope.
+
+    A run is linear in (1, text, eps), so least squares over many elements give its coefficients. The solvers of higher
+    order have another variance, but no other mean and slope.
+    """
+    mu, vm, lc = GROUND
+    spacing = "leading" if name in NAMES[:2] else "trailing"
+    pipe = with_scheduler(pipe, name, spacing, final_sigmas_type="sigma_min")
+    noise = noise_for(SEEDS, (1, 128, 128))  # large, so that mu, as large as 110, does not pass for another noise
+    text = math.sqrt(vm) * torch.randn(noise.shape, generator=torch.Generator().manual_seed(1))
+    latents, _ = started(pipe, 20, noise.shape[1:], torch.full_like(noise, mu))
+
+    def network(x, t, abar):
+        known = torch.stack([mu + text, text, x])  # the oracle's coefficients, but as numbers
+        gain = math.sqrt(abar / (1 - abar)) if t >= 950 else 0.0
+        k = math.sqrt(1 - abar) * gain
+        c = math.sqrt(abar) - k
+        return known[0] + c * lc / (c**2 * lc + 1 - abar) * (x - c * known[0] - k * mu)
+
+    callback = HandOff(pipe, latents, seeds=SEEDS, zero_mean=False, offset=WINDOW) if hand else None
+    x0 = run(pipe, latents, 20, network, callback)[0][-1]
+    columns = torch.stack([torch.ones(noise.numel()), text.flatten(), noise.flatten()], 1).double()
+    fitted = torch.linalg.lstsq(columns, x0.double().flatten()).solution
+    share, slope = float(fitted[0]) / mu, float(fitted[1])
+    variance = (slope**2 * vm + float(fitted[2]) ** 2) / (vm + lc)
+    expected = TABLE["the same + exact hand-off" if hand else "mean offset (paper)"][3]
+    if name in NAMES[:2]:
+        assert (share, variance, slope) == pytest.approx(expected, abs=2e-3)
+    elif hand:
+        assert (share, slope) == pytest.approx((1, 1), abs=1e-3) and variance > 0.5
+    else:
+        assert slope < 0.9, "that there is something to repair"
+
+
+PROMPTS, REQUESTS = ["garment", "garment"], [Request("garment", seed) for seed in SEEDS]
+FAST = {"steps": 20, "guidance": 1.0, "batch": 2}
+
+
+@pytest.mark.parametrize(("name", "zero_mean"), [*((name, False) for name in NAMES), (NAMES[0], True)])
+def test_the_real_pipeline(pipe, prior, name, zero_mean):
+    """By trace: what the network next sees holds the x0_hat that it said and the seeds' noise."""
+    config = GenerateConfig(**FAST, scheduler=name, spacing="trailing", handoff=True, trace=2, zero_mean=zero_mean)
+    made = list(sample(pipe, prior, REQUESTS, config, WINDOW))
+    abar = float(pipe.scheduler.alphas_cumprod[949])
+    noise = noise_for(SEEDS, (4, 8, 8), zero_mean)
+    for picture, eps in zip(made, noise, strict=True):
+        expected = math.sqrt(abar) * picture.trace.x0_hat[0] + math.sqrt(1 - abar) * eps
+        torch.testing.assert_close(picture.trace.x_t[1], expected, rtol=1e-3, atol=1e-3)
+    latents = torch.stack([picture.latents for picture in made])
+    foreign = with_scheduler(pipe, name, "trailing")
+    begun = start(foreign, prior, PROMPTS, seeds=SEEDS, zero_mean=zero_mean, offset=WINDOW)
+    shared = {"latents": begun, "num_inference_steps": 20, "output_type": "latent", "guidance_scale": 1.0}
+    hand = onbrand.HandOff(foreign, begun, seeds=SEEDS, zero_mean=zero_mean, offset=WINDOW)
+    assert torch.equal(foreign(PROMPTS, callback_on_step_end=hand, **shared).images, latents)
+    assert not torch.allclose(foreign(PROMPTS, **shared).images, latents, atol=1e-2)
+
+
+def test_beside_other_callbacks_and_with_recorded_weights(pipe, prior, tmp_path):
+    """diffusers' own chain of callbacks; a saved model says its window itself; guidance, one seed."""
+    pipeline.save(pipe, tmp_path / "model", prior, WINDOW)
+    loaded = pipeline.load(tmp_path / "model")
+    loaded.set_progress_bar_config(disable=True)
+    begun = start(loaded, prior, PROMPTS[:1], seeds=5)
+    hand = HandOff(loaded, begun, seeds=5, zero_mean=False)
+    cut = SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=5)
+    one, two, alone = (
+        loaded(PROMPTS[:1], latents=begun, num_inference_steps=20, output_type="latent",
+               callback_on_step_end=MultiPipelineCallbacks(callbacks)).images
+        for callbacks in ([hand, cut], [cut, hand], [cut])
+    )  # fmt: skip
+    assert torch.equal(one, two) and not torch.allclose(one, alone, atol=1e-2)
+    with pytest.raises(ValueError, match=r"for 20 steps of DDIMScheduler \(951 to 1\).*runs 25 steps of DDIMSch"):
+        loaded(PROMPTS[:1], latents=begun, num_inference_steps=25, callback_on_step_end=hand)
+
+
+def test_a_folder_keeps_to_it(pipe, prior, tmp_path):
+    """Resumed with and without it is two runs; and made again from the manifest, pictures are the same to the byte."""
+    config = GenerateConfig(**FAST, handoff=True)
+    list(write(tmp_path / "p", pipe, prior, REQUESTS, config, WINDOW))
+    with pytest.raises(ValueError, match="config.handoff was True, is False"):
+        write(tmp_path / "p", pipe, prior, REQUESTS, GenerateConfig(**FAST), WINDOW)
+    for index in range(2):
+        again = remake(tmp_path / "p", index, pipe, prior)
+        again.image.save(tmp_path / "again.png")
+        assert (tmp_path / "again.png").read_bytes() == (tmp_path / "p" / f"{index:05d}.png").read_bytes()
+    list(write(tmp_path / "without", pipe, prior, REQUESTS, GenerateConfig(**FAST), WINDOW))
+    assert (tmp_path / "without" / "00000.png").read_bytes() != (tmp_path / "p" / "00000.png").read_bytes()

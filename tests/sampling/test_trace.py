@@ -1,0 +1,88 @@
+"""x_t and x0_hat by step against the x0 that diffusers' own schedulers estimate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import diffusers
+import pytest
+import torch
+
+from onbrand.models.scheduler import with_options
+from onbrand.options.generate import GenerateConfig
+from onbrand.sampling.requests import Request
+from onbrand.sampling.sampler import sample
+from tiny import tiny_pipeline, tiny_prior
+
+REQUESTS = [Request(f"garment {seed}", seed) for seed in range(3)]
+SAID = ("DDIM", "DDPM", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete", "LMSDiscrete")
+CONVERTED = ("DPMSolverMultistep", "UniPCMultistep", "DPMSolverSinglestep")
+
+
+def spied(monkeypatch, name):
+    """What the scheduler itself takes for x0, step by step."""
+    made, found = getattr(diffusers, name + "Scheduler"), []
+    if name in SAID:
+        step = made.step
+
+        def tell(self, *args, return_dict=True, **options):
+            out = step(self, *args, return_dict=True, **options)
+            found.append(out.pred_original_sample.clone())
+            return out if return_dict else (out.prev_sample,)
+
+        monkeypatch.setattr(made, "step", tell)
+    else:
+        convert = made.convert_model_output
+
+        def keep(self, *args, **options):
+            found.append(convert(self, *args, **options))
+            return found[-1]
+
+        monkeypatch.setattr(made, "convert_model_output", keep)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, "epsilon") for name in SAID + CONVERTED]
+    + [(name, "v_prediction") for name in ("DDIM", "EulerDiscrete", "DPMSolverMultistep")],
+)
+def test_x0_hat_is_the_schedulers(monkeypatch, name, kind):
+    pipe = tiny_pipeline(prediction_type=kind)
+    prior = tiny_prior(pipe, ("garment",))
+    found = spied(monkeypatch, name)
+    config = GenerateConfig(steps=4, scheduler=name + "Scheduler", guidance=3.0, batch=2, trace=3, look_ahead=0)
+    traces = [picture.trace for picture in sample(pipe, prior, REQUESTS, config)]
+    assert [len(trace.timesteps) for trace in traces] == [len(found) // 2] * 3
+    first, second = found[: len(found) // 2], found[len(found) // 2 :]
+    for trace, calls, place in zip(traces, (first, first, second), (0, 1, 0), strict=True):
+        theirs = torch.stack([x0[place] for x0 in calls])
+        torch.testing.assert_close(trace.x0_hat, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["DDIM", "EulerDiscrete", "DPMSolverMultistep"])
+def test_x_t_is_what_the_network_saw(name):
+    """In any scheduler's scale the first state is Eq. 8's x_init; the trace leaves the pictures as they are."""
+    pipe = tiny_pipeline()
+    prior = tiny_prior(pipe, ("garment",))
+    plain = GenerateConfig(
+        "mean",
+        zero_mean=False,
+        steps=4,
+        scheduler=name + "Scheduler",
+        spacing="leading",
+        guidance=1.0,
+        look_ahead=0,
+    )
+    config = replace(plain, trace=1)
+    traced, untraced = ([*sample(pipe, prior, REQUESTS, c)] for c in (config, plain))
+    assert [p.trace is not None for p in traced] == [True, False, False] and untraced[0].trace is None
+    assert all(torch.equal(a.latents, b.latents) for a, b in zip(traced, untraced, strict=True))
+    trace = traced[0].trace
+    scheduler = with_options(pipe.scheduler, name + "Scheduler", "leading")
+    scheduler.set_timesteps(4)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    state = scheduler.add_noise(prior.mean("garment"), noise, scheduler.timesteps[:1])
+    torch.testing.assert_close(trace.x_t[0], scheduler.scale_model_input(state, scheduler.timesteps[0])[0])
+    assert trace.timesteps == [float(t) for t in scheduler.timesteps]
+    assert not pipe.unet._forward_hooks, "the hook is taken off"

@@ -1,0 +1,139 @@
+"""What a batch holds: latents drawn from their posteriors, the start of each kind, dropped captions."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from job import CLASSES, COUNT, open_all, settings
+from scipy import stats
+
+from onbrand.models.pipeline import embed
+from onbrand.training import rng
+from onbrand.training.batches import Batches, Captions
+
+
+@pytest.fixture(scope="module")
+def parts(home):
+    pipe, records, store, prior = open_all(home)
+    return pipe, store.look_up(records), store, prior
+
+
+def batch_of(parts, positions=range(COUNT), **given):
+    pipe, pictures, store, prior = parts
+    return Batches(pipe, pictures, store, prior, settings(**given), 1000)(positions)
+
+
+def chosen_of(parts, positions=range(COUNT)):
+    return [parts[1].used[i] for i in rng.order(0, COUNT, positions)]
+
+
+def test_latents_are_drawn_from_the_posterior_as_diffusers_draws_them(parts):
+    pipe, pictures, store, _ = parts
+    order = rng.order(0, COUNT, range(COUNT))
+    mean, logvar = store.get([pictures.keys[i] for i in order])
+    posterior = DiagonalGaussianDistribution(torch.cat([mean, logvar], dim=1))
+    noise = (batch_of(parts).x0 / pipe.vae.config.scaling_factor - posterior.mean) / posterior.std
+    again = (batch_of(parts, range(COUNT, 2 * COUNT)).x0).std()
+    assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1 and again > 0
+
+
+def test_each_start_is_what_generation_would_have(parts):
+    prior, classes = parts[3], [record.class_name for record in chosen_of(parts)]
+    assert set(classes) == set(CLASSES)
+    mean = batch_of(parts, offset="mean")
+    assert torch.equal(mean.x_start, prior.mean(classes))
+    projected = batch_of(parts, offset="pca", k=2)
+    torch.testing.assert_close(projected.x_start, prior.project(projected.x0, classes, 2))
+    _, pooled = embed(parts[0], [record.text for record in chosen_of(parts)])
+    text = batch_of(parts, offset="text").x_start
+    for i, name in enumerate(classes):
+        torch.testing.assert_close(text[i : i + 1], prior.text[name].mean(prior.gaussians[name], pooled[i : i + 1]))
+    assert torch.equal(batch_of(parts, offset="none").x_start, batch_of(parts, offset="none").x0)
+
+
+def test_a_sampled_start_is_drawn_from_the_prior_and_knows_nothing_of_the_picture(parts):
+    prior = parts[3]
+    positions = range(80 * COUNT)
+    drawn = batch_of(parts, positions, offset="pca", k=3, draw="sampled")
+    name = CLASSES[0]
+    here = torch.tensor([record.class_name == name for record in chosen_of(parts, positions)])
+    gaussian = prior.gaussians[name]
+    coordinates = gaussian.coordinates(drawn.x_start[here])
+    torch.testing.assert_close(coordinates.var(0), gaussian.variances, rtol=0.35, atol=0)
+    torch.testing.assert_close(gaussian.place(coordinates), drawn.x_start[here], atol=1e-4, rtol=0)
+    own = gaussian.coordinates(drawn.x0[here])
+    correlation = torch.corrcoef(torch.cat([coordinates, own], dim=1).T)[:3, 3:]
+    assert correlation.abs().max() < 0.25
+
+
+@pytest.mark.parametrize("offset", ["mean", "pca", "text"])
+def test_a_dropped_caption_keeps_its_start(parts, offset):
+    kept = batch_of(parts, offset=offset, loss={"dropout": 0.0})
+    dropped = batch_of(parts, offset=offset, loss={"dropout": 1.0})
+    assert torch.equal(kept.x_start, dropped.x_start) and torch.equal(kept.noise, dropped.noise)
+    empty, _ = embed(parts[0], [""])
+    torch.testing.assert_close(dropped.hidden, empty.expand_as(dropped.hidden))
+    full, _ = embed(parts[0], [record.text for record in chosen_of(parts)])
+    torch.testing.assert_close(kept.hidden, full)
+    assert not torch.allclose(full, empty.expand_as(full))
+
+
+def test_captions_are_dropped_at_their_rate(parts):
+    positions = range(100 * COUNT)
+    hidden = batch_of(parts, positions, loss={"dropout": 0.25}).hidden
+    empty, _ = embed(parts[0], [""])
+    share = (hidden - empty).abs().amax((1, 2)).lt(1e-5).float().mean()
+    assert abs(share - 0.25) < 0.06
+
+
+def test_mirrored_pictures_are_taken_half_the_time(parts, tmp_path):
+    from job import lay
+
+    lay(tmp_path / "flip", flip=True)
+    pipe, records, store, prior = open_all(tmp_path / "flip", flip=True)
+    mirrored = (pipe, store.look_up(records), store, prior)
+    positions = range(COUNT * 10)
+    plain, both = batch_of(parts, positions).x0, batch_of(mirrored, positions).x0
+    same = (plain - both).flatten(1).abs().amax(1) < 1e-6
+    assert 0.3 < same.float().mean() < 0.7
+
+
+def test_the_same_batch_for_every_offset_but_for_the_start(parts):
+    none, mean = batch_of(parts, offset="none"), batch_of(parts, offset="mean", gain="constant")
+    assert torch.equal(replace(none, x_start=mean.x_start).noise, mean.noise)
+    for name in ("x0", "noise", "timesteps", "hidden"):
+        assert torch.equal(getattr(none, name), getattr(mean, name)), name
+
+
+def test_offset_noise_shifts_whole_channels(parts):
+    plain = batch_of(parts, offset="none")
+    shifted = batch_of(parts, offset="none", loss={"noise_offset": 0.1})
+    difference = shifted.noise - plain.noise
+    assert difference.std((2, 3)).max() < 1e-6 and 0.05 < difference.std() < 0.2
+
+
+def test_perturbation_is_another_noise_and_changes_nothing_else(parts):
+    plain, perturbed = batch_of(parts, range(80)), batch_of(parts, range(80), loss={"input_perturbation": 0.1})
+    assert plain.perturbation is None
+    for name in ("x0", "x_start", "noise", "timesteps", "hidden"):
+        assert torch.equal(getattr(plain, name), getattr(perturbed, name)), name
+    xi = perturbed.perturbation.flatten() / 0.1
+    assert abs(xi.mean()) < 0.02 and abs(xi.std() - 1) < 0.02
+    for other in (plain.noise, plain.x0):
+        assert abs(torch.corrcoef(torch.stack([xi, other.flatten()]))[0, 1]) < 0.02
+
+
+def test_only_the_timesteps_asked_for_are_drawn_and_all_of_them_alike(parts):
+    drawn = batch_of(parts, range(600), loss={"timesteps": [990, 999]}).timesteps
+    counts = torch.bincount(drawn, minlength=1000)
+    assert counts[:990].sum() == 0 and stats.chisquare(counts[990:]).pvalue > 1e-3
+    assert torch.equal(batch_of(parts, loss={"timesteps": [0, 999]}).timesteps, batch_of(parts).timesteps)
+
+
+def test_captions_that_do_not_fit_in_memory_are_encoded_when_needed(parts):
+    texts = [record.text for record in parts[1].used]
+    table, none = Captions(parts[0], texts), Captions(parts[0], texts, limit=0)
+    for kept, fresh in zip(table(texts[:3]), none(texts[:3]), strict=True):
+        torch.testing.assert_close(kept, fresh)
+    assert torch.equal(none(texts[:3])[0], none(texts[:3])[0])

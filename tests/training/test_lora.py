@@ -1,0 +1,236 @@
+"""A LoRA: only its weights learn; its files are taken by diffusers alone; merged and taken out; its start is known."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from job import open_all, settings
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from onbrand import api
+from onbrand.models import pipeline
+from onbrand.models.checkpoint import LORA, lora_metadata
+from onbrand.models.denoiser import full, lora
+from onbrand.models.lora import KOHYA
+from onbrand.models.pipeline import embed
+from onbrand.sampling.requests import Request
+from onbrand.sampling.sampler import plan
+from onbrand.training.loop import train
+
+GIVEN = {"method": "lora", "lora": {"rank": 3, "alpha": 6}, "steps": 4, "optim": {"lr": 1e-2}, "gain": "constant"}
+
+
+@pytest.fixture(scope="module")
+def run(home, tmp_path_factory):
+    """A run folder, its base and the pipeline as training left it."""
+    out = tmp_path_factory.mktemp("lora")
+    pipe, records, store, prior = open_all(home)
+    for _ in train(pipe, records, store, prior, settings(**GIVEN), out):
+        pass
+    return out, home / "model", pipe
+
+
+def answer(pipe) -> torch.Tensor:
+    """What its UNet says of a fixed input."""
+    draw = torch.Generator().manual_seed(3)
+    x, hidden = torch.randn(2, 4, 8, 8, generator=draw), torch.randn(2, 32, 16, generator=draw)
+    with torch.no_grad():
+        return pipe.unet(x, torch.tensor([900, 20]), hidden).sample
+
+
+def plain(base) -> StableDiffusionPipeline:
+    """The base as diffusers loads it, without onbrand."""
+    return StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+
+
+def test_only_the_low_rank_weights_learn(run):
+    out, base, pipe = run
+    before = plain(base).unet.state_dict()
+    learnt = {name.replace(".base_layer.", "."): weight for name, weight in pipe.unet.state_dict().items()}
+    assert len(before) < len(learnt)
+    for name, weight in before.items():
+        assert torch.equal(learnt[name], weight), name
+    assert not torch.allclose(answer(pipe), answer(plain(base)), atol=1e-3), "and something was learnt"
+    state = load_file(max((out / "state").iterdir()) / "weights.safetensors")
+    assert all(".lora_A." in name or ".lora_B." in name for name in state)
+
+
+@pytest.mark.parametrize("file", [LORA, KOHYA])
+def test_diffusers_loads_what_was_trained(run, file):
+    out, base, pipe = run
+    loaded = plain(base)
+    loaded.load_lora_weights(out / "model", weight_name=file)
+    torch.testing.assert_close(answer(loaded), answer(pipe), atol=1e-5, rtol=1e-5)
+
+
+def test_the_files_are_w_plus_alpha_over_rank_b_a(run):
+    """By hand, from kohya's file and the base alone."""
+    out, base, pipe = run
+    file, unet = load_file(out / "model" / KOHYA), plain(base).unet
+    found = 0
+    for name, layer in unet.named_modules():
+        stem = "lora_unet_" + name.replace(".", "_")
+        if f"{stem}.alpha" in file:
+            up, down, alpha = (file[f"{stem}.{part}"] for part in ("lora_up.weight", "lora_down.weight", "alpha"))
+            assert down.shape[0] == 3 and float(alpha) == 6
+            layer.weight.data += 6 / 3 * (up.flatten(1) @ down.flatten(1)).view_as(layer.weight)
+            found += 1
+    assert found * 3 == len(file) and any("conv1" in name for name in file), "convolutions too"
+    torch.testing.assert_close(answer(type("", (), {"unet": unet})()), answer(pipe), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("file", [LORA, KOHYA])
+def test_the_metadata_says_how_it_is_to_be_started(run, home, file):
+    out, base, _ = run
+    told = lora_metadata(out / "model" / file)[1]
+    prior = open_all(home)[3]
+    assert Path(told["base"]) == base
+    record = {"gain": "constant", "kind": "mean", "k": 0, "start": 951, "prior": prior.fingerprint}
+    assert told["offset"] == record == pipeline.offset_config(out)
+    with safe_open(out / "model" / file, "pt") as opened:
+        metadata = opened.metadata()
+    if file == KOHYA:
+        assert metadata["ss_network_module"] == "networks.lora" and metadata["ss_network_dim"] == "3"
+    else:
+        assert json.loads(metadata["lora_adapter_metadata"])["unet.lora_alpha"] == 6, "diffusers' own stays"
+
+
+def test_a_run_is_loaded_with_its_base_and_its_record(run):
+    out, base, pipe = run
+    for loaded in (pipeline.load(out), pipeline.load(base, lora=out), pipeline.load(base, lora=out / "model" / KOHYA)):
+        torch.testing.assert_close(answer(loaded), answer(pipe), atol=1e-5, rtol=1e-5)
+        assert pipeline.offset_of(loaded) == pipeline.offset_config(out)
+    assert hasattr(pipeline.load(out, offload=True).vae, "_hf_hook")
+    for none in (pipeline.load(base, lora=out, lora_scale=0.0), pipeline.load(out, lora_scale=0.0)):
+        torch.testing.assert_close(answer(none), answer(plain(base)))
+
+
+def test_a_start_it_was_not_trained_for_is_refused(home, tmp_path):
+    pipe, records, store, prior = open_all(home)
+    for _ in train(pipe, records, store, prior, settings(**GIVEN | {"gain": "window", "steps": 1}), tmp_path):
+        pass
+    from onbrand.options.generate import GenerateConfig
+
+    requests, prior = [Request("product photo 1", 0)], open_all(home)[3]
+    plan(pipeline.load(tmp_path), prior, requests, GenerateConfig(steps=20))
+    with pytest.raises(ValueError, match="OB003"):
+        plan(pipeline.load(tmp_path), prior, requests, GenerateConfig(steps=10))
+
+
+def test_merged_it_is_a_whole_model_and_taken_out_again_the_base(run, tmp_path):
+    out, base, pipe = run
+    api.merge(out, tmp_path / "merged")
+    torch.testing.assert_close(answer(plain(tmp_path / "merged")), answer(pipe), atol=1e-5, rtol=1e-5)
+    assert pipeline.offset_config(tmp_path / "merged") == pipeline.offset_config(out)
+    assert (tmp_path / "merged" / "onbrand" / "prior.safetensors").is_file()
+    api.merge(out, tmp_path / "again", model=tmp_path / "merged", scale=-1)
+    torch.testing.assert_close(answer(plain(tmp_path / "again")), answer(plain(base)), atol=1e-5, rtol=1e-5)
+    assert pipeline.offset_config(tmp_path / "again") is None
+    for taken in (tmp_path / "merged", out):  # the run's own folder would be read as the merged model from then on
+        with pytest.raises(ValueError, match="is not empty"):
+            api.merge(out, taken)
+
+
+def test_pictures_of_a_lora_start_from_the_prior_beside_it(run, tmp_path):
+    out, base, _ = run
+    from onbrand.options.generate import GenerateConfig
+
+    few = GenerateConfig(steps=20, guidance=1)
+    for name, given in (("run", {"model": out}), ("both", {"model": base, "lora": out})):
+        api.generate(prompt="product photo 1", out=tmp_path / name, config=few, **given)
+        settings = json.loads((tmp_path / name / "config.json").read_text())
+        assert settings["config"]["start"] == "mean" and settings["offset"]["gain"] == "constant"
+    assert (tmp_path / "run" / "00000.png").read_bytes() == (tmp_path / "both" / "00000.png").read_bytes()
+
+
+def test_a_lora_on_a_lora_and_a_model_beside_a_lora(run, home, tmp_path):
+    out, base, pipe = run
+    with pytest.raises(ValueError, match="onbrand merge"):
+        api.train(home / "photos", out, tmp_path / "run", prior=home / "prior.safetensors", config=settings(**GIVEN))
+    assert not (tmp_path / "run").exists()
+    shutil.copytree(base, tmp_path / "whole")
+    shutil.copy(out / "model" / LORA, tmp_path / "whole")
+    torch.testing.assert_close(answer(pipeline.load(tmp_path / "whole")), answer(plain(base)))
+
+
+def test_what_cannot_be_a_lora_is_refused(home, tmp_path):
+    pipe = open_all(home)[0]
+    with pytest.raises(ValueError, match="none ends in 'to_x'"):
+        lora(pipe, 4, None, ["to_q", "to_x"])
+    assert full(pipe).learned, "and the pipeline is as it was"
+    with pytest.raises(ValueError, match="a LoRA is a .safetensors file"):
+        pipeline.load(home / "model", lora=tmp_path)
+    with pytest.raises(ValueError, match="lora.safetensors, which is not there"):
+        pipeline.load(home / "model", lora=tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError, match="got 0.5 and none: give lora"):
+        pipeline.load(home / "model", lora_scale=0.5)
+    with pytest.raises(ValueError, match="lora.rank must be at least 1"):
+        settings(**GIVEN | {"lora": {"rank": 0}})
+
+
+def test_the_first_weights_follow_from_the_seed_alone(home):
+    def drawn(seed):
+        torch.rand(seed + 5)  # whatever was drawn before
+        return torch.cat([w.flatten() for w in lora(open_all(home)[0], 4, None, ["to_q"], seed).learned.values()])
+
+    first = drawn(1)
+    assert torch.equal(first, drawn(1)) and not torch.equal(first, drawn(2))
+
+
+def test_a_lora_is_resumed_on_its_own_base_alone(run, home):
+    out, _, _ = run
+    pipe, records, store, prior = open_all(home)
+    with torch.no_grad():
+        pipe.unet.conv_in.bias += 1
+    with pytest.raises(ValueError, match="the model given now"):
+        train(pipe, records, store, prior, settings(**GIVEN), out)
+
+
+def words_of(pipe) -> torch.Tensor:
+    """What a pipeline's text encoder tells the UNet of a caption."""
+    with torch.no_grad():
+        return pipe.encode_prompt("product photo 1", "cpu", 1, False)[0]
+
+
+def test_the_text_encoder_learns_too_and_starts_are_told_of_it_as_it_was(home, tmp_path):
+    """diffusers loads it from both files; the prior, fitted to the old one's output, is given that."""
+    pipe, records, store, prior = open_all(home)
+    given = GIVEN | {"lora": {"rank": 3, "alpha": 6, "text_encoder": True}, "offset": "text"}
+    for _ in train(pipe, records, store, prior, settings(**given), tmp_path / "run"):
+        pass
+    base, taught = plain(home / "model"), words_of(pipe)
+    assert not torch.allclose(taught, words_of(base), atol=1e-3)
+    for file in (LORA, KOHYA):
+        loaded = plain(home / "model")
+        loaded.load_lora_weights(tmp_path / "run" / "model", weight_name=file)
+        torch.testing.assert_close(words_of(loaded), taught, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(answer(loaded), answer(pipe), atol=1e-5, rtol=1e-5)
+    stems = {name.split(".")[0] for name in load_file(tmp_path / "run" / "model" / KOHYA)}
+    assert "lora_te_text_model_encoder_layers_0_self_attn_q_proj" in stems
+    loaded, half = (pipeline.load(home / "model", lora=tmp_path / "run", lora_scale=scale) for scale in (1.0, 0.5))
+    torch.testing.assert_close(words_of(loaded), taught, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(words_of(half), taught, atol=1e-3)
+    for one in (loaded, half, pipe):
+        assert torch.equal(embed(one, ["product photo 1"])[1], embed(base, ["product photo 1"])[1])
+        assert torch.equal(words_of(one), words_of(one)), "and the LoRA counts again afterwards"
+    assert not any(weight.requires_grad for weight in loaded.text_encoder.parameters())
+    with pytest.raises(ValueError, match="would be read wrong"):
+        api.merge(tmp_path / "run", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_merged_the_text_encoder_is_a_whole_one(home, tmp_path):
+    pipe, records, store, prior = open_all(home)
+    given = GIVEN | {"lora": {"rank": 3, "text_encoder": True}}
+    for _ in train(pipe, records, store, prior, settings(**given), tmp_path / "run"):
+        pass
+    api.merge(tmp_path / "run", tmp_path / "merged")
+    torch.testing.assert_close(words_of(plain(tmp_path / "merged")), words_of(pipe), atol=1e-5, rtol=1e-5)
+    api.merge(tmp_path / "run", tmp_path / "again", model=tmp_path / "merged", scale=-1)
+    torch.testing.assert_close(
+        words_of(plain(tmp_path / "again")), words_of(plain(home / "model")), atol=1e-5, rtol=1e-5
+    )

@@ -1,0 +1,182 @@
+"""Stopped or killed anywhere and resumed, a run is bit for bit the run that went through; on two processes, nearly."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import job
+import pytest
+import torch
+from job import open_all, settings
+from safetensors.torch import load_file
+
+from onbrand.data.records import Record
+from onbrand.training.loop import train
+
+EVERYTHING = {
+    "steps": 7,
+    "gain": "constant",
+    "offset": "pca",
+    "draw": "sampled",
+    "loss": {"dropout": 0.5, "min_snr": 5.0},
+    "optim": {"lr": 1e-2, "ema": 0.9, "schedule": "cosine", "warmup": 2},
+    "engine": {"accumulation": 2},
+    "log": {"checkpoint_every": 2},
+}
+
+LORA = {"method": "lora", "lora": {"rank": 3, "alpha": 6, "text_encoder": True}}
+CONTROL = {"method": "controlnet"}
+BOTH = CONTROL | {"controlnet": {"unet": True}}
+HALF = {"engine": {"precision": "bf16"}}
+
+
+def through(run):
+    return list(run)
+
+
+def same(one: Path, two: Path) -> None:
+    """Asserts that two run folders hold the same numbers."""
+    logs = [[json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()] for out in (one, two)]
+    for line in logs[0] + logs[1]:
+        del line["seconds"]
+    assert logs[0] == logs[1]
+    last = max(os.listdir(one / "state"))
+    assert last == max(os.listdir(two / "state"))
+    for file in ("weights", "average"):
+        assert (one / "state" / last / f"{file}.safetensors").read_bytes() == (
+            two / "state" / last / f"{file}.safetensors"
+        ).read_bytes(), file
+    optimizers = [torch.load(out / "state" / last / "optimizer.pt", weights_only=True) for out in (one, two)]
+    torch.testing.assert_close(*optimizers, rtol=0, atol=0)
+    files = sorted(file.relative_to(one) for file in (one / "model").rglob("*.safetensors"))
+    assert files == sorted(file.relative_to(two) for file in (two / "model").rglob("*.safetensors"))
+    for file in files:
+        assert (one / file).read_bytes() == (two / file).read_bytes(), file
+
+
+OTHERS = {"adafactor": ("transformers", 1e-3), "prodigy": ("prodigyopt", 1.0), "adamw8bit": ("bitsandbytes", 1e-3)}
+"""Optimiser -> the package it comes from, and a learning rate."""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"steps": 5, "log": {"checkpoint_every": 2}}, *(EVERYTHING | more for more in ({}, LORA, CONTROL, BOTH))]
+    + [EVERYTHING | more | HALF for more in (LORA, CONTROL)]
+    + [EVERYTHING | {"optim": EVERYTHING["optim"] | {"name": name, "lr": lr}} for name, (_, lr) in OTHERS.items()],
+    ids=["paper", "everything", "lora", "controlnet", "controlnet and UNet", "lora, half", "controlnet, half", *OTHERS],
+)
+def test_stopped_and_resumed_is_the_run_that_went_through(home, tmp_path, given):
+    if name := given.get("optim", {}).get("name"):
+        pytest.importorskip(OTHERS[name][0])
+    config, opened = settings(**given), partial(open_all, home, method=given.get("method", "full"))
+    through(train(*opened(), config, tmp_path / "whole"))
+    run = train(*opened(), config, tmp_path / "parts")
+    assert [next(run).step for _ in range(3)] == [1, 2, 3]
+    run.close()
+    resumed = through(train(*opened(), config, tmp_path / "parts"))
+    assert resumed[0].step == 3, "from the state after step 2"
+    same(tmp_path / "whole", tmp_path / "parts")
+    assert through(train(*opened(), config, tmp_path / "parts")) == [], "nothing is left to do"
+
+
+def test_a_run_is_made_longer_as_if_it_had_been_so_from_the_beginning(home, tmp_path):
+    through(train(*open_all(home), settings(steps=5), tmp_path / "whole"))
+    through(train(*open_all(home), settings(steps=2), tmp_path / "parts"))
+    through(train(*open_all(home), settings(steps=5), tmp_path / "parts"))
+    same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_other_settings_pictures_or_priors_are_not_resumed(home, tmp_path):
+    pipe, records, store, prior = open_all(home)
+    through(train(pipe, records, store, prior, settings(steps=1), tmp_path))
+    before = sorted(tmp_path.rglob("*"))
+    renamed = [replace(records[0], text="product photo, other")] + records[1:]
+    assert isinstance(renamed[0], Record)
+    for changed, said in [
+        ((records, prior, settings(steps=2, optim={"lr": 1e-4})), "optim.lr was 0.001 and now is 0.0001"),
+        ((records, prior, settings(steps=2, gain="constant")), "gain was window and now is constant"),
+        ((renamed, prior, settings(steps=2)), "the pictures given now"),
+        ((records[:-1], prior, settings(steps=2)), "the pictures given now"),
+        ((records, job.tiny_prior(pipe, job.CLASSES, k=2), settings(steps=2)), "the prior given now"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            train(pipe, changed[0], store, changed[1], changed[2], tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def in_process(home, out, given, lines=None, pause=0.0):
+    """A run in a process of its own: to its end, or killed `pause` seconds after its log has so many lines; whether
+    the kill came before its end."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["onbrand.training.loop", "onbrand.data.encode"])
+    process = server.Process(target=job.run, args=(home, out, given))
+    process.start()
+    if lines is None:
+        process.join()
+        assert process.exitcode == 0
+        return False
+    log = Path(out, "log.jsonl")
+    while process.is_alive() and (log.read_text().count("\n") if log.exists() else 0) < lines:
+        time.sleep(0.005)
+    time.sleep(pause)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode == -signal.SIGKILL
+
+
+def kill_and_compare(home, tmp_path, pairs, more):
+    """Runs killed twice each, at random moments, against one that was not; half of the time goes into saving."""
+    given = EVERYTHING | more | {"steps": 8, "log": {"checkpoint_every": 1}}
+    seed = random.randrange(2**32)
+    print(f"moments from seed {seed}")
+    draw = random.Random(seed)
+    in_process(home, tmp_path / "whole", given)
+    for pair in range(pairs):
+        moments = sorted(draw.sample(range(6), 2))
+        killed = [in_process(home, tmp_path / str(pair), given, lines, draw.uniform(0, 0.15)) for lines in moments]
+        assert any(killed), "on a busy machine a run can end before the kill; not before both"
+        in_process(home, tmp_path / str(pair), given)
+        same(tmp_path / "whole", tmp_path / str(pair))
+
+
+@pytest.mark.parametrize("more", [{}, LORA, CONTROL], ids=["full", "lora", "controlnet"])
+def test_killed_twice_it_is_the_run_that_was_not(home, tmp_path, more):
+    kill_and_compare(home, tmp_path, 1, more)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("more", [{}, LORA, CONTROL], ids=["full", "lora", "controlnet"])
+def test_killed_ten_times_it_is_the_run_that_was_not(home, tmp_path, more):
+    kill_and_compare(home, tmp_path, 5, more)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("accumulation, more", [(1, {}), (2, {}), (1, LORA), (1, CONTROL)])
+def test_two_processes_make_the_run_of_one(home, tmp_path, accumulation, more):
+    """Two processes, on gloo: the same batches, hence the same losses."""
+    given = EVERYTHING | more | {"steps": 4, "engine": {"accumulation": accumulation}}
+    through(train(*open_all(home, method=given.get("method", "full")), settings(**given), tmp_path / "one"))
+    # what `accelerate launch` starts on GPUs; on a CPU it starts one process alone, whatever is asked for
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [job.__file__, str(home), str(tmp_path / "two"), json.dumps(given)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0 and "one of 2" in done.stdout, done.stderr[-3000:]
+    logs = [
+        [json.loads(line) for line in (tmp_path / out / "log.jsonl").read_text().splitlines()] for out in ("one", "two")
+    ]
+    for name in ("loss", "loss_outside"):
+        assert [line[name] for line in logs[1]] == pytest.approx([line[name] for line in logs[0]], abs=1e-5)
+    last = [load_file(tmp_path / out / "state" / "step-00000004" / "weights.safetensors") for out in ("one", "two")]
+    for name, weight in last[0].items():
+        torch.testing.assert_close(weight, last[1][name], rtol=1e-3, atol=1e-4)
