@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test prove gpu lint setup clean
+.PHONY: demo test prove gpu docs lint setup clean
 setup: .venv/ready
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -22,6 +22,12 @@ prove: setup
 
 gpu: setup
 	$(BIN)/python benchmarks/gpu.py
+
+docs: setup
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	$(BIN)/python research/reference.py
+	$(BIN)/python research/pages.py
+	$(BIN)/mkdocs build --strict
 
 lint: setup
 	$(BIN)/ruff check .

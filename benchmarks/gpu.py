@@ -3,7 +3,8 @@
 python benchmarks/gpu.py [--only parity,training,encode,generate,sweep] [--seconds N] [--results FOLDER]
 
 Every measurement is an entry of FOLDER/gpu-<device>.json, written as soon as it is made and not made again (--again
-makes it again). A page, made of these files alone, is written at the end: docs/gpu.md, or gpu.md in another FOLDER.
+makes it again). A page, made of these files alone, is written at the end: docs/research/gpu.md, or gpu.md in another
+FOLDER.
 Without a GPU nothing is measured; `--device cpu --small` rehearses all of it at a size for two cores.
 """
 

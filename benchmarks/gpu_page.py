@@ -1,4 +1,7 @@
-"""docs/gpu.md from the records of gpu.py; no number is written by hand. `python benchmarks/gpu_page.py` writes it."""
+"""docs/research/gpu.md from the records of gpu.py; no number is written by hand.
+
+`python benchmarks/gpu_page.py` writes it.
+"""
 
 from __future__ import annotations
 
@@ -8,51 +11,47 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "gpu.md"
+RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "research" / "gpu.md"
 
 Entry = Mapping[str, Any]
 HEAD = """# On a GPU
 
-`make gpu` (`python benchmarks/gpu.py`) measures what stands here and writes this page; it goes on where it was
-stopped, and `--only` takes parts of it. Speeds are of Stable Diffusion 1.5's whole architecture with random weights
-at 512x512, each beside the same network in plain diffusers, in blocks taken in turn within one process: medians, in
-brackets 95 % of the medians of a bootstrap.
+`make gpu` measures this and writes this page; it goes on where it was stopped. Speeds are of Stable Diffusion 1.5's
+architecture with random weights at 512x512, each beside plain diffusers, in turn within one process: medians, in
+brackets 95 % of a bootstrap's medians.
 """
 NONE = """
 **Nothing has been measured on a GPU yet.**
 """
 PARITY = """
 ### The same numbers as on the CPU
-The shipped small model, photos of the catalogue, float32 without TF32; the CPU's numbers in float32 are what all is
-compared with. Mean, variances, loss and gradient: relative difference (the norm of the difference over the norm), of
-the worst class; components: the largest principal angle; pictures: mean absolute difference of 20 steps from the same
-noise, of 255.
+The stand-in, catalogue images, compared with the CPU's float32. Mean, variances, loss, gradient: relative difference
+of the worst class; components: the largest principal angle; images: mean absolute difference of 20 steps, of 255.
 """
 KILL = """
-`onbrand train`, killed (SIGKILL) in its midst and started again, beside a run that went through; and two runs that
-went through beside each other, which is what the GPU's own order of addition leaves open. Largest difference of a
-weight:
+`onbrand train` killed (SIGKILL) and resumed, beside a run that went through; and two runs that went through. Largest
+difference of a weight:
 """
 TRAINING = """
 ### Training
-bfloat16, the same weights learn on either side (the whole UNet; a LoRA of rank 8 in its attention). *diffusers* is a
-loop of the structure of its example scripts (`benchmarks/gpu_training.py`): autoencoder and text encoder run in every
-step. Idle: the share of a step in which the GPU runs no kernel and no copy.
+bfloat16; the whole UNet, or a LoRA of rank 8 in its attention. *diffusers* is a loop like its example scripts
+(`benchmarks/gpu_training.py`): autoencoder and text encoder run in every step. Idle: share of a step in which the GPU
+runs nothing.
 """
 START = """
 What the start costs: steps with offset mean over steps without a start, taken in turn one by one; a second run
 without one is the control.
 """
 PREFETCH = """
-Batches prepared ahead of the step (`engine.prefetch`), and not:
+Batches prepared ahead of the step (`--prefetch`), and not:
 """
 SWEEP = """
-One setting at a time; a LoRA is of rank 8 in all layers, as it is where nothing is said. Memory: the most that torch
+One setting at a time; a LoRA is of rank 8 in all layers, the default. Memory: the most that torch
 allocated.
 """
 WANTED = """
 ### What was wanted
-The median counts, not the lower end of its interval. What has no number was not reached in the time that there was.
+The median counts, not the lower end of its interval. What has no number was not measured for want of time.
 """
 GOALS = (
     ("full fine-tuning, times as fast as the example", "training/full", "times_as_fast", "diffusers", 1.5, True),
@@ -62,8 +61,8 @@ GOALS = (
 )
 """Words, measurement, what of it, beside which, the number wanted, whether more is better."""
 IDLE = """
-A GPU that is idle for most of a step waits for Python, which launches its kernels one by one: there a larger batch
-costs little, and to give the GPU less to do makes no step shorter. `engine.compile` launches fewer.
+A GPU that is idle for most of a step waits for Python, which launches its kernels one by one. A larger batch then
+costs little; `--compile` launches fewer.
 """
 RATES = {
     "encode": "### Encoding\nPhotos of a folder to latents: opened, encoded, brought back.\n",
@@ -72,7 +71,7 @@ RATES = {
 
 
 def publish(folder: Path) -> Path:
-    """Writes the page of a folder's records, docs/gpu.md or one beside them, and returns its path."""
+    """Writes the page of a folder's records, docs/research/gpu.md or one beside them, and returns its path."""
     file = PAGE if folder.resolve() == RESULTS else folder / "gpu.md"
     file.write_text(page([json.loads(record.read_text()) for record in sorted(folder.glob("gpu-*.json"))]))
     return file
@@ -118,8 +117,8 @@ def parity(entries: Mapping[str, Entry]) -> str:
         "components": ("fit", lambda e: f"{e['angle']:.2g}°"),
         "loss": ("step", lambda e: f"{e['loss']:.1e}"),
         "gradient": ("step", lambda e: "not finite" if e["gradient"] is None else f"{e['gradient']:.1e}"),
-        "pictures": ("pictures", lambda e: f"{e['mean']:.3f}"),
-        "worst picture": ("pictures", lambda e: f"{e['worst']:.3f}"),
+        "images": ("pictures", lambda e: f"{e['mean']:.3f}"),
+        "worst image": ("pictures", lambda e: f"{e['worst']:.3f}"),
         "same bytes twice": ("pictures", lambda e: "yes" if e["same_twice"] else "no"),
     }
     rows = []

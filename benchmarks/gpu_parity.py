@@ -28,12 +28,12 @@ from onbrand.core.prior import Prior
 from onbrand.datasets.garments import write_garments
 from onbrand.models.fitting import encode_photos
 from onbrand.models.pipeline import load
-from onbrand.options.generate import GenerateConfig
-from onbrand.options.train import EngineConfig, LogConfig, OptimConfig, TrainConfig
+from onbrand.options.generate import SamplingSettings
+from onbrand.options.train import TrainSettings
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import sample
 from onbrand.training.loop import train
-from onbrand.training.state import load as load_state
+from onbrand.training.state import load_state
 
 Measure = Callable[[], dict[str, Any]]
 K = 3
@@ -117,9 +117,9 @@ def step(size: Size, device: str, precision: str) -> tuple[float, dict[int, Tens
     latents = brand(size.garments, "cpu") / "latents"
     with quiet(), tempfile.TemporaryDirectory() as folder:
         store, summary = encode_photos(pipe, photos(size.garments), latents, prior.provenance.resolution, False)
-        config = TrainConfig(
-            "mean", steps=1, batch=size.batch, engine=EngineConfig(precision), optim=OptimConfig(clip=None),
-            log=LogConfig(checkpoint_every=1),
+        config = TrainSettings(
+            start="mean", max_train_steps=1, train_batch_size=size.batch, mixed_precision=precision,
+            max_grad_norm=None, checkpointing_steps=1,
         )  # fmt: skip
         (taken,) = train(pipe, summary.used, store, prior, config, folder)
         state = load_state(Path(folder) / "state")
@@ -159,7 +159,7 @@ def _generated(size: Size, device: str, dtype: str) -> np.ndarray:
         )
         for seed in range(size.batch)
     ]
-    config = GenerateConfig(start="mean", steps=size.steps, batch=size.batch)
+    config = SamplingSettings(start="mean", num_inference_steps=size.steps, batch_size=size.batch)
     return np.stack(
         [np.asarray(picture.image) for picture in sample(load("tiny", device, dtype), prior, requests, config)]
     )
@@ -174,8 +174,9 @@ def killed(size: Size, python: list[str]) -> dict[str, Any]:
         folder = Path(name)
 
         def command(out: str) -> list[str]:
-            flags = {"model": "tiny", "prior": fitted, "out": folder / out, "steps": size.run, "device": size.device}
-            flags |= {"batch": size.batch, "log.checkpoint_every": every, "optim.lr": 1e-4}
+            flags = {"model": "tiny", "prior": fitted, "output_dir": folder / out, "device": size.device}
+            flags |= {"max_train_steps": size.run, "train_batch_size": size.batch, "learning_rate": 1e-4}
+            flags |= {"checkpointing_steps": every}
             given = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
             return [sys.executable, *python, "train", str(photos(size.garments)), *given]
 

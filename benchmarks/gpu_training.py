@@ -25,7 +25,7 @@ from gpu_models import DTYPES, Size, catalogue, model
 from gpu_timing import fresh, idle, paired, peak, rate, ratio
 from onbrand.models.controlnet import new_controlnet
 from onbrand.models.pipeline import tokens_of
-from onbrand.options.train import ATTENTION, EngineConfig, LogConfig, LoraConfig, OptimConfig, TrainConfig
+from onbrand.options.train import ATTENTION, TrainSettings
 from onbrand.training.loop import train
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ Measure = Callable[[], dict[str, Any]]
 WARM = 3
 """Steps before the first that is timed; the most memory is taken in them."""
 ENDLESS = 10**6
-BF16 = EngineConfig("bf16")
-USUAL = LoraConfig()
+BF16 = {"mixed_precision": "bf16"}
+USUAL = TrainSettings(method="lora")
 
 
 def measurements(size: Size) -> dict[str, Measure]:
@@ -47,7 +47,7 @@ def measurements(size: Size) -> dict[str, Measure]:
         "training/offset": partial(offset_cost, size),
         "training/controlnet": partial(alone, size, "controlnet", size.batch, BF16),
     }
-    runs = {"as it is": BF16, "off": EngineConfig("bf16", prefetch=False)}
+    runs = {"as it is": BF16, "off": BF16 | {"prefetch": False}}
     return found | {
         f"training/prefetch {method}": partial(prefetched, size, method, runs) for method in ("lora", "full")
     }
@@ -56,42 +56,34 @@ def measurements(size: Size) -> dict[str, Measure]:
 def sweep(size: Size) -> dict[str, Measure]:
     """One setting at a time."""
     methods = ("full", "lora", "controlnet")
-    rows: list[tuple[str, str, int, EngineConfig, str]] = []
+    rows: list[tuple[str, str, int, dict[str, Any]]] = []
     for precision in ("bf16", "fp16", "no"):
         if precision != "fp16" or size.device == "cuda":
-            rows += [(precision, method, size.batch, EngineConfig(precision), "adamw") for method in methods[:2]]
-    rows += [("tf32", method, size.batch, EngineConfig("no", tf32=True), "adamw") for method in methods[:2]]
-    rows += [("bf16", method, batch, BF16, "adamw") for batch in size.batches for method in methods]
-    saving = EngineConfig("bf16", gradient_checkpointing=True)
-    largest = max(size.batch, *size.batches)
-    rows += [("bf16 checkpointing", "full", batch, saving, "adamw") for batch in sorted({size.batch, largest})]
+            rows += [(precision, method, size.batch, {"mixed_precision": precision}) for method in methods[:2]]
+    tf32 = {"mixed_precision": "no", "allow_tf32": True}
+    rows += [("tf32", method, size.batch, tf32) for method in methods[:2]]
+    rows += [("bf16", method, batch, BF16) for batch in size.batches for method in methods]
+    saving, largest = BF16 | {"gradient_checkpointing": True}, max(size.batch, *size.batches)
+    rows += [("bf16 checkpointing", "full", batch, saving) for batch in sorted({size.batch, largest})]
     if find_spec("bitsandbytes") and size.device == "cuda":
-        rows += [("bf16 8-bit AdamW", "full", size.batch, BF16, "adamw8bit")]
+        rows += [("bf16 8-bit AdamW", "full", size.batch, BF16 | {"optimizer": "adamw8bit"})]
     if size.device == "cuda":  # minutes on a CPU
-        rows += [("bf16 compiled", m, size.batch, EngineConfig("bf16", compile=True), "adamw") for m in methods[:2]]
+        rows += [("bf16 compiled", method, size.batch, BF16 | {"compile": True}) for method in methods[:2]]
     return {
-        f"sweep/{method} {what} batch {batch}": partial(alone, size, method, batch, settings, name)
-        for what, method, batch, settings, name in rows
+        f"sweep/{method} {what} batch {batch}": partial(alone, size, method, batch, settings)
+        for what, method, batch, settings in rows
     }
 
 
-def ours(
-    size: Size,
-    method: str,
-    batch: int,
-    settings: EngineConfig,
-    offset: str = "mean",
-    targets: tuple[str, ...] = USUAL.targets,
-    optimizer: str = "adamw",
-) -> Iterator[object]:
-    """Steps of onbrand's loop, without end; of a LoRA in `targets`."""
+def ours(size: Size, method: str, batch: int, settings: dict[str, Any], start: str = "mean") -> Iterator[object]:
+    """Steps of onbrand's loop with these settings, without end."""
     pipe = model(size)
     if method == "controlnet":
         pipe = new_controlnet(pipe)
     records, store, prior = catalogue(size)
-    config = TrainConfig(
-        offset, steps=ENDLESS, batch=batch, method=method, lora=LoraConfig(targets=targets), engine=settings,
-        optim=OptimConfig(optimizer), log=LogConfig(checkpoint_every=ENDLESS),
+    config = TrainSettings(
+        start=start, method=method, train_batch_size=batch, max_train_steps=ENDLESS, checkpointing_steps=ENDLESS,
+        **settings,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         steps = train(pipe, records, store, prior, config, folder)
@@ -179,8 +171,8 @@ def beside(size: Size, method: str) -> dict[str, Any]:
     fresh()
     names = {"onbrand": None, "diffusers": 0, f"diffusers, {size.workers} workers": size.workers}
     steps: dict[str, Iterator[object]] = {}
-    targets = ATTENTION if method == "lora" else USUAL.targets
-    steps["onbrand"], own = peak(size.device, lambda: warmed(ours(size, method, size.batch, BF16, targets=targets)))
+    settings = BF16 | ({"target_modules": ATTENTION} if method == "lora" else {})
+    steps["onbrand"], own = peak(size.device, lambda: warmed(ours(size, method, size.batch, settings)))
 
     def built() -> Callable[[int], Iterator[float]]:
         loop = example(size, method, size.batch, "bf16")
@@ -209,8 +201,8 @@ def beside(size: Size, method: str) -> dict[str, Any]:
 def offset_cost(size: Size) -> dict[str, Any]:
     """Steps with and without a start, in turn one by one; a second run without one shows the machine's own unrest."""
     fresh()
-    runs = {"none": "none", "none, again": "none", "mean": "mean"}
-    steps = {name: warmed(ours(size, "full", size.batch, BF16, offset)) for name, offset in runs.items()}
+    runs = {"none": "noise", "none, again": "noise", "mean": "mean"}
+    steps = {name: warmed(ours(size, "full", size.batch, BF16, start)) for name, start in runs.items()}
     blocks = {name: partial(advance, each, 1) for name, each in steps.items()}
     seconds = paired(blocks, size.device, 4 * size.rounds)
     close(steps)
@@ -220,7 +212,7 @@ def offset_cost(size: Size) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def prefetched(size: Size, method: str, engines: dict[str, EngineConfig]) -> dict[str, Any]:
+def prefetched(size: Size, method: str, engines: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Steps whose batches are prepared ahead, and steps that prepare their own, in turn."""
     fresh()
     steps = {name: warmed(ours(size, method, size.batch, settings)) for name, settings in engines.items()}
@@ -236,16 +228,16 @@ def prefetched(size: Size, method: str, engines: dict[str, EngineConfig]) -> dic
     return found
 
 
-def alone(size: Size, method: str, batch: int, settings: EngineConfig, optimizer: str = "adamw") -> dict[str, Any]:
+def alone(size: Size, method: str, batch: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Images a second and memory of one setting."""
-    fresh(exact=settings.precision == "no")
-    steps, gb = peak(size.device, lambda: warmed(ours(size, method, batch, settings, optimizer=optimizer)))
+    fresh(exact=settings["mixed_precision"] == "no")
+    steps, gb = peak(size.device, lambda: warmed(ours(size, method, batch, settings)))
     seconds = paired({"onbrand": partial(advance, steps, size.block)}, size.device, size.rounds, 6.0)["onbrand"]
     close({"onbrand": steps})
-    if settings.compile:
+    if settings.get("compile"):
         torch.compiler.reset()
     return {
-        "method": method, "precision": settings.precision, "batch": batch,
+        "method": method, "precision": settings["mixed_precision"], "batch": batch,
         "images_a_second": {"onbrand": rate(seconds, size.block * batch)}, "peak_gb": {"onbrand": gb},
     }  # fmt: skip
 

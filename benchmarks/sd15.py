@@ -2,7 +2,7 @@
 
 python benchmarks/sd15.py [--width 1] [--out sd15.json]
 
-One step of a LoRA, one step of a ControlNet, each in full arithmetic and in bfloat16, and one picture of 2 steps, at
+One step of a LoRA, one step of a ControlNet, each in full arithmetic and in bfloat16, and one image of 2 steps, at
 512x512, each in a process of its own, with the fit that comes before.
 """
 
@@ -29,8 +29,8 @@ from onbrand.data.latents import Key, Store
 from onbrand.data.records import read_folder
 from onbrand.models import pipeline
 from onbrand.models.controlnet import new_controlnet
-from onbrand.options.generate import GenerateConfig
-from onbrand.options.train import EngineConfig, TrainConfig
+from onbrand.options.generate import SamplingSettings
+from onbrand.options.train import TrainSettings
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import sample
 from onbrand.training.loop import train
@@ -38,7 +38,7 @@ from onbrand.training.loop import train
 PARTS = {
     "LoRA, one step": ("lora", "no"), "LoRA, one step, bfloat16": ("lora", "bf16"),
     "ControlNet, one step": ("controlnet", "no"), "ControlNet, one step, bfloat16": ("controlnet", "bf16"),
-    "a picture of 2 steps": ("generate", "no"),
+    "an image of 2 steps": ("generate", "no"),
 }  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def sd15(width: float = 1.0) -> StableDiffusionPipeline:
 
 
 def laid(pipe: StableDiffusionPipeline, folder: Path, side: int, count: int = 2) -> tuple[list, Store, Prior]:
-    """Pictures with control pictures, as grainy as photos, their latents, and a prior of their mean."""
+    """Images with control images, as grainy as photos, their latents, and a prior of their mean."""
     (folder / "cut").mkdir(parents=True)
     rows = []
     for i in range(count):
@@ -118,22 +118,24 @@ def laid(pipe: StableDiffusionPipeline, folder: Path, side: int, count: int = 2)
 
 
 def do(part: str, width: float, side: int, folder: Path) -> dict[str, float]:
-    """One part's "seconds" (of the step or the picture) and "peak_memory_gb", "parameters" of the UNet, and how many
+    """One part's "seconds" (of the step or the image) and "peak_memory_gb", "parameters" of the UNet, and how many
     are "learned"."""
     method, precision = PARTS[part]
     pipe = sd15(width)
     count = sum(weight.numel() for weight in pipe.unet.parameters())
-    records, store, prior = laid(pipe, folder / "pictures", side)
+    records, store, prior = laid(pipe, folder / "images", side)
     told: dict[str, float] = {"parameters": count}
     if method == "generate":
         begin = time.perf_counter()
-        config = GenerateConfig(start="mean", look_ahead=0, steps=2, guidance=7.5)
-        (picture,) = sample(pipe, prior, [Request("a shirt 0", 0)], config)
-        assert picture.image.size == (side, side)
+        config = SamplingSettings(start="mean", look_ahead=0, num_inference_steps=2, guidance_scale=7.5)
+        (image,) = sample(pipe, prior, [Request("a shirt 0", 0)], config)
+        assert image.image.size == (side, side)
         return told | {"seconds": time.perf_counter() - begin, **peak_memory(pipe.device)}
     if method == "controlnet":
         pipe = new_controlnet(pipe)
-    config = TrainConfig(offset="mean", steps=1, batch=1, method=method, engine=EngineConfig(precision=precision))
+    config = TrainSettings(
+        start="mean", max_train_steps=1, train_batch_size=1, method=method, mixed_precision=precision
+    )
     steps = train(pipe, records, store, prior, config, folder / "run")
     step = next(steps)
     told |= {"learned": sum(weight.numel() for weight in pipe.unet.parameters() if weight.requires_grad)}
@@ -164,7 +166,7 @@ def main() -> None:
         told = found[part]
         learned = f", {told['learned'] / 1e6:.1f} M learn" if "learned" in told else ""
         print(f"{part}: {told['seconds']:.1f} s, {told['peak_memory_gb']:.1f} GB at most{learned}", flush=True)
-    count = found["a picture of 2 steps"]["parameters"]
+    count = found["an image of 2 steps"]["parameters"]
     print(f"UNet of {count / 1e6:.0f} M parameters, {torch.get_num_threads()} threads")
     if args.out:
         args.out.write_text(json.dumps(found, indent=1) + "\n")

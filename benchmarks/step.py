@@ -2,7 +2,7 @@
 
 python benchmarks/step.py [--model MODEL] [--pairs 60] [--batch 16] [--out step.json]
 
-The steps are taken in turn within one process, in an order that is reversed every time, on the same pictures, noise and
+The steps are taken in turn within one process, in an order that is reversed every time, on the same images, noise and
 timesteps; a second run without offset is the control, and shows what the machine's own unrest is.
 """
 
@@ -28,27 +28,27 @@ from onbrand.data.encode import encode_all
 from onbrand.data.latents import Key, Store
 from onbrand.data.records import read_folder
 from onbrand.models.pipeline import encode, fingerprint, load, to_x0
-from onbrand.options.generate import GenerateConfig
-from onbrand.options.train import EngineConfig, TrainConfig
+from onbrand.options.generate import SamplingSettings
+from onbrand.options.train import TrainSettings
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import sample
 from onbrand.sampling.start import start
 from onbrand.training.loop import train
 
-RUNS = {"none": ("none", "window"), "control": ("none", "window"), "window": ("mean", "window")}
+RUNS = {"none": ("noise", "window"), "control": ("noise", "window"), "window": ("mean", "window")}
 RUNS |= {"constant": ("mean", "constant"), "pca": ("pca", "window")}
 WARM = 3
 
 
-def pictures(folder: Path, side: int, count: int = 64) -> None:
+def images(folder: Path, side: int, count: int = 64) -> None:
     """Plain rectangles on white, with captions: what is on them costs nothing."""
     rows = []
     draw = random.Random(0)
     for i in range(count):
-        picture = Image.new("RGB", (side, side), "white")
+        image = Image.new("RGB", (side, side), "white")
         box = sorted(draw.sample(range(side), 2)) + sorted(draw.sample(range(side), 2))
-        picture.paste(tuple(draw.randrange(256) for _ in range(3)), (box[0], box[2], box[1], box[3]))
-        picture.save(folder / f"{i:03d}.png")
+        image.paste(tuple(draw.randrange(256) for _ in range(3)), (box[0], box[2], box[1], box[3]))
+        image.save(folder / f"{i:03d}.png")
         rows.append(json.dumps({"file_name": f"{i:03d}.png", "text": f"a rectangle {i % 8}", "class": "rectangle"}))
     (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n")
 
@@ -67,7 +67,7 @@ def measure(model: str, pairs: int, batch: int, device: str) -> dict[str, object
     side = pipe.unet.config.sample_size * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pictures(folder, side)
+        images(folder, side)
         records, _ = read_folder(folder)
         store = Store(folder / "latents", Key(fingerprint(pipe.vae), (side, side)))
         found = encode_all(records, lambda pixels: encode(pipe, pixels), store, progress=False)
@@ -80,8 +80,10 @@ def measure(model: str, pairs: int, batch: int, device: str) -> dict[str, object
         )
         prior = Prior(fitter.finish(), origin)
         runs = {}
-        for run, (offset, gain) in RUNS.items():
-            config = TrainConfig(offset, gain, steps=10**6, batch=batch, engine=EngineConfig(precision="no"))
+        for run, (kind, gain) in RUNS.items():
+            config = TrainSettings(
+                start=kind, gain=gain, max_train_steps=10**6, train_batch_size=batch, mixed_precision="no"
+            )
             runs[run] = train(copy.deepcopy(pipe), records, store, prior, config, folder / "runs" / run)
         seconds: dict[str, list[float]] = {run: [] for run in runs}
         for pair in range(WARM + pairs):
@@ -100,12 +102,12 @@ def measure(model: str, pairs: int, batch: int, device: str) -> dict[str, object
 
 
 def starts(pipe: object, prior: Prior, repeats: int = 5) -> dict[str, float]:
-    """Share of a 20-step generation of 4 pictures that the start takes, medians."""
+    """Share of a 20-step generation of 4 images that the start takes, medians."""
     prompts, times = ["a rectangle 1"] * 4, {"mean": [], "pca": [], "generation": []}  # type: ignore[var-annotated]
     for _ in range(repeats):
         for kind in ("mean", "pca"):
             begin = time.perf_counter()
-            latents = start(pipe, prior, prompts, seeds=range(4), classes="rectangle", kind=kind, look_ahead=0)  # type: ignore[arg-type]
+            latents = start(pipe, prior, prompts, seeds=range(4), classes="rectangle", start=kind, look_ahead=0)  # type: ignore[arg-type]
             times[kind].append(time.perf_counter() - begin)
         begin = time.perf_counter()
         pipe(prompts, latents=latents, num_inference_steps=20)  # type: ignore[operator]
@@ -115,13 +117,13 @@ def starts(pipe: object, prior: Prior, repeats: int = 5) -> dict[str, float]:
 
 
 def looks(pipe: StableDiffusionPipeline, prior: Prior, repeats: int = 15) -> dict[str, tuple[float, float, float]]:
-    """How many times as long a guided 20-step generation of 8 pictures takes with 1, 2 and 4 looks ahead as without."""
+    """How many times as long a guided 20-step generation of 8 images takes with 1, 2 and 4 looks ahead as without."""
     requests = [Request(f"a rectangle {seed}", seed, "rectangle") for seed in range(8)]
     seconds: dict[int, list[float]] = {number: [] for number in (0, 1, 2, 4)}
     for turn in range(repeats + 1):
         for number in seconds if turn % 2 else reversed(seconds):
             begin = time.perf_counter()
-            list(sample(pipe, prior, requests, GenerateConfig(start="mean", look_ahead=number)))
+            list(sample(pipe, prior, requests, SamplingSettings(start="mean", look_ahead=number)))
             if turn:
                 seconds[number].append(time.perf_counter() - begin)
     return {

@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,14 @@ from tqdm import tqdm
 
 from onbrand import api
 from onbrand.datasets.garments import caption, descriptions, garment_folder, write_garments
-from onbrand.options.generate import GenerateConfig
-from onbrand.options.train import EngineConfig, LogConfig, LossConfig, OptimConfig, TrainConfig
 
 STEPS, BATCH, GUIDANCE = 260, 16, 1.5
-OPTIM = OptimConfig(lr=1e-3, ema=0.97, schedule="cosine", warmup=20)
 REAL = 48
-"""Held-out pictures that the page shows beside the generated ones, and that the control is started from."""
+"""Held-out images that the page shows beside the generated ones, and that the control is started from."""
 
 ROWS = {
     "before": ("plain", "noise", 0, "Fine-tuned as usual, started from noise",
-               "The usual way: the same pictures, the same steps. Grounds, places, crops come out as chance has it."),
+               "The usual way: the same images, the same steps. Backgrounds, places, crops come out as chance has it."),
     "mean": ("plain", "mean", 0, "The same weights, started from the brand's mean",
              "No other training: only the start of sampling differs (the paper's offset inference)."),
     "look": ("plain", "mean", 2, "The same weights and mean, and two looks ahead",
@@ -35,9 +33,9 @@ ROWS = {
     "text": ("plain", "text", 1, "The same weights, started from the mean that the words predict, and a look ahead",
              "Ours, no other training: what generate does with such weights where nothing is asked for."),
     "after": ("onbrand", "text", 0, "Fine-tuned and started with onbrand",
-              "The same pictures, steps and seeds; trained with the start that sampling has, what the words predict."),
-    "control": ("plain", "image", 0, "The usual weights, started from real pictures' own latents",
-                "A control, not a method: the start already holds the picture. The prompts are theirs."),
+              "The same images, steps and seeds; trained with the start that sampling has, what the words predict."),
+    "control": ("plain", "image", 0, "The usual weights, started from real images' own latents",
+                "A control, not a method: the start already holds the image. The prompts are theirs."),
 }  # fmt: skip
 """Row of the page: the run its weights come from, its start, its looks ahead, its caption and its sentence."""
 
@@ -61,21 +59,21 @@ def plan(out: Path) -> None:
     """What the page is to say beside what it reads off the folders."""
     rows = [{"name": name, "caption": words, "sentence": more} for name, (*_, words, more) in ROWS.items()]
     rows.append(
-        {"name": "real", "caption": "Real pictures of the brand", "sentence": "Held out: nothing learnt from them."}
+        {"name": "real", "caption": "Real images of the brand", "sentence": "Held out: nothing learnt from them."}
     )
     content = {
-        "title": "onbrand on a catalogue of 4,020 pictures",
-        "lead": "The same stock model, the same pictures, prompts and seeds. What changed is where sampling starts, "
+        "title": "onbrand on a catalogue of 4,020 images",
+        "lead": "The same stock model, the same images, prompts and seeds. What changed is where sampling starts, "
         "and that training knew it.",
         "rows": rows, "before": "before", "after": "after", "real": "real",
-        "numbers": ["ground", "text", "all"],
+        "numbers": ["background", "text", "all"],
         "notes": [
             "The model is onbrand-tiny: the real classes of Stable Diffusion at 1/150 of its size, a stand-in that a "
             "laptop can train. It has never seen the brand's place, pose or light.",
             "The catalogue is drawn from CC0 meshes: garments alone and on people, as in the paper.",
-            "The 24 descriptions were written for this project; no picture in the catalogue belongs to them.",
+            "The 24 descriptions were written for this project; no image in the catalogue belongs to them.",
             "Where a start holds anything, its noise has no mean of its own, which the network would read as a tint.",
-            f"{STEPS} fine-tuning steps of {BATCH} pictures for either run.",
+            f"{STEPS} fine-tuning steps of {BATCH} images for either run.",
         ],
         "runs": {"plain": "as usual", "onbrand": "with onbrand"},
         "commands": ["make demo"],
@@ -85,30 +83,49 @@ def plan(out: Path) -> None:
 
 def jobs(out: Path) -> list[tuple[str, Callable[[], object]]]:
     """What is done, in words and as functions, in this order."""
-    prior, real, requests = out / "brand", out / "pictures" / "real", out / "prompts.jsonl"
+    prior, real, requests = out / "brand", out / "images" / "real", out / "prompts.jsonl"
     photos = garment_folder()
     todo: list[tuple[str, Callable[[], object]]] = [
         ("fitting the brand's prior", lambda: api.fit(photos, "tiny", prior, split="train")),
         ("asking whether noise is a wrong start", lambda: api.diagnose(prior)),
     ]
-    for name, offset in (("plain", "none"), ("onbrand", "text")):
-        config = TrainConfig(
-            offset=offset, gain="constant", steps=STEPS, batch=BATCH, optim=OPTIM,
-            loss=LossConfig(dropout=0.1), log=LogConfig(checkpoint_every=50), engine=EngineConfig(precision="bf16"),
-        )  # fmt: skip
-        words = "fine-tuning as usual" if name == "plain" else "fine-tuning with the brand's start"
-        todo.append((words, lambda name=name, config=config: api.train(
-            photos, "tiny", out / "runs" / name, prior=prior, split="train", config=config)))  # fmt: skip
-    todo.append(("writing real pictures to compare with", lambda: write_garments(real, "test", REAL)))
+    for name, start in (("plain", "noise"), ("onbrand", "text")):
+        train = partial(
+            api.train,
+            photos,
+            "tiny",
+            out / "runs" / name,
+            prior=prior,
+            split="train",
+            start=start,
+            max_train_steps=STEPS,
+            train_batch_size=BATCH,
+            learning_rate=1e-3,
+            lr_scheduler="cosine",
+            lr_warmup_steps=20,
+            ema_decay=0.97,
+            checkpointing_steps=50,
+            mixed_precision="bf16",
+        )
+        todo.append(("fine-tuning as usual" if name == "plain" else "fine-tuning with the brand's start", train))
+    todo.append(("writing real images to compare with", lambda: write_garments(real, "test", REAL)))
     for row, (run, start, looks, words, _) in ROWS.items():
-        config = GenerateConfig(start=start, look_ahead=looks, guidance=GUIDANCE, batch=24, trace=1)
-        file = real / "metadata.jsonl" if start == "image" else requests
-        todo.append((f"pictures: {words[:1].lower()}{words[1:]}", lambda row=row, run=run, config=config, file=file:
-            api.generate(file, model=out / "runs" / run, prior=prior, out=out / "pictures" / row,
-                         config=config)))  # fmt: skip
+        generate = partial(
+            api.generate,
+            real / "metadata.jsonl" if start == "image" else requests,
+            model=out / "runs" / run,
+            output_dir=out / "images" / row,
+            prior=prior,
+            start=start,
+            look_ahead=looks,
+            guidance_scale=GUIDANCE,
+            batch_size=24,
+            trace=1,
+        )
+        todo.append((f"images: {words[:1].lower()}{words[1:]}", generate))
     for row in (*ROWS, "real"):
-        todo.append((f"checking {row}", lambda row=row: api.check(
-            out / "pictures" / row, photos, split="train", prior=prior, reader="garments")))  # fmt: skip
+        check = partial(api.check, out / "images" / row, photos, split="train", prior=prior, attributes="garments")
+        todo.append((f"checking {row}", check))
     todo.append(("writing the page", lambda: api.report(out)))
     return todo
 

@@ -1,7 +1,7 @@
 """Ways to look ahead, side by side on one LoRA that was trained as usual: the one that stayed, and those that did not.
 
-Run by research/results.py --only look; writes docs/results-look-variants.json. The library has the first; the others
-are here alone, each put in its place (`onbrand.sampling.start.estimate_ahead`) while its pictures are made.
+Run by research/results.py --only look; writes docs/research/results-look-variants.json. The library has the first; the
+others are here alone, each put in its place (`onbrand.sampling.start.estimate_ahead`) while its images are made.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from onbrand.datasets import garments
 from onbrand.models.fitting import encode_photos
 from onbrand.models.pipeline import to_x0
 from onbrand.models.scheduler import latents_for, scales, set_steps
-from onbrand.options.generate import GenerateConfig
+from onbrand.options.generate import SamplingSettings
 from onbrand.sampling import look_ahead, noise, start
 from results_catalogue import CONFIG
-from results_page import DOCS
+from results_page import DATA, DOCS
 
-MANY = replace(CONFIG, at_a_time=96)
-"""The experiments' settings, more pictures at a time."""
+MANY = replace(CONFIG, batch_size=96)
+"""The experiments' settings, more images at a time."""
 LORA = "plain:lora8:lr0.003:300"
 FEW = 50
 """Photos a class of the prior whose mean is one of the two bases; the other is the mean given the text, of all."""
@@ -205,36 +205,38 @@ def priors_of(out: Path) -> dict[str, Prior]:
 
 
 def run(out: Path) -> tables.Table:
-    """Every variant from both bases, from what is finished on; docs/results-look-variants.json, and what it says.
+    """Every variant from both bases, from what is finished on; docs/research/results-look-variants.json.
 
     out: the experiments' folder, with its brand/ and its requests."""
     photos, brand, lora = garments.garment_folder(), out / "brand", out / "variants" / "lora"
     training = read_method(f"{LORA}/mean", CONFIG).training.config
     assert training is not None
     jobs = [Job("a LoRA, as usual", lora / "model",
-                lambda: api.train(photos, "tiny", lora, config=training, split="train"))]  # fmt: skip
+                lambda: api.train(photos, "tiny", lora, **vars(training), split="train"))]  # fmt: skip
     folders: dict[str, Path] = {}
 
-    def pictures(folder: Path, kind: Any, prior: Path, estimate: Estimate, guidance: float) -> None:
-        config = GenerateConfig(start=kind, zero_mean=True, look_ahead=1, guidance=guidance, batch=MANY.at_a_time)
+    def images(folder: Path, kind: Any, prior: Path, estimate: Estimate, guidance: float) -> None:
+        config = SamplingSettings(
+            start=kind, zero_mean=True, look_ahead=1, guidance_scale=guidance, batch_size=MANY.batch_size
+        )
         with patch.object(start, "estimate_ahead", estimate):
-            api.generate(out / "ten.jsonl", model=lora, out=folder, prior=prior, config=config)
-        api.check(folder, photos, split="train", prior=brand, model="tiny", reader="garments")
+            api.generate(out / "ten.jsonl", model=lora, output_dir=folder, prior=prior, **vars(config))
+        api.check(folder, photos, split="train", prior=brand, model="tiny", attributes="garments")
         (folder / ".checked").touch()
 
-    asked = [(name, CONFIG.guidance) for name in VARIANTS if name != ALIKE]
+    asked = [(name, CONFIG.guidance_scale) for name in VARIANTS if name != ALIKE]
     guided = [(name, guidance) for guidance, names in GUIDED.items() for name in names]
     for kind, prior in priors_of(out).items():
         file = out / "variants" / f"{kind}.safetensors"
         prior.save(file)
         for name, guidance in asked + (guided if kind == "mean" else []):
-            words = f"{kind}: {name}" + (f", sampled at {guidance:g}" if guidance != CONFIG.guidance else "")
+            words = f"{kind}: {name}" + (f", sampled at {guidance:g}" if guidance != CONFIG.guidance_scale else "")
             folders[words] = folder = out / "variants" / slug(words.replace(": ", "-").replace(" ", "-"))
-            made = partial(pictures, folder, kind, file, VARIANTS[name], guidance)
+            made = partial(images, folder, kind, file, VARIANTS[name], guidance)
             jobs.append(Job(words, folder / ".checked", made, lora / "model"))
     failed = work(jobs, out / "locks", tqdm.write)
     if failed:
         raise ValueError(f"these failed: {failed}")
     table = {name: tables.scores(folder) for name, folder in folders.items()}
-    (DOCS / "results-look-variants.json").write_text(json.dumps(table, indent=1) + "\n")
+    (DOCS / DATA / "results-look-variants.json").write_text(json.dumps(table, indent=1) + "\n")
     return table

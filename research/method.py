@@ -1,4 +1,4 @@
-"""The numbers and the two figures of docs/method.md, from the project's own functions and diffusers' schedulers.
+"""The numbers and figures of docs/concepts/method.md, from the project's own functions and diffusers' schedulers.
 
     python research/method.py     rewrites the tables between the page's markers and docs/images/method-*.png
 
@@ -21,7 +21,7 @@ from diffusers import DDIMScheduler, PNDMScheduler
 from torch import Tensor
 
 from onbrand.core import add_noise, constant, estimate, handoff, matched_noise, target, window, x_init
-from onbrand.models.scheduler import read, with_options
+from onbrand.models.scheduler import read_scheduler, with_options
 from onbrand.reporting.figures import COLOURS, INK, LINE, SOFT
 from onbrand.sampling.stochastic import match
 
@@ -35,7 +35,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False)
 FIRST, WINDOW = 951, 950
 """Where 20 leading steps start; the paper's T - S."""
-MODES = {"white ground": (110.0, 300.0, 300.0), "brightness": (27.0, 400.0, 950.0)}
+MODES = {"white background": (110.0, 300.0, 300.0), "brightness": (27.0, 400.0, 950.0)}
 """(mu, vm, lc): the mean, the variance that text explains, the variance that it leaves."""
 ONE, TEXT, EPS, DRAW, *FRESH = torch.eye(4 + 20, dtype=torch.float64)
 """What a state is made of: 1, m - mu, eps, the start's own draw, and a random sampler's in each of 20 steps."""
@@ -44,7 +44,7 @@ X0, START, NOISE = torch.eye(3)
 
 @dataclass(frozen=True)
 class Method:
-    """How a network was trained and how its pictures start."""
+    """How a network was trained and how its images start."""
 
     name: str
     start: str = "mean"
@@ -70,8 +70,8 @@ METHODS = (
     Method("mean offset, window (the paper)", gain=window, trained=WINDOW),
     Method("the same + exact hand-off", gain=window, trained=WINDOW, hand=True),
     Method("mean offset, constant gain", gain=constant),
-    Method("the same, eta 1, fresh noise as it comes", gain=constant, drawing="as it comes"),
-    Method("the same, eta 1, fresh noise matched", gain=constant, drawing="matched"),
+    Method("the same, eta 1, sampling noise unmatched", gain=constant, drawing="as it comes"),
+    Method("the same, eta 1, sampling noise matched", gain=constant, drawing="matched"),
     Method("text offset, constant gain", "m", constant),
     Method("offset noise 0.1, pure noise", "noise", offset_noise=0.1),
     Method("zero terminal SNR, trailing", "noise", options=dict(
@@ -105,7 +105,7 @@ def state(abar: float, gain: float) -> Tensor:
 
 
 def propagate(method: Method, mode: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Share kept of the mean, variance ratio, text slope, of the pictures that an ideal network ends on."""
+    """Share kept of the mean, variance ratio, text slope, of the images that an ideal network ends on."""
     mu, vm, lc = mode
     m = mu * ONE + TEXT
     scheduler = schedule(method.steps, **method.options)
@@ -158,7 +158,7 @@ def number(value: float, digits: int = 3) -> str:
 def rows(head: str, *cells: list[str]) -> str:
     """A Markdown table, numbers to the right of the first column."""
     rule = "|".join(["---", *["--:"] * (head.count("|") - 2)])
-    return "\n".join([head, f"|{rule}|", *("| " + " | ".join(line) + " |" for line in cells)])
+    return "\n".join([head.replace(" | ", "|"), f"|{rule}|", *("|" + "|".join(line) + "|" for line in cells)])
 
 
 def ideal_table() -> str:
@@ -192,7 +192,9 @@ def starts_table(numbers: tuple[int, ...] = (10, 20, 30, 50)) -> str:
     for title, (names, spacing, karras) in STARTS.items():
         line = [title]
         for n in numbers:
-            made = (read(with_options(base, f"{name}Scheduler", spacing, karras), n) for name in names.split())
+            made = (
+                read_scheduler(with_options(base, f"{name}Scheduler", spacing, karras), n) for name in names.split()
+            )
             (first, inside), *others = {(round(s.first), len(s.inside((WINDOW, 999)))) for s in made}
             if others:
                 raise ValueError(f"the schedulers of a row start alike: {title} at {n} steps do not; split the row")
@@ -284,7 +286,7 @@ def save(figure: Any, axis: Any, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    page = DOCS / "method.md"
+    page = DOCS / "concepts" / "method.md"
     page.write_text(fill(page.read_text()))
     gain_figure(DOCS / "images" / "method-gain.png")
     ideal_figure(DOCS / "images" / "method-ideal.png")

@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from onbrand.datasets.fashion import COLOURS, KINDS, brand_picture, photos, tint_of
+from onbrand.datasets.fashion import COLOURS, KINDS, brand_image, photos, tint_of
 from onbrand.evaluation.text import AttributeClassifier
 from tiny.steps import run
 
 
 def real(split: str, source: str | None, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Brand pictures `(N, 3, 64, 64)` uint8 of a split and their (kind, colour) as indices `(N, 2)`."""
+    """Brand images `(N, 3, 64, 64)` uint8 of a split and their (kind, colour) as indices `(N, 2)`."""
     grey, kinds = photos(split, source)
     tints = [tint_of(i, seed) for i in range(len(grey))]
-    pictures = np.stack([brand_picture(g, t) for g, t in zip(grey, tints, strict=True)])
+    images = np.stack([brand_image(g, t) for g, t in zip(grey, tints, strict=True)])
     labels = np.stack([kinds, [tuple(COLOURS).index(t) for t in tints]], 1)
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2), torch.from_numpy(labels)
+    return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
 
 
 def main() -> None:
@@ -31,14 +31,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    pictures, labels = real("train", args.photos, seed=3)
+    images, labels = real("train", args.photos, seed=3)
     torch.manual_seed(0)
     reader = AttributeClassifier({"kind": list(KINDS), "colour": list(COLOURS)})
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
-        """Cross-entropy on real pictures, a little moved and softened, so that it reads shapes and not edges."""
-        which = torch.randint(len(pictures), (64,), generator=generator)
-        x = pictures[which].float() / 255
+        """Cross-entropy on real images, a little moved and softened, so that it reads shapes and not edges."""
+        which = torch.randint(len(images), (64,), generator=generator)
+        x = images[which].float() / 255
         dx, dy = torch.randint(-3, 4, (2,), generator=generator).tolist()
         x = torch.roll(x, (dy, dx), (2, 3))
         if torch.rand((), generator=generator) < 0.5:

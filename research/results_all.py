@@ -1,6 +1,7 @@
 """Every row on the catalogue: the paper, its rivals and ours, by requests, seeds, steps, solvers and guidance.
 
-Run by research/results.py --only all; some four hours on 2 cores with everything to do. Writes docs/results-all.md.
+Run by research/results.py --only all; some four hours on 2 cores with everything to do. Writes
+docs/research/results-all.json.
 """
 
 from __future__ import annotations

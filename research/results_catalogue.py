@@ -1,4 +1,4 @@
-"""What the experiments on the catalogue share: settings, requests, held-out pictures, one folder of trainings."""
+"""What the experiments on the catalogue share: settings, requests, held-out images, one folder of trainings."""
 
 from __future__ import annotations
 
@@ -10,31 +10,39 @@ from typing import Any
 import onbrand
 from demo import asked
 from onbrand import api
-from onbrand.comparison.methods import CompareConfig
-from onbrand.datasets.garments import garments
+from onbrand.datasets import garments
+from onbrand.options.compare import CompareSettings
 from results_page import publish
 
-CONFIG = CompareConfig(fine_tuning=600, batch=16, lr=6e-4, ema=0.98, precision="bf16", guidance=1.5, at_a_time=24)
+CONFIG = CompareSettings(
+    max_train_steps=600,
+    train_batch_size=16,
+    learning_rate=6e-4,
+    ema_decay=0.98,
+    mixed_precision="bf16",
+    guidance_scale=1.5,
+    batch_size=24,
+)
 HELD = 240
-"""Held-out pictures."""
+"""Held-out images."""
 
 
 def swapped(row: dict[str, Any]) -> dict[str, Any]:
-    """The same request as a picture of the other kind: a garment's with the class of people, and the reverse."""
+    """The same request as an image of the other kind: a garment's with the class of people, and the reverse."""
     gender, kind = row["class"].split()
     return row | {"class": f"{gender} {'person' if kind == 'garment' else 'garment'}"}
 
 
 def captioned(count: int = 48) -> list[dict[str, Any]]:
     """Training captions, evenly spread over the catalogue, one seed each."""
-    rows = garments("train", pictures=False)[1]
+    rows = garments.garments("train", images=False)[1]
     few = rows[:: len(rows) // count][:count]
     return [{"prompt": row["text"], "class": row["class"], "seed": i, "attributes": garments.shown(row)}
             for i, row in enumerate(few)]  # fmt: skip
 
 
 def inputs(out: Path) -> dict[str, str]:
-    """Write the sets of requests and the held-out pictures; name -> file."""
+    """Write the sets of requests and the held-out images; name -> file."""
     out.mkdir(parents=True, exist_ok=True)
     sets = {"ten": asked(10), "two": asked(2), "one": asked(1), "captions": captioned()}
     sets["swapped"] = [swapped(row) for row in asked(1)]
@@ -54,14 +62,26 @@ def prepared(out: Path) -> dict[str, str]:
 
 
 def compared(
-    out: Path, name: str, methods: Sequence[str], questions: Mapping[str, list[str]], config: CompareConfig = CONFIG,
-    more: Mapping[str, Any] | None = None,
+    out: Path, name: str, methods: Sequence[str], questions: Mapping[str, list[str]], config: CompareSettings = CONFIG,
+    figures: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Compare the methods in `out`, from what is finished there on; publish docs/`name`.md; the table.
+    """Compare the methods in `out`, from what is finished there on; publish docs/research/`name`.json; the table.
 
-    more: other rows that the page's words name."""
+    figures: of the comparison -> name under docs/images."""
     photos, sets = garments.garment_folder(), prepared(out)
-    onbrand.compare(photos, "tiny", out / "compare", methods=list(methods), prompts=out / "ten.jsonl", sets=sets,
-                held=out / "held", prior=out / "brand", split="train", reader="garments", clip="garments-clip",
-                questions=dict(questions), config=config)  # fmt: skip
-    return publish(out / "compare", name, more)
+    onbrand.compare(
+        photos,
+        "tiny",
+        out / "compare",
+        methods=list(methods),
+        prompts=out / "ten.jsonl",
+        prompt_sets=sets,
+        reference_images=out / "held",
+        prior=out / "brand",
+        split="train",
+        attributes="garments",
+        clip="garments-clip",
+        questions=dict(questions),
+        **vars(config),
+    )
+    return publish(out / "compare", name, figures)

@@ -1,6 +1,6 @@
-"""Longer fine-tuning of the best row on the catalogue: how many pictures keep each property of the look?
+"""Longer fine-tuning of the best row on the catalogue: how many images keep each property of the look?
 
-Run by research/results.py --only long; some 65 minutes on one core. Writes docs/results-long.md and its pictures.
+Run by research/results.py --only long; some 65 minutes on one core. Writes docs/research/results-long.json.
 """
 
 from __future__ import annotations
@@ -21,4 +21,4 @@ QUESTIONS = {
 
 def run(out: Path) -> None:
     """Everything, from what is finished on."""
-    compared(out, "results-long", METHODS, QUESTIONS, replace(CONFIG, fine_tuning=STEPS, ema=0.995))
+    compared(out, "results-long", METHODS, QUESTIONS, replace(CONFIG, max_train_steps=STEPS, ema_decay=0.995))

@@ -1,7 +1,7 @@
 """The look ahead: plain LoRA, plain full fine-tuning and no training, by photos, samplers and guidance; its variants.
 
-Run by research/results.py --only look. Writes docs/results-look.md, docs/results-look-photos.md, their pictures, and
-docs/results-look-variants.json.
+Run by research/results.py --only look. Writes docs/research/results-look.json, results-look-photos.json and
+results-look-variants.json.
 """
 
 from __future__ import annotations
@@ -58,8 +58,7 @@ ASKED = {
 def run(out: Path) -> None:
     """Everything, from what is finished on."""
     prepared(out)
-    variants = {f"variants/{name}": scores for name, scores in look_variants.run(out).items()}
-    compared(out, "results-look", METHODS, QUESTIONS, look_variants.MANY, variants)
+    compared(out, "results-look", METHODS, QUESTIONS, look_variants.MANY)
     rows = results_photos.photos(out / "photos")
     twice = [row | {"seed": row["seed"] + 1000 * again} for again in (0, 1) for row in rows]
     results_photos.compared(out / "photos", "results-look-photos", twice, PHOTOGRAPHED, ASKED, look_variants.MANY)

@@ -1,6 +1,6 @@
 """A LoRA of a tenth of the size against full fine-tuning after as many steps, on the catalogue.
 
-Run by research/results.py --only lora; some 40 minutes on one core. Writes docs/results-lora.md and its pictures.
+Run by research/results.py --only lora; some 40 minutes on one core. Writes docs/research/results-lora.json.
 """
 
 from __future__ import annotations

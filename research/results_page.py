@@ -1,4 +1,4 @@
-"""A page of docs/ from what `onbrand compare` wrote and the words beside this script; no number is written by hand."""
+"""From what `onbrand compare` wrote to docs/research, and from there into words: no number is written by hand."""
 
 from __future__ import annotations
 
@@ -12,31 +12,70 @@ from typing import Any
 from onbrand.comparison.tables import figure_of
 
 DOCS = Path(__file__).parents[1] / "docs"
+DATA, IMAGES = "research", "images"
+"""Folders of DOCS."""
+DIFFERENCES = "differences.json"
+INTERVAL = re.compile(r"([+-]?[\d.]+) \(([+-]?[\d.]+) to ([+-]?[\d.]+)\)")
 
 
-def publish(compared: Path, name: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """docs/`name`.md, `name`.json and images/`name`-*, by `name`_words.md; returns the table.
+def publish(compared: Path, name: str, figures: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Copy a comparison's scores to docs/research/`name`.json, its paired differences to differences.json.
 
-    compared: the folder of a comparison; more: other rows that the words name."""
-    told = json.loads((compared / "compare.json").read_text())
-    (DOCS / f"{name}.json").write_text(json.dumps(told["methods"], indent=1) + "\n")
-    text = (compared / "compare.md").read_text().split("\n", 1)[1]
-    for figure in sorted((compared / "figures").iterdir()):
-        if f"(figures/{figure.name})" in text:  # others are of another page's comparison in this folder
-            shutil.copy2(figure, DOCS / "images" / f"{name}-{figure.name}")
-            text = text.replace(f"(figures/{figure.name})", f"(images/{name}-{figure.name})")
-    file = Path(__file__).with_name(f"{name.replace('-', '_')}_words.md")
-    words = filled(file.read_text().rstrip(), told["methods"] | dict(more or {}))
-    (DOCS / f"{name}.md").write_text(f"{words}\n{text}")
-    return told["methods"]
+    Args:
+        compared: the folder that `compare` wrote.
+        name: of the file.
+        figures: of its folder figures/ -> name under docs/images; others are not published.
+
+    Returns:
+        Method -> score -> value, low, high, n.
+    """
+    methods: dict[str, Any] = json.loads((compared / "compare.json").read_text())["methods"]
+    (DOCS / DATA / f"{name}.json").write_text(json.dumps(methods, indent=1) + "\n")
+    file = DOCS / DATA / DIFFERENCES
+    pairs = json.loads(file.read_text()) if file.exists() else {}
+    pairs[name] = differences((compared / "compare.md").read_text())
+    file.write_text(json.dumps(dict(sorted(pairs.items())), indent=1) + "\n")
+    for figure, published in (figures or {}).items():
+        shutil.copy2(compared / "figures" / figure, DOCS / IMAGES / published)
+    return methods
 
 
-def filled(words: str, table: dict[str, Any]) -> str:
-    """The words with every `{method|score}` as the number that was measured, `{method|score|}` with its interval."""
+def differences(markdown: str) -> dict[str, Any]:
+    """Question -> {first, others: {method: {score: value, low, high}}}: compare.md's tables `| first less | ...`."""
+    questions: dict[str, Any] = {}
+    title, columns, others = "", [], None
+    for line in markdown.splitlines():
+        title = line.removeprefix("## ") if line.startswith("## ") else title
+        if head := re.match(r"\| (\S+) less \| (.*) \|$", line):
+            columns, others = head[2].split(" | "), {}
+            questions[title] = {"first": head[1], "others": others}
+        elif others is not None and line.startswith("| "):
+            method, *cells = line.strip("| ").split(" | ")
+            numbers = [INTERVAL.fullmatch(cell.strip()) for cell in cells]
+            others[method] = {
+                column: dict(zip(("value", "low", "high"), map(float, number.groups()), strict=True))
+                for column, number in zip(columns, numbers, strict=True)
+                if number
+            }
+        elif not line.startswith("|---"):
+            others = None
+    return questions
 
-    def number(found: re.Match[str]) -> str:
-        method, score, whole = found.groups()
+
+def filled(words: str, table: Mapping[str, Mapping[str, Any]]) -> str:
+    """The words with every `{method|score}` as the number that was measured.
+
+    `{method|score|}`: with its interval; `{method|score|%}`: in whole percent; `{method|score|1}`: to one decimal; a
+    method `A less B`: with a sign.
+    """
+
+    def number(placeholder: re.Match[str]) -> str:
+        method, score, form = placeholder.groups()
         entry = table[method][score]
-        return figure_of(entry if whole else {"value": entry["value"]})
+        if form == "|%":
+            return f"{int(100 * entry['value'] + 0.5 + 1e-9)} %"  # .575 is 58 %, whatever its last bit
+        if form == "|1":
+            return f"{entry['value']:.1f}"
+        return figure_of(entry if form else {"value": entry["value"]}, sign="+" if " less " in method else "")
 
-    return re.sub(r"\{([^{}|]+)\|([^{}|]+)(\|)?\}", number, words)
+    return re.sub(r"\{([^{}|]+)\|([^{}|]+)(\|[%1]?)?\}", number, words)

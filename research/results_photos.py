@@ -1,6 +1,6 @@
 """Fashion-MNIST photos, tinted, on the brand's white: the usual way, the class mean, the paper's training and ours.
 
-Run by research/results.py --only photos. Writes docs/results-photos.md and its pictures.
+Run by research/results.py --only photos. Writes docs/research/results-photos.json.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 import onbrand
 from onbrand import api
-from onbrand.comparison.methods import CompareConfig
 from onbrand.datasets import fashion
+from onbrand.options.compare import CompareSettings
 from results_catalogue import CONFIG
 from results_page import publish
 
@@ -41,13 +41,23 @@ def photos(out: Path) -> list[dict[str, Any]]:
 
 def compared(
     out: Path, name: str, rows: Sequence[dict[str, Any]], methods: Sequence[str], questions: Mapping[str, list[str]],
-    config: CompareConfig = CONFIG,
+    config: CompareSettings = CONFIG,
 ) -> None:  # fmt: skip
-    """Compare the methods on the requests `rows`, from what is finished on; publish docs/`name`.md."""
+    """Compare the methods on the requests `rows`, from what is finished on; publish docs/research/`name`.json."""
     requests = out / f"{name}.jsonl"
     requests.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    onbrand.compare(out / "photos", "tiny", out / "compare", methods=list(methods), prompts=requests, held=out / "held",
-                prior=out / "brand", reader="photos", questions=dict(questions), config=config)  # fmt: skip
+    onbrand.compare(
+        out / "photos",
+        "tiny",
+        out / "compare",
+        methods=list(methods),
+        prompts=requests,
+        reference_images=out / "held",
+        prior=out / "brand",
+        attributes="photos",
+        questions=dict(questions),
+        **vars(config),
+    )
     publish(out / "compare", name)
 
 

@@ -1,6 +1,6 @@
 """The paper's Fig. 5 on the catalogue: try-on by ControlNet, plain against window against constant gain.
 
-Run by research/results.py --only try-on. Writes docs/results-try-on.md and its pictures.
+Run by research/results.py --only try-on. Writes docs/research/results-try-on.json and its figure.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from PIL import Image
 import onbrand
 from onbrand import api
 from onbrand.comparison.tables import grid
-from onbrand.data.conditioning import CONDITION_GROUND
+from onbrand.data.conditioning import CONDITION_BACKGROUND
 from onbrand.datasets import try_on
 from results_catalogue import CONFIG
 from results_page import DOCS, publish
@@ -47,12 +47,12 @@ def inputs(out: Path) -> tuple[Path, Path, Path]:
 
 
 def given(asked: Path, folder: Path) -> Path:
-    """The control pictures as the network is given them, in the requests' order."""
+    """The control images as the network is given them, in the requests' order."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, line in enumerate(asked.read_text().splitlines()):
         cut = Image.open(asked.parent / json.loads(line)["conditioning"])
-        ground = Image.new("RGBA", cut.size, (*CONDITION_GROUND, 255))
-        Image.alpha_composite(ground, cut).convert("RGB").save(folder / f"{i:05d}.png")
+        background = Image.new("RGBA", cut.size, (*CONDITION_BACKGROUND, 255))
+        Image.alpha_composite(background, cut).convert("RGB").save(folder / f"{i:05d}.png")
     return folder
 
 
@@ -61,9 +61,19 @@ def run(out: Path) -> None:
     people, held, asked = inputs(out)
     if not (out / "brand" / "prior.safetensors").exists():
         api.fit(people, "tiny", out / "brand")
-    told = onbrand.compare(people, "tiny", out / "compare", methods=METHODS, prompts=asked, held=held,
-                       prior=out / "brand", reader="garments", clip="garments-clip", questions=QUESTIONS,
-                       config=CONFIG)  # fmt: skip
+    told = onbrand.compare(
+        people,
+        "tiny",
+        out / "compare",
+        methods=METHODS,
+        prompts=asked,
+        reference_images=held,
+        prior=out / "brand",
+        attributes="garments",
+        clip="garments-clip",
+        questions=QUESTIONS,
+        **vars(CONFIG),
+    )
     publish(out / "compare", "results-try-on")
-    shown = [out / "compare" / told["rows"][METHODS[i]]["pictures"] for i in (0, 2, 3)]
+    shown = [out / "compare" / told["rows"][METHODS[i]]["images"] for i in (0, 2, 3)]
     grid([given(asked, out / "given"), *shown], DOCS / "images" / "results-try-on.webp")

@@ -1,4 +1,4 @@
-"""What docs/garments.md says of try-on: the autoencoder's own loss on the garments, and how far they lie from a ground.
+"""docs/research/catalogue.md on try-on: the autoencoder's loss on the garments, how far they lie from a background.
 
 python research/tryon.py
 """
@@ -19,7 +19,7 @@ from onbrand.evaluation.loading import decode_x0, encode_x0
 from onbrand.evaluation.region import inner_of, region_difference
 from onbrand.models import pipeline
 
-GROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "mid-grey": (127, 127, 127), "green": (0, 255, 0)}
+BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "mid-grey": (127, 127, 127), "green": (0, 255, 0)}
 
 
 def main() -> None:
@@ -27,8 +27,8 @@ def main() -> None:
     parser.add_argument("--model", default="tiny", help="whose autoencoder")
     parser.add_argument("--split", default="test")
     args = parser.parse_args()
-    pictures, rows = garments(args.split)
-    figures, worn = pictures[1::2], torch.from_numpy(regions(args.split))
+    images, rows = garments(args.split)
+    figures, worn = images[1::2], torch.from_numpy(regions(args.split))
     pixels = torch.from_numpy(figures).permute(0, 3, 1, 2).float() / 255
     pipe = pipeline.load(args.model)
     again = torch.cat([decode_x0(pipe, encode_x0(pipe, part)) for part in tqdm(pixels.split(50))])
@@ -41,11 +41,13 @@ def main() -> None:
         print(f"median {part.median():.2f}, {part.min():.2f} to {part.max():.2f}, within {KEPT:g}: {near:.1%}")
     print(f"pixels of the smallest region less its rim: {inner_of(worn).sum((1, 2)).min()}")
     share = worn.float().mean((1, 2))
-    print(f"region: {share.mean():.1%} of a picture, {share.min():.1%} to {share.max():.1%}")
-    for name, ground in GROUNDS.items():
-        gap = np.abs(figures.astype(int) - np.array(ground)).max(-1)
+    print(f"region: {share.mean():.1%} of an image, {share.min():.1%} to {share.max():.1%}")
+    for name, background in BACKGROUNDS.items():
+        gap = np.abs(figures.astype(int) - np.array(background)).max(-1)
         middle = [np.median(one[region]) for one, region in zip(gap, worn.numpy(), strict=True)]
-        print(f"on {name}: {min(middle):.0f}/255 from the ground, the nearest garment's median pixel, furthest channel")
+        print(
+            f"on {name}: {min(middle):.0f}/255 from the background, the nearest garment's median pixel, worst channel"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tables of docs/properties.md: real pictures that pass each property, and violations that fail theirs."""
+"""Does the check hold (docs/research/log.md)? Real images that pass each property, violations that fail theirs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "measure"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "evaluation"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "reporting"))
 
 import test_figures
 from test_reference import UNSEEN, VIOLATIONS
 
-from conftest import brand_pictures
+from conftest import brand_images
 from onbrand.core import Fitter, Prior, Provenance
 from onbrand.core.fit import fit_rows
-from onbrand.evaluation.likelihood import belongs, kind_values, unseen_values
+from onbrand.evaluation.likelihood import belongs, class_values, unseen_values
 from onbrand.evaluation.loading import decode_x0, encode_x0
 from onbrand.evaluation.reference import Reference, Verdict, judge, learn
 from onbrand.evaluation.statistics import mean
@@ -33,8 +34,8 @@ def told(column: torch.Tensor) -> str:
 
 
 def photos() -> None:
-    """Of the photos: one kind of picture."""
-    reference, held = learn(brand_pictures("train", 2000)), brand_pictures("test", 1000)
+    """Of the photos: one class of image."""
+    reference, held = learn(brand_images("train", 2000)), brand_images("test", 1000)
     print("| property | photos held out pass |\n|---|---|")
     for name, passed in judge(reference, held).passed.items():
         print(f"| {name} | {told(passed)} |")
@@ -44,27 +45,25 @@ def photos() -> None:
 
 
 def figures() -> None:
-    """Of garments and figures: four kinds of picture, each held against its own photos."""
-    pictures, kinds = test_figures.load("train", 4020)
+    """Of garments and figures: four classes of image, each held against its own photos."""
+    images, kinds = test_figures.load("train", 4020)
     held, classes = test_figures.load("test", 550)
     pipe = load("tiny")
-    x0, held_x0 = encode_x0(pipe, pictures), encode_x0(pipe, held)
+    x0, held_x0 = encode_x0(pipe, images), encode_x0(pipe, held)
     decoded, through = decode_x0(pipe, x0), decode_x0(pipe, held_x0)
     fitter = Fitter(x0.shape[1:], 16)
     fitter.update(x0, kinds)
     prior = Prior(fitter.finish(), PROVENANCE)
-    values = kind_values(prior, x0, kinds)
-    reference = learn(pictures, values, classes=kinds)
-    wide = learn(pictures, values, classes=kinds, decoded=decoded)
+    values = class_values(prior, x0, kinds)
+    reference = learn(images, values, classes=kinds)
+    wide = learn(images, values, classes=kinds, decoded=decoded)
 
     def held_against(one: Reference, shown: Tensor, asked: list[str], latents: Tensor = held_x0) -> Verdict:
-        return judge(one, shown, kind_values(prior, latents, asked), asked)
+        return judge(one, shown, class_values(prior, latents, asked), asked)
 
     found = [held_against(reference, held, classes), held_against(wide, held, classes),
              held_against(wide, through, classes, encode_x0(pipe, through))]  # fmt: skip
-    print(
-        "\n| property | pictures | learnt with `decoded` | the same through the stock model's VAE |\n|---|---|---|---|"
-    )
+    print("\n| property | images | learnt with `decoded` | the same through the stock model's VAE |\n|---|---|---|---|")
     for name in found[0].passed:
         print(f"| {name} | " + " | ".join(told(one.passed[name][one.judged[name]]) for one in found) + " |")
     rows = [i for i, name in enumerate(classes) if name.endswith("person")]
@@ -88,16 +87,16 @@ def figures() -> None:
 
 
 def few() -> None:
-    """The kind of picture by a prior of few photos, learnt from photos it has seen and from the same as if unseen."""
-    pictures, kinds = test_figures.load("train", 4020)
-    x0 = encode_x0(load("tiny"), pictures)
+    """The class of image by a prior of few photos, learnt from photos it has seen and from the same as if unseen."""
+    images, kinds = test_figures.load("train", 4020)
+    x0 = encode_x0(load("tiny"), images)
     order = torch.randperm(len(x0), generator=torch.Generator().manual_seed(0)).tolist()
     rows = {name: [i for i in order if kinds[i] == name] for name in sorted(set(kinds))}
     new = [i for own in rows.values() for i in own[-150:]]
     asked = [kinds[i] for i in new]
     other = [" ".join({"garment": "person", "person": "garment"}.get(w, w) for w in name.split()) for name in asked]
     print(
-        "\n| photos of a kind | learnt as | new photos pass kind | of no kind | another view's kind fails | variety |"
+        "\n| photos of a kind | learnt as | new photos pass kind | of no kind | another view's kind fails | diversity |"
     )
     print("|---|---|---|---|---|---|")
     for count in (25, 50, 100, 200, 400, 800):
@@ -106,15 +105,17 @@ def few() -> None:
         names = [kinds[i] for i in used]
         unseen = [unseen_values(prior, x0[own[:count]], name) for name, own in rows.items()]
         columns = {number: torch.cat([one[number] for one in unseen]) for number in unseen[0]}
-        for words, values in (("seen", kind_values(prior, x0[used], names)), ("unseen", columns)):
-            reference = learn(pictures[used], values, classes=names)
+        for words, values in (("seen", class_values(prior, x0[used], names)), ("unseen", columns)):
+            reference = learn(images[used], values, classes=names)
             right, wrong = (
-                judge(reference, pictures[new], kind_values(prior, x0[new], kind), kind).passed["kind"]
+                judge(reference, images[new], class_values(prior, x0[new], kind), kind).passed["kind"]
                 for kind in (asked, other)
             )
-            stray = 1 - belongs(reference.lines, prior, x0[new]).float().mean()
-            variety = reference.held_out.get("diversity", 1.0)
-            print(f"| {count} | {words} | {told(right)} | {stray:.1%} | {told(~wrong)} | {variety:.2f} |")
+            out_of_distribution = 1 - belongs(reference.lines, prior, x0[new]).float().mean()
+            diversity = reference.held_out.get("diversity", 1.0)
+            print(
+                f"| {count} | {words} | {told(right)} | {out_of_distribution:.1%} | {told(~wrong)} | {diversity:.2f} |"
+            )
 
 
 def main() -> None:

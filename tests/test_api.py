@@ -18,31 +18,32 @@ from PIL import Image, ImageDraw
 from onbrand import api, cli
 from onbrand.core import Conditional, ConditionalFitter, Prior
 from onbrand.core.text import Method
-from onbrand.data.images import to_picture, to_tensor
+from onbrand.data.images import to_image, to_tensor
 from onbrand.models import pipeline
-from onbrand.options.generate import GenerateConfig
-from onbrand.options.train import LogConfig, TrainConfig
+from onbrand.options.generate import SamplingSettings
+from onbrand.options.train import TrainSettings
 from onbrand.reporting.folder import read
 from onbrand.sampling.start import start
 from tiny import tiny_pipeline
 
 COLOURS = {"red": (200, 30, 40), "blue": (30, 60, 190), "green": (40, 150, 60)}
 COUNT = 60
+RUN = TrainSettings(start="mean", gain="window", max_train_steps=2, train_batch_size=4, validation_steps=2)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 photos of coloured blocks on white in two kinds of picture, one broken file, and a tiny model in a folder."""
+    """60 photos of coloured blocks on white in two classes of image, one broken file, and a tiny model in a folder."""
     folder = tmp_path_factory.mktemp("world")
     photos = folder / "photos"
     photos.mkdir()
     rows, rng = [], np.random.default_rng(0)
     for i in range(COUNT):
         colour, kind = list(COLOURS)[i % 3], ("block", "tall block")[i % 2]
-        picture = Image.new("RGB", (20, 20), (255, 255, 255))
+        image = Image.new("RGB", (20, 20), (255, 255, 255))
         left, top = rng.integers(3, 6, 2).tolist()
-        ImageDraw.Draw(picture).rectangle((left, top, left + 9, top + (9 if kind == "block" else 12)), COLOURS[colour])
-        picture.save(photos / f"{i:03d}.png")
+        ImageDraw.Draw(image).rectangle((left, top, left + 9, top + (9 if kind == "block" else 12)), COLOURS[colour])
+        image.save(photos / f"{i:03d}.png")
         rows.append({"file_name": f"{i:03d}.png", "text": f"{kind}, {colour}", "class": kind})
     (photos / "broken.png").write_bytes((photos / "000.png").read_bytes()[:60])
     rows.append({"file_name": "broken.png", "text": "block, red", "class": "block"})
@@ -53,15 +54,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def brand(world: Path) -> Path:
-    with pytest.warns(UserWarning, match="its mean shows those pictures"):
+    with pytest.warns(UserWarning, match="its mean shows those images"):
         api.fit(world / "photos", world / "model", world / "brand", k=4)
     return world / "brand"
 
 
 @pytest.fixture(scope="module")
 def run(world: Path, brand: Path) -> Path:
-    config = TrainConfig("mean", "window", steps=2, batch=4, log=LogConfig(validate_every=2))
-    api.train(world / "photos", world / "model", world / "run", prior=brand, config=config)
+    api.train(world / "photos", world / "model", world / "run", prior=brand, **vars(RUN))
     return world / "run"
 
 
@@ -70,7 +70,7 @@ def test_fit_writes_what_was_fitted(world: Path, brand: Path) -> None:
     assert said["used"] == COUNT and said["classes"]["block"]["count"] == 30 and said["resolution"] == [16, 16]
     assert [Path(entry["file"]).name for entry in said["refused"]] == ["broken.png"] and said["refused"][0]["reason"]
     prior = Prior.load(brand / "prior.safetensors")
-    assert prior.classes == ("block", "tall block") and prior.provenance.ground == (255, 255, 255)
+    assert prior.classes == ("block", "tall block") and prior.provenance.background == (255, 255, 255)
     assert said["fingerprints"]["prior"] == prior.fingerprint
     assert set(prior.text) == set(prior.classes)
     starts = [entry["starts"] for entry in said["classes"].values()]
@@ -78,34 +78,34 @@ def test_fit_writes_what_was_fitted(world: Path, brand: Path) -> None:
 
     # the mean over the photos themselves, encoded here one by one
     pipe = pipeline.load(world / "model")
-    from onbrand.data.images import open_picture, pad
+    from onbrand.data.images import open_image, pad
 
     x0 = []
     for i in range(0, COUNT, 2):
-        picture = open_picture(world / "photos" / f"{i:03d}.png")
-        assert isinstance(picture, Image.Image)
-        x0.append(pipeline.to_x0(pipe, pipeline.encode(pipe, to_tensor(pad(picture, (16, 16)))[None])[0]))
+        image = open_image(world / "photos" / f"{i:03d}.png")
+        assert isinstance(image, Image.Image)
+        x0.append(pipeline.to_x0(pipe, pipeline.encode(pipe, to_tensor(pad(image, (16, 16)))[None])[0]))
     mean = torch.cat(x0).mean(0)
     assert torch.allclose(prior.mean("block")[0], mean, atol=1e-5)
     drawn = np.asarray(Image.open(brand / "means" / "block.png")).astype(int)
-    assert np.abs(drawn - np.asarray(to_picture(pipeline.decode(pipe, mean[None])[0])).astype(int)).max() <= 1
+    assert np.abs(drawn - np.asarray(to_image(pipeline.decode(pipe, mean[None])[0])).astype(int)).max() <= 1
 
 
 def test_a_prior_fitted_in_bfloat16_is_its_models_own(world: Path, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="its mean shows those pictures"):
+    with pytest.warns(UserWarning, match="its mean shows those images"):
         api.fit(world / "photos", world / "model", tmp_path / "brand", k=2, dtype="bfloat16")
     prior = Prior.load(tmp_path / "brand" / "prior.safetensors")
     assert prior.provenance.vae == pipeline.fingerprint(pipeline.load(world / "model").vae)
-    config = GenerateConfig(start="mean", steps=2, guidance=1.0)
+    config = SamplingSettings(start="mean", num_inference_steps=2, guidance_scale=1.0)
     for dtype in ("float32", "bfloat16"):
-        given = {"prior": tmp_path / "brand", "out": tmp_path / dtype, "prompt": "block", "dtype": dtype}
-        api.generate(model=world / "model", config=config, **given)
+        given = {"prior": tmp_path / "brand", "output_dir": tmp_path / dtype, "prompt": "block", "dtype": dtype}
+        api.generate(model=world / "model", **vars(config), **given)
     assert (tmp_path / "bfloat16" / "00000.png").exists()
 
 
 def test_fit_again_encodes_nothing(world: Path, brand: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = Prior.load(brand / "prior.safetensors").fingerprint
-    with pytest.warns(UserWarning, match="its mean shows those pictures"):
+    with pytest.warns(UserWarning, match="its mean shows those images"):
         api.fit(world / "photos", world / "model", brand, k=4)
     shown = capsys.readouterr().out
     assert "60 photos used (0 encoded now), 1 refused" in shown and "broken.png: " in shown
@@ -124,7 +124,7 @@ def test_the_captions_may_be_regressed_on_by_another_method(
         return finish(self, *args, **more)
 
     monkeypatch.setattr(ConditionalFitter, "finish", noted)
-    with pytest.warns(UserWarning, match="its mean shows those pictures"):
+    with pytest.warns(UserWarning, match="its mean shows those images"):
         said = api.fit(world / "photos", world / "model", tmp_path, k=4, text=text)
     assert asked == [text, text] and f"--text {text}" in said["command"]
 
@@ -133,8 +133,8 @@ def test_the_captions_may_be_regressed_on_by_another_method(
     ("more", "said"),
     [
         ({"resolution": 15}, "a side is a multiple of 2"),
-        ({"k": -1}, "k"),
-        ({"text": "lasso"}, "one of ridge, reduced-rank, cca: got 'lasso'"),
+        ({"k": -1}, "k must be at least 0; got -1"),
+        ({"text": "lasso"}, "text must be one of ridge, reduced-rank, cca; got 'lasso'"),
         ({"device": "cuda:99"}, "the device must be one that torch has here"),
         ({"dtype": "float8"}, "dtype must be one of"),
     ],
@@ -145,7 +145,7 @@ def test_fit_refuses_before_it_works(world: Path, tmp_path: Path, more: dict[str
     assert not (tmp_path / "brand").exists()
 
 
-def test_fit_writes_no_pictures_among_the_photos(world: Path, tmp_path: Path) -> None:
+def test_fit_writes_no_images_among_the_photos(world: Path, tmp_path: Path) -> None:
     for out in (world / "photos", world / "photos" / "brand"):
         with pytest.raises(ValueError, match="beside the photos"):
             api.fit(world / "photos", world / "model", out)
@@ -162,18 +162,18 @@ def test_a_folder_of_broken_photos_is_an_error(world: Path, tmp_path: Path) -> N
 
 
 def test_diagnose_says_it_in_a_table_and_a_file(world: Path, brand: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = api.diagnose(brand, steps=20)
-    assert result["first"] == 951 and abs(result["abar"] - 0.008155) < 1e-6
+    result = api.diagnose(brand, num_inference_steps=20)
+    assert result["start_timestep"] == 951 and abs(result["abar"] - 0.008155) < 1e-6
     prior = Prior.load(brand / "prior.safetensors")
     for name in prior.classes:
         sigma = np.sqrt(result["abar"]) * float(prior.mean(name).norm())
         assert result["classes"][name]["sigma"] == pytest.approx(sigma, rel=1e-4)
-    assert json.loads((brand / "leak.json").read_text()) == result
+    assert json.loads((brand / "leak.json").read_text()) == {"schema": 2} | result
     shown = capsys.readouterr().out
     assert "DDIMScheduler, 20 steps: starts at timestep 951" in shown
     assert all(entry["code"] in shown and entry["sentence"] in shown for entry in result["findings"])
     for name, gaussian in prior.gaussians.items():
-        # section 7 of docs/method.md, mode by mode, weighted by what the captions tell of each
+        # section 7 of docs/concepts/method.md, mode by mode, weighted by what the captions tell of each
         told = prior.text[name].shrink.numpy() * gaussian.variances.numpy()
         seen = result["abar"] * (gaussian.variances.numpy() - told)
         q = np.sqrt(seen / (seen + 1 - result["abar"]))
@@ -182,8 +182,8 @@ def test_diagnose_says_it_in_a_table_and_a_file(world: Path, brand: Path, capsys
             assert say["modes"][str(looks)] == pytest.approx(1 - q ** (2 * looks + 1), rel=1e-4)
             assert say["all"][str(looks)] == pytest.approx(np.average(1 - q ** (2 * looks + 1), weights=told), rel=1e-4)
     assert "The prompt's say from the class mean, by looks ahead" in shown
-    moved = api.diagnose(brand, scheduler="DPMSolverMultistepScheduler", spacing="trailing")
-    assert moved["first"] == 999 and "trailing" in moved["command"]
+    moved = api.diagnose(brand, scheduler="DPMSolverMultistepScheduler", timestep_spacing="trailing")
+    assert moved["start_timestep"] == 999 and "trailing" in moved["command"]
     with pytest.raises(ValueError, match="flow matching"):
         api.diagnose(brand, scheduler="FlowMatchEulerDiscreteScheduler")
 
@@ -196,29 +196,31 @@ def test_zero_snr_mends_the_mismatch_under_trailing_spacing_only(world: Path, br
     def codes(**options: Any) -> set[str]:
         return {finding["code"] for finding in api.diagnose(tmp_path, **options)["findings"]}
 
-    assert "OB001" in codes() and "OB001" in codes(spacing="trailing") and "OB001" in codes(zero_snr=True)
-    assert codes(zero_snr=True, spacing="trailing") == {"OB005"}
+    assert "OB001" in codes() and "OB001" in codes(timestep_spacing="trailing")
+    assert "OB001" in codes(rescale_betas_zero_snr=True)
+    assert codes(rescale_betas_zero_snr=True, timestep_spacing="trailing") == {"OB005"}
     for scheduler in ("DDIMScheduler", "EulerDiscreteScheduler"):  # abar 0, and 2^-24
-        gone = api.diagnose(tmp_path, zero_snr=True, spacing="trailing", scheduler=scheduler)
+        gone = api.diagnose(tmp_path, rescale_betas_zero_snr=True, timestep_spacing="trailing", scheduler=scheduler)
         assert not any("prompt_say" in one for one in gone["classes"].values()), (
             "no start, nothing that it lets through"
         )
     config = pipeline.load(world / "model").scheduler.config
     theirs = DDIMScheduler.from_config(config, rescale_betas_zero_snr=True).alphas_cumprod[951]
-    assert api.diagnose(tmp_path, zero_snr=True)["abar"] == pytest.approx(float(theirs)) and theirs > 0
+    assert api.diagnose(tmp_path, rescale_betas_zero_snr=True)["abar"] == pytest.approx(float(theirs)) and theirs > 0
 
 
 def test_train_leaves_a_model_a_log_and_the_way_back(world: Path, brand: Path, run: Path) -> None:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     said = json.loads((run / "run.json").read_text())
-    assert f"--prior {brand} --offset mean --gain window --steps 2 --batch 4 --log.validate_every 2" in said["command"]
+    settings = "--start mean --gain window --max_train_steps 2 --train_batch_size 4 --validation_steps 2"
+    assert said["command"].endswith(f" --prior {brand} {settings}"), "and of the others no word: they are the defaults"
     with Image.open(run / "validation" / "step-000002.png") as sheet:
         assert sheet.width > 200
-    trained = {"gain": "window", "kind": "mean", "k": 0, "first": 950}
-    assert pipeline.offset_config(run) == trained | {"prior": Prior.load(brand / "prior.safetensors").fingerprint}
+    trained = {"schema": 2, "gain": "window", "start": "mean", "k": 0, "start_timestep": 950}
+    assert pipeline.trained_start_in(run) == trained | {"prior": Prior.load(brand / "prior.safetensors").fingerprint}
     # diagnose reads the trained window off the run
-    outside = api.diagnose(brand, model=run, steps=10)
+    outside = api.diagnose(brand, model=run, num_inference_steps=10)
     assert "OB003" in {entry["code"] for entry in outside["findings"]}
     api.diagnose(brand)
 
@@ -226,23 +228,22 @@ def test_train_leaves_a_model_a_log_and_the_way_back(world: Path, brand: Path, r
 def test_train_without_a_word_is_by_constant_gain_from_what_the_prior_can_tell(
     world: Path, brand: Path, tmp_path: Path
 ) -> None:
-    for offset, fitted in (("text", Prior.load(brand / "prior.safetensors")), ("mean", None)):
+    for kind, fitted in (("text", Prior.load(brand / "prior.safetensors")), ("mean", None)):
         if fitted is None:  # as of photos without captions
             fitted = Prior.load(brand / "prior.safetensors")
             fitted = Prior(fitted.gaussians, fitted.provenance)
-        fitted.save(tmp_path / offset / "prior.safetensors")
-        config = TrainConfig(steps=1, batch=4, log=LogConfig(validate_every=1))
-        api.train(world / "photos", world / "model", tmp_path / f"{offset}-run",
-                  prior=tmp_path / offset, config=config)  # fmt: skip
-        trained = {"gain": "constant", "kind": offset, "k": 0, "start": 951, "prior": fitted.fingerprint}
-        assert pipeline.offset_config(tmp_path / f"{offset}-run") == trained
+        fitted.save(tmp_path / kind / "prior.safetensors")
+        config = TrainSettings(max_train_steps=1, train_batch_size=4, validation_steps=1)
+        run = tmp_path / f"{kind}-run"
+        api.train(world / "photos", world / "model", run, prior=tmp_path / kind, **vars(config))
+        trained = {"schema": 2, "gain": "constant", "start": kind, "k": 0, "start_timestep": 951}
+        assert pipeline.trained_start_in(run) == trained | {"prior": fitted.fingerprint}
 
 
 def test_train_uses_the_latents_of_the_fit(
     world: Path, brand: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    api.train(world / "photos", world / "model", run, prior=brand,
-              config=TrainConfig("mean", "window", steps=2, batch=4, log=LogConfig(validate_every=2)))  # fmt: skip
+    api.train(world / "photos", world / "model", run, prior=brand, **vars(RUN))
     assert "0 encoded now" in capsys.readouterr().out and not (run / "latents").exists()
     assert len((run / "log.jsonl").read_text().splitlines()) == 2
 
@@ -250,33 +251,33 @@ def test_train_uses_the_latents_of_the_fit(
 def test_train_refuses_what_does_not_fit_the_prior(world: Path, brand: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="resolution"):
         api.train(world / "photos", world / "model", tmp_path / "run", prior=brand, resolution=32)
-    with pytest.raises(ValueError, match="without mirrored pictures"):
-        api.train(world / "photos", world / "model", tmp_path / "run", prior=brand, flip=True)
+    with pytest.raises(ValueError, match="without mirrored images"):
+        api.train(world / "photos", world / "model", tmp_path / "run", prior=brand, random_flip=True)
     with pytest.raises(ValueError, match="needs a prior"):
         api.train(world / "photos", world / "model", tmp_path / "run")
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
-def test_training_ends_where_no_more_pictures_pass_and_stays_ended(
+def test_training_ends_where_no_more_images_pass_and_stays_ended(
     world: Path, brand: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = LogConfig(validate_every=2, pictures=3, patience=2, checkpoint_every=100)
-    config = TrainConfig("mean", "window", steps=10, batch=4, log=log)
+    seen = {"validation_steps": 2, "num_validation_images": 3, "early_stopping_patience": 2, "checkpointing_steps": 100}
+    config = replace(RUN, max_train_steps=10, **seen)
 
     def go(**more: Any) -> list[dict[str, Any]]:
-        api.train(world / "photos", world / "model", tmp_path / "run", prior=brand, config=replace(config, **more))
+        api.train(world / "photos", world / "model", tmp_path / "run", prior=brand, **vars(replace(config, **more)))
         return [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
 
     lines = go()
     told = [line["passed"] for line in lines if line["passed"] is not None]
     assert len(lines) == 6 and told == [0.0] * 3, "nothing that an untrained model makes is on brand"
-    assert "stopped: at best 0.0% of the validation pictures passed, and not in the last 2" in capsys.readouterr().out
+    assert "stopped: at best 0.0% of the validation images passed, and not in the last 2" in capsys.readouterr().out
     assert (tmp_path / "run" / "model" / "model_index.json").exists()
     weights = tmp_path / "run" / "model" / "unet" / "diffusion_pytorch_model.safetensors"
     before = weights.read_bytes()
     assert go() == lines and weights.read_bytes() == before, "the same command has nothing left to do"
-    assert len(go(log=replace(log, patience=3))) == 8, "more patience goes on from there"
-    assert len(go(log=replace(log, patience=None))) == 10
+    assert len(go(early_stopping_patience=3)) == 8, "more patience goes on from there"
+    assert len(go(early_stopping_patience=None)) == 10
 
     from onbrand.evaluation import check
     from onbrand.training import validation
@@ -284,15 +285,15 @@ def test_training_ends_where_no_more_pictures_pass_and_stays_ended(
     judged = {}
 
     def judge(made: Any, *rest: Any) -> dict[str, Any]:
-        content = check.judge_pictures(made, *rest)
+        content = check.judge_images(made, *rest)
         judged[len(judged)] = made.prompts, content
-        return content | {"all": {"share": 1.0 if len(judged) == 1 else 0.5}}
+        return content | {"all": {"rate": 1.0 if len(judged) == 1 else 0.5}}
 
-    monkeypatch.setattr(validation, "judge_pictures", judge)
+    monkeypatch.setattr(validation, "judge_images", judge)
     shutil.rmtree(tmp_path / "run")
     assert [line["passed"] for line in go() if line["passed"] is not None] == [1.0, 0.5, 0.5]
     assert judged[0][0] == ["block, red", "tall block, blue", "block, green"]
-    assert {"ground", "kind"} <= set(judged[0][1]["properties"])
+    assert {"background", "class"} <= set(judged[0][1]["properties"])
 
 
 def test_a_run_says_what_memory_it_took(
@@ -303,9 +304,9 @@ def test_a_run_says_what_memory_it_took(
     def most() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
-    config, peaks, before = TrainConfig("mean", "window", steps=1, batch=4), [], most()
+    config, peaks, before = replace(RUN, max_train_steps=1, validation_steps=0), [], most()
     for _ in range(2):
-        api.train(world / "photos", world / "model", tmp_path / "run", prior=brand, config=config)
+        api.train(world / "photos", world / "model", tmp_path / "run", prior=brand, **vars(config))
         peaks.append(json.loads((tmp_path / "run" / "run.json").read_text())["peak_memory_gb"])
         shown = capsys.readouterr().out
         line = f"peak memory {peaks[0]:.2f} GB (resident in the process)"
@@ -315,44 +316,46 @@ def test_a_run_says_what_memory_it_took(
 
 
 @pytest.fixture(scope="module")
-def pictures(world: Path, run: Path) -> Path:
+def images(world: Path, run: Path) -> Path:
     asked = [{"prompt": "block, red"}, {"prompt": "a tall block", "class": "tall block", "seed": 9}]
     (world / "prompts.jsonl").write_text("\n".join(map(json.dumps, asked)))
-    config = GenerateConfig(steps=20, guidance=1.0, trace=1)
-    files = api.generate(world / "prompts.jsonl", model=run, out=world / "pictures", config=config)
-    assert files == [world / "pictures" / "00000.png", world / "pictures" / "00001.png"]
-    return world / "pictures"
+    config = SamplingSettings(num_inference_steps=20, guidance_scale=1.0, trace=1)
+    files = api.generate(world / "prompts.jsonl", model=run, output_dir=world / "images", **vars(config))
+    assert files == [world / "images" / "00000.png", world / "images" / "00001.png"]
+    return world / "images"
 
 
 def test_generate_starts_from_the_prior_beside_the_model(
-    world: Path, brand: Path, run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+    world: Path, brand: Path, run: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = [json.loads(line) for line in (pictures / "manifest.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (images / "manifest.jsonl").read_text().splitlines()]
     assert [(line["class"], line["seed"]) for line in lines] == [("block", 0), ("tall block", 9)]
     prior = Prior.load(brand / "prior.safetensors")
     assert lines[0]["fingerprints"]["prior"] == prior.fingerprint and lines[0]["start"] == "mean"
-    # the same picture by diffusers' own hand, from the latents that start gives
+    # the same image by diffusers' own hand, from the latents that start gives
     pipe = pipeline.load(run)
-    latents = start(pipe, prior, ["block, red"], seeds=[0], kind="mean", num_inference_steps=20)
+    latents = start(pipe, prior, ["block, red"], seeds=[0], start="mean", num_inference_steps=20)
     image = pipe("block, red", latents=latents, num_inference_steps=20, guidance_scale=1.0).images[0]
-    assert np.abs(np.asarray(image).astype(int) - np.asarray(Image.open(pictures / "00000.png")).astype(int)).max() <= 1
-    command = shlex.split(json.loads((pictures / "run.json").read_text())["command"])
-    assert cli.main(command[1:]) == 0  # what is written beside the pictures is what made them: nothing is left to do
-    assert "wrote 0 pictures" in capsys.readouterr().out
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(Image.open(images / "00000.png")).astype(int)).max() <= 1
+    command = shlex.split(json.loads((images / "run.json").read_text())["command"])
+    assert cli.main(command[1:]) == 0  # what is written beside the images is what made them: nothing is left to do
+    assert "wrote 0 images" in capsys.readouterr().out
 
 
 def test_generate_one_prompt(world: Path, run: Path, tmp_path: Path) -> None:
-    config = GenerateConfig(steps=20, guidance=1.0, start="noise")
+    config = SamplingSettings(num_inference_steps=20, guidance_scale=1.0, start="noise")
     with pytest.warns(UserWarning, match="trained to start from mean"):
-        files = api.generate(model=run, out=tmp_path, prompt="block", count=2, seed=5, config=config)
+        files = api.generate(
+            model=run, output_dir=tmp_path, prompt="block", num_images_per_prompt=2, seed=5, **vars(config)
+        )
     assert [file.name for file in files] == ["00000.png", "00001.png"]
     with pytest.raises(ValueError, match="either a file of requests or one prompt"):
-        api.generate(model=run, out=tmp_path / "other")
+        api.generate(model=run, output_dir=tmp_path / "other")
 
 
 @pytest.fixture(scope="module")
-def checked(world: Path, brand: Path, pictures: Path) -> Path:
-    """Eight of the photos as pictures to check: four as they are, two on a grey ground, two pushed out of the frame."""
+def checked(world: Path, brand: Path, images: Path) -> Path:
+    """Eight of the photos as images to check: four as they are, two on a grey background, two out of the frame."""
     folder = world / "mixed"
     folder.mkdir()
     rows = [json.loads(line) for line in (world / "photos" / "metadata.jsonl").read_text().splitlines()][8:16]
@@ -372,13 +375,13 @@ def checked(world: Path, brand: Path, pictures: Path) -> Path:
 
 def test_check_marks_what_was_broken(world: Path, checked: Path) -> None:
     said = json.loads((checked / "check.json").read_text())
-    failed = [set(entry["failed"]) for entry in said["pictures"]]
-    assert all("ground" in failed[i] for i in (4, 5)) and not any("ground" in failed[i] for i in range(4))
+    failed = [set(entry["failed"]) for entry in said["images"]]
+    assert all("background" in failed[i] for i in (4, 5)) and not any("background" in failed[i] for i in range(4))
     assert all({"centring", "cropping"} & failed[i] for i in (6, 7))
     shares = said["properties"]
-    assert shares["ground"]["share"] == sum("ground" not in names for names in failed) / 8
-    assert said["all"]["share"] == sum(not names for names in failed) / 8
-    assert all(entry["low"] <= entry["share"] <= entry["high"] for entry in shares.values())
+    assert shares["background"]["rate"] == sum("background" not in names for names in failed) / 8
+    assert said["all"]["rate"] == sum(not names for names in failed) / 8
+    assert all(entry["low"] <= entry["rate"] <= entry["high"] for entry in shares.values())
     assert said["measures"]["diversity"]["value"] > 0 and said["measures"]["frechet"]["value"] >= 0
     with Image.open(checked / "check.png") as sheet:
         assert sheet.width > 500
@@ -389,7 +392,7 @@ def test_check_requires(world: Path, brand: Path, checked: Path, capsys: pytest.
     assert cli.main([*line, "--require", ".95"]) == 1
     assert "fewer than the required 95.0%" in capsys.readouterr().out
     assert cli.main([*line, "--require", "0", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads((checked / "check.json").read_text())
+    assert {"schema": 2} | json.loads(capsys.readouterr().out) == json.loads((checked / "check.json").read_text())
     assert cli.main([*line, "--require", "95"]) == 2
 
 
@@ -414,27 +417,27 @@ def test_check_learns_once_and_anew_when_a_photo_changes(
     assert learnt == [COUNT]
 
 
-def test_report_on_the_whole(world: Path, brand: Path, run: Path, pictures: Path, checked: Path) -> None:
+def test_report_on_the_whole(world: Path, brand: Path, run: Path, images: Path, checked: Path) -> None:
     api.diagnose(brand)
     demo = world / "demo"
-    (demo / "pictures").mkdir(parents=True)
+    (demo / "images").mkdir(parents=True)
     (demo / "runs").mkdir()
-    shutil.copytree(pictures, demo / "pictures" / "ours")
-    shutil.copytree(checked, demo / "pictures" / "real")
+    shutil.copytree(images, demo / "images" / "ours")
+    shutil.copytree(checked, demo / "images" / "real")
     shutil.copytree(run, demo / "runs" / "ours")
     shutil.copytree(brand, demo / "brand", ignore=shutil.ignore_patterns("latents"))
     (demo / "demo.json").write_text(json.dumps({"real": "real", "rows": [{"name": "ours"}, {"name": "real"}]}))
     page = read(demo)
-    assert [kind.name for kind in page.kinds] == ["block", "tall block"] and page.findings and page.modes
-    assert len(page.strips) == 1 and len(page.strips[0].pictures) == 20
+    assert [card.name for card in page.classes] == ["block", "tall block"] and page.findings and page.modes
+    assert len(page.strips) == 1 and len(page.strips[0].images) == 20
     assert page.curves and len(page.validation) == 1 and page.refused[0][0] == "broken.png"
     assert {"onbrand fit", "onbrand train", "onbrand generate", "onbrand check"} <= {
         " ".join(command.split()[:2]) for command in page.commands
     }
-    assert [len(row.pictures) for row in page.rows] == [2, 8] and page.rows[1].score("ground")
+    assert [len(row.images) for row in page.rows] == [2, 8] and page.rows[1].score("background")
     file = api.report(demo)
     assert file == demo / "report.html" and file.stat().st_size < 2e6
-    assert api.report(run, out=world / "run.html").read_text().count("OB00") >= 1  # the run finds its brand
+    assert api.report(run, output_file=world / "run.html").read_text().count("OB00") >= 1  # the run finds its brand
 
 
 def test_one_split_of_photos_is_fitted_trained_on_and_checked_against(
@@ -450,23 +453,25 @@ def test_one_split_of_photos_is_fitted_trained_on_and_checked_against(
     photos, brand, run = tmp_path / "photos", tmp_path / "brand", tmp_path / "run"
     with pytest.raises(ValueError, match="holds the splits"):
         api.fit(photos, world / "model", brand, k=2)
-    with pytest.warns(UserWarning, match="its mean shows those pictures"):
+    with pytest.warns(UserWarning, match="its mean shows those images"):
         said = api.fit(photos, world / "model", brand, k=2, split="train")
     assert said["used"] == 50 and "--split train" in said["command"]
-    config = TrainConfig(steps=2, batch=2, log=LogConfig(held_every=1))
-    with pytest.warns(UserWarning, match="8 of 10 held-out pictures are trained on too"):  # few blocks differ
-        api.train(photos, world / "model", run, prior=brand, split="train", held="test", config=config)
+    config = TrainSettings(max_train_steps=2, train_batch_size=2, validation_loss_steps=1)
+    with pytest.warns(UserWarning, match="8 of 10 validation images are trained on too"):  # few blocks differ
+        api.train(photos, world / "model", run, prior=brand, split="train", validation_data="test", **vars(config))
     shown = capsys.readouterr().out
-    assert "50 photos used" in shown and "10 photos held out, 0 refused" in shown
+    assert "50 photos used" in shown and "10 validation photos, 0 refused" in shown
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert lines[0]["held"] > 0 and lines[1]["held"] != lines[0]["held"]
-    assert "--held test" in json.loads((run / "run.json").read_text())["command"]
+    assert lines[0]["validation_loss"] > 0 and lines[1]["validation_loss"] != lines[0]["validation_loss"]
+    assert read(run).curves[-1][0].startswith("The loss on validation images"), "the report has their curve"
+    assert "--validation_data test" in json.loads((run / "run.json").read_text())["command"]
     with pytest.warns(UserWarning, match="8 of 10"):
         monkeypatch.chdir(tmp_path)
-        other = api.train(photos, world / "model", tmp_path / "other", prior=brand, split="train",
-                          held="photos/test", config=config).parent  # fmt: skip
+        given = {"prior": brand, "split": "train", **vars(config)}
+        other = api.train(photos, world / "model", tmp_path / "other", validation_data="photos/test", **given).parent
     again = [json.loads(line) for line in (other / "log.jsonl").read_text().splitlines()]
-    assert [line["held"] for line in again] == [line["held"] for line in lines], "by its name or by its folder"
+    losses = [[line["validation_loss"] for line in log] for log in (lines, again)]
+    assert losses[0] == losses[1], "by its name or by its folder"
     with pytest.raises(ValueError, match="of 50 given, 50 are trained on"):
-        api.train(photos, world / "model", tmp_path / "same", prior=brand, split="train", held="train", config=config)
-    assert api.check(photos / "test", photos, split="train").content["learnt"] == 40
+        api.train(photos, world / "model", tmp_path / "same", validation_data="train", **given)
+    assert api.check(photos / "test", photos, split="train").content["n_reference"] == 40

@@ -1,12 +1,14 @@
-"""The command line: light help, flags read off the api, settings to YAML and back, one line for a mistake."""
+"""The command line: light help, flags read off the options, settings to YAML and back, one line for a mistake."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
+import re
+import shlex
 import subprocess
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,17 @@ import yaml
 
 import onbrand
 from onbrand import api, cli
-from onbrand.api._train import USUAL
-from onbrand.comparison.methods import CompareConfig
-from onbrand.io import command
-from onbrand.options.generate import GenerateConfig
-from onbrand.options.train import EngineConfig, LogConfig, LoraConfig, LossConfig, OptimConfig, TrainConfig
+from onbrand.options._verb import Verb, command, default, verb
+from onbrand.options.check import CheckOptions
+from onbrand.options.compare import CompareOptions
+from onbrand.options.former import ELSEWHERE, FORMER, upgrade
+from onbrand.options.generate import GenerateOptions
+from onbrand.options.train import TrainOptions, TrainSettings
+from onbrand.training.state import settings_of
 
-HEAVY = {"torch", "diffusers", "transformers", "datasets", "numpy", "PIL", "matplotlib", "jsonargparse"}
+HEAVY = {"torch", "diffusers", "transformers", "datasets", "numpy", "PIL", "matplotlib", "accelerate"}
+HELP = Path(__file__).parent / "help"
+"""What each verb's --help shows; written anew by `pytest --help-text`."""
 
 
 def loaded(code: str) -> set[str]:
@@ -33,88 +39,158 @@ def loaded(code: str) -> set[str]:
 
 def test_help_loads_nothing_heavy() -> None:
     assert not loaded("from onbrand import cli; assert cli.main(['--help']) == 0") & HEAVY
+    asked = "from onbrand import cli; [cli.main([verb.__name__, '--help']) for verb in cli.VERBS]"
+    assert not loaded(asked) & HEAVY
+    assert "PIL" in loaded("import PIL"), "a test that can fail"
 
 
-def test_a_verbs_help_loads_no_torch() -> None:
-    # and this is a test that can fail: the same question finds what is imported
-    asked = "from onbrand import cli; [cli.verb_parser(verb).format_help() for verb in cli.VERBS]"
-    assert not loaded(asked) & (HEAVY - {"jsonargparse"})
-    assert "PIL" in loaded("import PIL")
-
-
-@pytest.mark.parametrize("verb", cli.VERBS, ids=lambda verb: verb.__name__)
-def test_every_parameter_is_a_documented_flag(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([verb.__name__, "--help"]) == 0
+@pytest.mark.parametrize("name", [verb.__name__ for verb in cli.VERBS])
+def test_help_is_what_was_looked_at(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert cli.main([name, "--help"]) == 0
     shown = capsys.readouterr().out
-    first, *others = inspect.signature(verb).parameters.values()
-    assert f"\n  {first.name} " in shown
-    settings = cli._settings(verb)
-    for parameter in others:
-        assert parameter.name in settings or f"--{parameter.name}" in shown
-    for kind in settings.values():
-        assert all(f"--{field.name}" in shown for field in dataclasses.fields(kind))
-    for action in cli.verb_parser(verb)._actions:
-        assert action.help, f"{verb.__name__} {action.dest} says nothing in `Args:`"
+    file = HELP / f"{name}.txt"
+    if request.config.getoption("--help-text"):
+        file.write_text(shown, encoding="utf-8")
+    assert shown == file.read_text(encoding="utf-8"), "look at it, then write it anew: pytest --help-text"
+
+
+@pytest.mark.parametrize("one", cli.VERBS, ids=lambda one: one.__name__)
+def test_every_option_is_documented_and_its_choices_are_shown(
+    one: Verb[Any, Any, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([one.__name__, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    words = " ".join(f"{kind.__doc__}" for kind in one.options.__mro__)
+    for field in dataclasses.fields(one.options):
+        assert re.search(rf"\n        {field.name}: ", words), f"{field.name} says nothing in Attributes:"
+        if field.name == dataclasses.fields(one.options)[0].name:
+            continue
+        assert f"--{field.name}" in shown
+        if "Literal" in str(field.type) or field.type in ("Start | None", "Gain", "Method", "Precision"):
+            assert re.search(rf"--{field.name} {{[^}}]*,", shown), f"choices of {field.name}"
+
+
+def test_list_shows_the_presets_and_needs_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["compare", "--list"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    for line in ("  stock/noise ", "  mean-window ", "  :lora<N> ", "  leak-dct ", "  +zeromean "):
+        assert f"\n{line}" in shown.out
+    assert "{train: {start: noise, gain: window, noise_offset: 0.1}}" in shown.out
+    assert not loaded("from onbrand import cli; assert cli.main(['compare', '--list']) == 0") & HEAVY
+    assert cli.main(["train", "--list"]) == 2, "no other verb has it"
+
+
+TRAINED = "train photos/ --model M --output_dir run/"
 
 
 @pytest.fixture
-def called(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def called(monkeypatch: pytest.MonkeyPatch) -> list[TrainOptions]:
     """What `train` was called with, instead of training."""
-    calls: list[dict[str, Any]] = []
+    calls: list[TrainOptions] = []
 
-    def train(photos: str | Path, model: str | Path, out: str | Path, *, prior: str | Path | None = None,
-              config: TrainConfig = USUAL, flip: bool = False) -> None:  # fmt: skip
+    @verb(TrainOptions)
+    def train(options: TrainOptions) -> None:
         """Train."""
-        calls.append({"photos": photos, "model": model, "out": out, "prior": prior, "config": config, "flip": flip})
+        calls.append(options)
 
     monkeypatch.setattr(cli, "VERBS", (train,))
     return calls
 
 
-def test_the_issues_spelling(called: list[dict[str, Any]]) -> None:
-    line = "train photos/ --model M --prior brand/ --out run/ --offset text --gain constant --optim.lr 3e-4 --flip"
+def test_flags_are_the_options_fields(called: list[TrainOptions]) -> None:
+    line = f"{TRAINED} --prior brand/ --start text --gain constant --learning_rate 3e-4 --random_flip"
     assert cli.main(line.split()) == 0
-    settings = TrainConfig(offset="text", gain="constant", optim=OptimConfig(lr=3e-4))
     assert called == [
-        {"photos": "photos/", "model": "M", "prior": "brand/", "out": "run/", "config": settings, "flip": True}
-    ]
+        TrainOptions("photos/", "M", "run/", "brand/", start="text", gain="constant", learning_rate=3e-4,
+                     random_flip=True)
+    ]  # fmt: skip
+    assert cli.main(line.replace("_", "-").split()) == 0, "with dashes too"
+    assert called[1] == called[0]
 
 
 def test_print_config_round_trip(
-    called: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    called: list[TrainOptions], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = "--model M --out run/ --steps 7 --loss.min_snr 5 --optim.betas [0.8,0.9] --log.tracker tensorboard".split()
-    assert cli.main(["train", "photos/", *flags]) == 0
-    assert cli.main(["train", "photos/", *flags, "--print_config"]) == 0
+    flags = [
+        "--max_train_steps",
+        "7",
+        "--snr_gamma",
+        "5",
+        "--adam_beta1",
+        "0.8",
+        "--report_to",
+        "tensorboard",
+        "--timestep_range",
+        "5",
+        "900",
+    ]
+    assert cli.main([*TRAINED.split(), *flags]) == 0
+    assert cli.main([*TRAINED.split(), *flags, "--print_config"]) == 0
     file = tmp_path / "run.yaml"
     file.write_text(capsys.readouterr().out)
     assert cli.main(["train", "--config", str(file)]) == 0
-    assert called[1] == called[0] and called[0]["config"].loss == LossConfig(min_snr=5.0)
-    assert cli.main(["train", "--config", str(file), "--steps", "8"]) == 0  # flags after the file win
-    assert called[2]["config"] == dataclasses.replace(called[0]["config"], steps=8)
+    assert called[1] == called[0] and called[0].snr_gamma == 5 and called[0].timestep_range == (5, 900)
+    assert cli.main(["train", "--config", str(file), "--max_train_steps", "8"]) == 0, "flags after the file win"
+    assert called[2] == dataclasses.replace(called[0], max_train_steps=8)
+    assert cli.main(["train", "other/", "--config", str(file)]) == 0
+    assert called[3].images == "other/"
 
 
-def test_a_runs_own_config_is_a_config(called: list[dict[str, Any]], tmp_path: Path) -> None:
-    settings = TrainConfig(offset="pca", k=5, optim=OptimConfig(betas=(0.5, 0.9), ema=0.99))
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(settings) | {"optim": {
-        **dataclasses.asdict(settings.optim), "betas": [0.5, 0.9]}}))  # fmt: skip
-    assert cli.main(["train", "p", "--model", "M", "--out", "o", "--config", str(tmp_path / "config.yaml")]) == 0
-    assert called[0]["config"] == settings
+FORMER_RUN = """
+offset: pca
+gain: constant
+first: null
+k: 5
+draw: projected
+steps: 50000
+batch: 16
+seed: 0
+method: full
+loss: {dropout: 0.1, min_snr: null, noise_offset: 0.0}
+optim: {lr: 1.0e-05, schedule: constant, warmup: 0, weight_decay: 0.01, betas: [0.5, 0.9], eps: 1.0e-08, clip: 1.0,
+  ema: 0.99}
+engine: {precision: auto, accumulation: 2, gradient_checkpointing: false}
+log: {checkpoint_every: 500, keep: 2, validate_every: 0, pictures: 8, held_every: 0, tracker: null}
+"""
+"""config.yaml as the first runs wrote it."""
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_runs_own_config_is_a_config(schema: int, called: list[TrainOptions], tmp_path: Path) -> None:
+    asked = TrainSettings(
+        start="pca", k=5, adam_beta1=0.5, adam_beta2=0.9, ema_decay=0.99, train_batch_size=8,
+        gradient_accumulation_steps=2,
+    )  # fmt: skip
+    file = tmp_path / "config.yaml"
+    file.write_text(FORMER_RUN if schema == 1 else yaml.safe_dump({"schema": 2, **settings_of(asked)}))
+    assert cli.main([*TRAINED.split(), "--config", str(file)]) == 0
+    assert settings_of(called[0]) == settings_of(asked)
+    if schema == 1:
+        run = upgrade("train", yaml.safe_load(FORMER_RUN))
+        assert run["rank"] == 16 and run["train_batch_size"] == 8, "what came later is what the first runs had"
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("train photos", "--model, --out"),
-        ("train --model M --out run", "PHOTOS is missing"),
-        ("train photos --model M --out run --offset bad", "--offset: Expected one of 'mean', 'pca', 'text', 'none'"),
-        ("train photos --model M --out run --steps many", "--steps: Expected a int. Got value: many"),
-        ("train photos --model M --out run --bogus", "unrecognized arguments: --bogus"),
-        ("train photos --model M --out run --config none.yaml", "none.yaml"),
-        ("train photos --model M --out run --optim.lr -1", "optim.lr must be above 0; got -1.0"),
+        ("train photos", "--model, --output_dir must be given"),
+        ("train --model M --output_dir run", "PATH must be given"),
+        (f"{TRAINED} --start bad", "invalid choice 'bad' for argument '--start'"),
+        (f"{TRAINED} --max_train_steps many", "--max_train_steps: invalid literal for int() with base 10: 'many'"),
+        (f"{TRAINED} --bogus", "Unrecognized options: --bogus"),
+        (f"{TRAINED} --learning_rat 1", "Perhaps you meant: --learning_rate"),
+        (f"{TRAINED} --config none.yaml", "none.yaml"),
+        (f"{TRAINED} --config", "give --config FILE.yaml"),
+        (f"{TRAINED} --learning_rate -1", "learning_rate must be above 0; got -1.0"),
         ("fly", "invalid choice: 'fly'"),
         ("", "VERB"),
         ("report no/such/folder", "a report is read from a folder that exists, got no/such/folder"),
+        ("data shoes --output_dir o", "invalid choice 'shoes'"),
+        ("check o --against p --require 2", "require must lie in [0, 1]; got 2.0"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,27 +201,47 @@ def test_a_mistake_is_one_line_and_exit_2(line: str, said: str, capsys: pytest.C
     assert said in error and error.startswith("onbrand")
 
 
+def test_a_config_that_is_none_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content, said in (("- a", "one setting a line"), ("bogus: 1", "bogus, which `onbrand train` does not know")):
+        (tmp_path / "c.yaml").write_text(content)
+        assert cli.main([*TRAINED.split(), "--config", str(tmp_path / "c.yaml")]) == 2
+        assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    ("flags", "meant"),
+    ("flags", "now"),
     [
-        ("--modle tiny", "--model"),
-        ("--lr 1e-4", "--optim.lr"),
-        ("--batch-size 4 --offest mean", "--batch, --offset"),
-        ("--learning_rate 1e-4 --network_dim=8", "--optim.lr, --lora.rank"),
-        ("--nothing like it", None),
+        ("--out run/", "--output_dir run/"),
+        ("--offset none --loss.min_snr 5", "--start noise --snr_gamma 5"),
+        ("--optim.betas [0.5,0.9] --engine.offload true", "--adam_beta1 0.5 --adam_beta2 0.9 --offload"),
+        ("--engine.accumulation 4 --batch 16", "--gradient_accumulation_steps 4 --train_batch_size 4"),
+        ('--method lora --lora.targets ["to_q","to_k"]', "--method lora --target_modules to_q to_k"),
+        ("--steps=7 --log.tracker null --optim.clip null", "--max_train_steps 7 --report_to None --max_grad_norm None"),
+        ("--loss.timesteps [5,900] --flip", "--timestep_range 5 900 --random_flip"),
     ],
 )
-def test_a_flag_that_does_not_exist_brings_the_one_that_was_meant(
-    flags: str, meant: str | None, capsys: pytest.CaptureFixture[str]
+def test_former_flags_are_taken_for_one_release_with_a_note(
+    flags: str, now: str, called: list[TrainOptions], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["train", "photos", "--model", "M", "--out", "run", *flags.split()]) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last == f"{f'did you mean {meant}? ' if meant else ''}`onbrand train --help` lists what is accepted"
+    assert cli.main([*TRAINED.split(), *flags.split()]) == 0
+    notes = capsys.readouterr().err
+    assert cli.main([*TRAINED.split(), *now.split()]) == 0
+    assert called[0] == called[1] and capsys.readouterr().err == ""
+    assert notes.count("is now --") == notes.count("note:") == len(re.findall("--(?!method)", flags))
 
 
-def test_flags_known_from_elsewhere_are_some_verbs_own() -> None:
-    flags = {name for verb in cli.VERBS for name in cli.verb_parser(verb)._option_string_actions}
-    assert {f"--{name}" for name in cli.KNOWN_AS.values()} <= flags
+def test_other_programs_flags_are_taken(called: list[TrainOptions], capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = "train --pretrained_model_name_or_path M --train_data_dir p --output-dir run --network_dim=4 --method lora"
+    assert cli.main(theirs.split()) == 0 and capsys.readouterr().err == ""
+    assert called == [TrainOptions("p", "M", "run", rank=4, method="lora")]
+
+
+def test_every_former_name_and_every_name_from_elsewhere_is_some_verbs_own() -> None:
+    fields = {one.__name__: {field.name for field in dataclasses.fields(one.options)} for one in cli.VERBS}
+    assert set(FORMER) == set(fields)
+    for name, former in FORMER.items():
+        assert set(former.values()) <= fields[name] and not set(former) & fields[name]
+    assert set(ELSEWHERE.values()) <= set().union(*fields.values())
 
 
 def test_debug_shows_where_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,47 +250,60 @@ def test_debug_shows_where_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None
         cli.main(["report", "no/such/folder"])
 
 
-def test_exit_1_below_require(monkeypatch: pytest.MonkeyPatch) -> None:
-    def check(pictures: str, *, passed: bool = False) -> Any:
-        """Check."""
-        return type("Result", (), {"passed": passed})()
+@dataclass
+class Options:
+    """Of verbs that are made up here.
 
-    monkeypatch.setattr(cli, "VERBS", (check,))
-    assert cli.main(["check", "pictures/"]) == 1 and cli.main(["check", "pictures/", "--passed"]) == 0
+    Attributes:
+        what: any word
+    """
+
+    what: str = ""
 
 
-@pytest.mark.parametrize(("failed", "code"), [({}, 0), ({"pictures: plain/mean": "why"}, 1)])
+@pytest.mark.parametrize(("failed", "code"), [({}, 0), ({"images: plain/mean": "why"}, 1)])
 def test_exit_1_where_a_part_failed(failed: dict[str, str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def compare(photos: str) -> Any:
+    def compare(options: Options) -> Any:
         """Compare."""
         return {"failed": failed}
 
-    monkeypatch.setattr(cli, "VERBS", (compare,))
-    assert cli.main(["compare", "photos/"]) == code
+    monkeypatch.setattr(cli, "VERBS", (Verb(Options, compare),))
+    assert cli.main(["compare"]) == code
+
+
+def test_exit_1_below_require(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(options: Options) -> Any:
+        """Check."""
+        return type("Result", (), {"passed": options.what == "good"})()
+
+    monkeypatch.setattr(cli, "VERBS", (Verb(Options, check),))
+    assert cli.main(["check"]) == 1 and cli.main(["check", "--what", "good"]) == 0
 
 
 def test_an_unforeseen_error_keeps_its_traceback_and_a_stop_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def verb(kind: str) -> None:
+    def made_up(options: Options) -> None:
         """Fail."""
-        raise KeyboardInterrupt if kind == "stop" else KeyError(kind)
+        raise KeyboardInterrupt if options.what == "stop" else KeyError(options.what)
 
-    monkeypatch.setattr(cli, "VERBS", (verb,))
-    assert cli.main(["verb", "stop"]) == 130 and "goes on where this stopped" in capsys.readouterr().err
+    monkeypatch.setattr(cli, "VERBS", (Verb(Options, made_up),))
+    monkeypatch.setitem(FORMER, "made_up", {})
+    assert cli.main(["made_up", "--what", "stop"]) == 130 and "goes on where this stopped" in capsys.readouterr().err
     with pytest.raises(KeyError):
-        cli.main(["verb", "bug"])
+        cli.main(["made_up", "--what", "bug"])
 
 
 def test_a_warning_is_a_line_for_the_user(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def verb(text: str) -> None:
+    def made_up(options: Options) -> None:
         """Warn."""
-        warnings.warn(f"look at {text}", stacklevel=2)
+        warnings.warn(f"look at {options.what}", stacklevel=2)
         warnings.warn("for programmers", DeprecationWarning, stacklevel=2)
 
-    monkeypatch.setattr(cli, "VERBS", (verb,))
+    monkeypatch.setattr(cli, "VERBS", (Verb(Options, made_up),))
+    monkeypatch.setitem(FORMER, "made_up", {})
     before = warnings.showwarning
-    assert cli.main(["verb", "this"]) == 0
+    assert cli.main(["made_up", "--what", "this"]) == 0
     assert capsys.readouterr().err == "onbrand: warning: look at this\n" and warnings.showwarning is before
 
 
@@ -204,75 +313,88 @@ def test_python_dash_m(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-CALLS: dict[Any, dict[str, Any]] = {
-    api.fit: {"photos": "my photos/", "model": "M", "out": "brand", "k": 4, "text": "cca", "split": "train",
-              "resolution": (64, 32), "flip": True, "batch": 4, "device": "cpu", "dtype": "bfloat16"},
-    api.diagnose: {"brand": "brand", "model": "M", "scheduler": "DDIMScheduler", "steps": 30, "spacing": "trailing",
-                   "zero_snr": True},
-    api.train: {"photos": "p", "model": "M", "out": "run", "prior": "brand", "split": "train", "held": "test",
-                "resolution": 64, "flip": True, "device": "cpu", "config": TrainConfig(
-                    "mean", "window", k=2, steps=7, batch=2, seed=3, optim=OptimConfig(lr=3e-4, betas=(0.5, 0.9)),
-                    loss=LossConfig(dropout=0.2, timesteps=(5, 900)), engine=EngineConfig("bf16", tf32=True),
-                    log=LogConfig(validate_every=3), method="lora", lora=LoraConfig(rank=2, targets=("to_q",)))},
-    api.generate: {"prompts": "p.jsonl", "model": "M", "out": "o", "prior": "b", "prompt": "a 'red' dress, \"new\"",
-                   "count": 3, "seed": 5, "lora": "l", "lora_scale": 0.5, "controlnet": ["c1", "c2"], "device": "cpu",
-                   "dtype": "float16", "offload": True, "config": GenerateConfig(
-                       "pca", k=2, zero_mean=False, look_ahead=0, steps=8, scheduler="DDIMScheduler", karras=True,
-                       guidance=1.5, eta=0.5, batch=2, controlnet_scale=(1.0, 0.5), overlay=True, trace=1)},
-    api.check: {"pictures": "o", "against": "p", "require": 0.5, "json": True, "prior": "b", "model": "M",
-                "reader": "garments", "clip": "garments-clip", "split": "train", "pose": "net", "device": "cpu"},
-    onbrand.compare: {"photos": "p", "model": "M", "out": "o", "methods": ["stock/noise", "stock/mean"], "prompts": "r",
-                  "sets": {"few": "f.jsonl"}, "held": "h", "prior": "b", "split": "train", "reader": "garments",
-                  "clip": "garments-clip", "questions": {"Which?": ["stock/mean", "stock/noise"]}, "device": "cpu",
-                  "config": CompareConfig(fine_tuning=3, ema=0.9, precision="bf16", sampling=2)},
+CALLS: dict[str, Any] = {
+    "fit": api.fit.options(
+        "my photos/", "M", "brand", k=4, text="cca", split="train", resolution=(64, 32), random_flip=True,
+        batch_size=4, device="cpu", dtype="bfloat16",
+    ),
+    "diagnose": api.diagnose.options(
+        "brand", model="M", scheduler="DDIMScheduler", num_inference_steps=30, timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+    ),
+    "train": TrainOptions(
+        "p", "M", "run", "brand", "train", "test", 64, True, "cpu", start="mean", gain="window", start_timestep=960,
+        k=2, draw="sampled", method="lora", seed=3, max_train_steps=7, train_batch_size=2,
+        gradient_accumulation_steps=3, learning_rate=3e-4, optimizer="adamw8bit", lr_scheduler="linear",
+        lr_warmup_steps=2, adam_weight_decay=0.0, adam_beta1=0.5, adam_beta2=0.9, adam_epsilon=1e-7, max_grad_norm=None,
+        ema_decay=0.9, rank=2, lora_alpha=4, target_modules=("to_q",), train_text_encoder=True,
+        caption_dropout_rate=0.2, snr_gamma=5.0, input_perturbation=0.1, timestep_range=(5, 900),
+        mixed_precision="bf16", gradient_checkpointing=True, prefetch=False, compile=True, offload=True,
+        allow_tf32=True, checkpointing_steps=3, checkpoints_total_limit=1, validation_steps=3, num_validation_images=2,
+        validation_loss_steps=4, early_stopping_patience=2, report_to="tensorboard",
+    ),
+    "generate": GenerateOptions(
+        "p.jsonl", model="M", output_dir="o", prior="b", prompt="a 'red' dress, \"new\"", num_images_per_prompt=3,
+        seed=5, lora="l", lora_scale=-0.5, controlnet=("c1", "c2"), device="cpu", dtype="float16", offload=True,
+        start="pca", k=2, residual=True, zero_mean=False, look_ahead=0, look_ahead_projection=False, literal=True,
+        num_inference_steps=8, scheduler="DDIMScheduler", timestep_spacing="trailing", use_karras_sigmas=True,
+        guidance_scale=1.5, eta=0.5, batch_size=2, controlnet_conditioning_scale=(1.0, 0.5), overlay=True, trace=1,
+    ),
+    "check": CheckOptions(
+        "o", "p", require=0.5, json=True, prior="b", model="M", attributes="garments", clip="garments-clip",
+        split="train", pose="net", device="cpu",
+    ),
+    "compare": CompareOptions(
+        "p", "M", "o", methods=("stock/noise", "stock/mean"), prompts="r", prompt_sets={"few": "f.jsonl"},
+        reference_images="h", prior="b", split="train", attributes="garments", clip="garments-clip",
+        questions={"Which?": ["stock/mean", "stock/noise"]}, device="cpu", max_train_steps=3, train_batch_size=2,
+        learning_rate=1e-4, ema_decay=0.9, caption_dropout_rate=0.0, mixed_precision="bf16", num_inference_steps=2,
+        guidance_scale=1.0, batch_size=3,
+    ),
+    "merge": api.merge.options("l", "o", model="M", lora_scale=-1.0, device="cpu"),
+    "report": api.report.options("run", output_file="page.html"),
+    "data": api.data.options("garments", "o", split="test", num_images=3),
 }  # fmt: skip
-"""Every option of every verb that records its command, none at its default."""
+"""Every verb with options that are not their defaults."""
+ALONE = {"prediction_type", "train_unet", "noise_offset", "handoff"}
+"""Options that no call can have beside the others'; each is tried by itself."""
 
 
-@pytest.mark.parametrize("verb", CALLS, ids=lambda verb: verb.__name__)
+@pytest.mark.parametrize("one", cli.VERBS, ids=lambda one: one.__name__)
 @pytest.mark.parametrize("few", [False, True])
-def test_the_command_written_beside_a_result_is_the_call_that_made_it(verb: Any, few: bool) -> None:
+def test_the_command_written_beside_a_result_is_the_call_that_made_it(one: Verb[Any, Any, Any], few: bool) -> None:
     """Parsed back it equals the call: with everything set, and with no more than a verb must be given."""
-    usual = {name: p.default for name, p in inspect.signature(verb).parameters.items() if p.default is not p.empty}
-    every = CALLS[verb]
-    assert set(every) == set(inspect.signature(verb).parameters), "an option without a value here"
-    assert not [name for name, value in every.items() if name in usual and value == usual[name]]
-    given = every | usual if few else every
-    line = command(verb, given)
-    import shlex
-
-    words = shlex.split(line)
-    assert words[:2] == ["onbrand", verb.__name__]
-    parsed = cli.parse(verb, words[2:])
-    assert {name: _plainly(parsed.get(name, usual.get(name))) for name in given} == {
-        name: _plainly(value) for name, value in given.items()
-    }
+    options = CALLS[one.__name__]
+    fields = dataclasses.fields(options)
+    left_out = {field.name for field in fields if getattr(options, field.name) == default(field)}
+    assert left_out <= ALONE, "an option without a value here"
+    if few:
+        needed = {f.name: getattr(options, f.name) for f in fields if default(f) is dataclasses.MISSING}
+        options = one.options(**needed)
+    words = shlex.split(command(one.__name__, options))
+    assert words[:2] == ["onbrand", one.__name__]
+    assert cli.parse(one, words[2:]) == options
 
 
-def _plainly(value: Any) -> Any:
-    """A tuple as the list that the command line makes of it, a path as its text."""
-    if isinstance(value, tuple | list):
-        return [_plainly(part) for part in value]
-    return str(value) if isinstance(value, Path) else value
+@pytest.mark.parametrize(
+    "options",
+    [
+        TrainOptions("p", "M", "o", prediction_type="v_prediction"),
+        TrainOptions("p", "M", "o", method="controlnet", train_unet=True),
+        TrainOptions("p", "M", "o", start="noise", noise_offset=0.1),
+        GenerateOptions(model="M", output_dir="o", handoff=True),
+    ],
+)
+def test_so_are_those_with_what_stands_alone(options: Any) -> None:
+    one = api.train if isinstance(options, TrainOptions) else api.generate
+    assert cli.parse(one, shlex.split(command(one.__name__, options))[2:]) == options
 
 
-def test_what_a_verb_records_is_all_that_it_was_given() -> None:
-    """Each takes its arguments down in its first line, before any of them can change."""
-    for verb in CALLS:
-        body = inspect.getsource(verb).split('"""')[2].strip()
-        assert body.startswith("given = dict(locals())"), verb.__name__
-        assert f"command({verb.__name__}, given)" in body
-
-
-@pytest.mark.parametrize("verb", cli.VERBS, ids=lambda verb: verb.__name__)
-def test_help_cuts_no_sentence_and_asks_for_no_more_than_a_verb_needs(verb: Any) -> None:
-    parser = cli.verb_parser(verb)
-    for settings in cli._settings(verb).values():
-        title = (inspect.getdoc(settings) or "").splitlines()[0]
-        assert title.endswith("."), f"the heading of {settings.__name__} is cut: {title}"
-    shown = " ".join(parser.format_help().split())
-    first, needed = next(iter(inspect.signature(verb).parameters.items()))
-    wanted = first.upper() if needed.default is inspect.Parameter.empty else f"[{first.upper()}]"
-    assert shown.startswith(f"usage: onbrand {verb.__name__} {wanted} ")
-    if verb is api.generate:
-        assert "with the seeds seed, seed + 1, ... (default: 1)" in shown
+def test_from_python_a_verb_takes_its_fields_or_its_options(called: list[TrainOptions]) -> None:
+    (train,) = cli.VERBS
+    train("p", "M", "o", k=2)
+    train.run(TrainOptions("p", "M", "o", k=2))
+    assert called[0] == called[1] and repr(train) == "<onbrand train>"
+    with pytest.raises(TypeError, match="bogus"):
+        train("p", "M", "o", bogus=1)
+    assert onbrand.fit.__doc__ and "images" in str(onbrand.fit.__signature__)

@@ -21,7 +21,7 @@ LENGTH = 32
 
 
 def tiny_pipeline(seed: int = 0, prediction_type: str = "epsilon", size: int = 16) -> StableDiffusionPipeline:
-    """Untrained weights drawn from `seed`; pictures `(B, 3, size, size)`, latents `(B, 4, size / 2, size / 2)`,
+    """Untrained weights drawn from `seed`; images `(B, 3, size, size)`, latents `(B, 4, size / 2, size / 2)`,
     captions spelled letter by letter, SD's schedule (scaled_linear .00085-.012, leading, steps_offset 1)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -125,14 +125,14 @@ def tiny_prior(
             alpha=1.0,
             r2=torch.full((k,), 0.9),
         )
-    picture = side * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    image = side * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     provenance = Provenance(
         vae=fingerprint(pipe.vae),
         scaling_factor=float(pipe.vae.config.scaling_factor),
         shift_factor=float(pipe.vae.config.shift_factor or 0.0),
-        resolution=(picture, picture),
+        resolution=(image, image),
         model="tiny",
         flip=False,
-        ground=(255, 255, 255),
+        background=(255, 255, 255),
     )
     return Prior(gaussians, provenance, conditionals if text else {})

@@ -20,12 +20,12 @@ def sheet(pictures: np.ndarray, columns: int) -> np.ndarray:
 
 def given(split: str) -> np.ndarray:
     """Conditions as the network is given them and their figures in turn, `(2n, 128, 128, 3)`."""
-    from onbrand.data.conditioning import CONDITION_GROUND
+    from onbrand.data.conditioning import CONDITION_BACKGROUND
     from onbrand.datasets.garments import garments
     from onbrand.datasets.try_on import regions
 
     figures = garments(split)[0][1::2]
-    cut = np.where(regions(split)[..., None], figures, np.array(CONDITION_GROUND, np.uint8))
+    cut = np.where(regions(split)[..., None], figures, np.array(CONDITION_BACKGROUND, np.uint8))
     return np.stack([cut, figures], 1).reshape(-1, *figures.shape[1:])
 
 

@@ -22,7 +22,7 @@ from onbrand.evaluation.loading import decode_x0, encode_x0
 from onbrand.evaluation.statistics import mean
 from onbrand.evaluation.text import all_right, open_judge, read
 from onbrand.models.pipeline import load
-from onbrand.options.generate import GenerateConfig
+from onbrand.options.generate import SamplingSettings
 
 CLASS = "any picture"
 
@@ -82,9 +82,9 @@ def own_world(model: Path, out: Path, guidance: float, count: int) -> dict[str, 
     shown = {"real": opened([out / "held" / row["file_name"] for row in rows])}
     shown["autoencoder"] = through(model, shown["real"])
     for start in ("image", "text", "noise"):
-        config = GenerateConfig(start=start, guidance=guidance, eta=1.0, batch=50)
+        config = SamplingSettings(start=start, guidance_scale=guidance, eta=1.0, batch_size=50)
         made = out / f"{start}-{guidance:g}-eta1"
-        shown[start] = opened(api.generate(requests, model=model, prior=out / "own", out=made, config=config))
+        shown[start] = opened(api.generate(requests, model=model, prior=out / "own", output_dir=made, **vars(config)))
     score = {}
     for name, pictures in shown.items():
         right = read(reader, pixels(pictures), [row["text"] for row in rows], [row["attributes"] for row in rows])

@@ -9,4 +9,4 @@ import lazy_loader
 __version__ = "0.1.0"
 
 __getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
-__all__ = ["__version__", *_names]
+__all__ = ["__version__", *_names]  # noqa: PLE0604  (of the stub)

@@ -1,47 +1,38 @@
-"""The verbs on the command line: flags and help are read off `onbrand.api` and its config dataclasses."""
+"""The verbs on the command line: flags and help are read off their options by tyro, which loads nothing heavy."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import inspect
+import io
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, get_type_hints
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+import yaml
 
 from onbrand import __version__, api
 from onbrand.comparison.compare import compare
+from onbrand.comparison.presets import listing
+from onbrand.errors import OnbrandError
+from onbrand.options._verb import Verb, positional, settings, words
+from onbrand.options.former import present, renamed
 
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
-
-VERBS: tuple[Callable[..., Any], ...] = (
-    api.fit,
-    api.diagnose,
-    api.train,
-    api.generate,
-    api.check,
-    compare,
-    api.merge,
-    api.report,
-    api.data,
-)
+VERBS: tuple[Verb[Any, Any, Any], ...] = (
+    api.fit, api.diagnose, api.train, api.generate, api.check, compare, api.merge, api.report, api.data,
+)  # fmt: skip
 """In the order of the work, and last what to try it on."""
-EXPECTED = (ValueError, OSError, FloatingPointError)
-"""Errors that are the user's to mend: one line, no traceback."""
-KNOWN_AS = {
-    "pretrained_model_name_or_path": "model", "output_dir": "out", "learning_rate": "optim.lr",
-    "max_train_steps": "steps", "num_inference_steps": "steps", "train_batch_size": "batch", "batch_size": "batch",
-    "lr_scheduler": "optim.schedule", "optimizer_type": "optim.name", "mixed_precision": "engine.precision",
-    "gradient_accumulation_steps": "engine.accumulation", "snr_gamma": "loss.min_snr",
-    "min_snr_gamma": "loss.min_snr", "network_dim": "lora.rank", "network_alpha": "lora.alpha",
-    "guidance_scale": "guidance", "cfg_scale": "guidance", "output": "out", "num_images": "count",
-    "num_images_per_prompt": "count",
-}  # fmt: skip
-"""Flags of diffusers' scripts and kohya's -> ours."""
+EXPECTED = (OnbrandError, OSError)
+"""Errors that are the user's to mend: one line, no traceback. Any other is a bug, which keeps its traceback."""
+CONFIG, PRINT, LIST = "config", "print_config", "list"
+"""Flags beside the options: two of every verb, and that of `compare` which shows its presets."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = {verb.__name__: verb for verb in VERBS}
     try:
         verb = verbs[top_parser().parse_args(given[:1]).verb]
-        values = parse(verb, given[1:])
+        options = parse(verb, given[1:])
     except SystemExit as stop:  # --help, --version, --print_config: 0; a flag that does not exist: 2
         return int(stop.code or 0)
     except EXPECTED as error:
@@ -66,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default")
-            for kind in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):  # for programmers
-                warnings.simplefilter("ignore", kind)
+            for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):  # for programmers
+                warnings.simplefilter("ignore", category)
             warnings.showwarning = _show
-            result = verb(**values)
+            result = verb.run(options)
     except KeyboardInterrupt:
         print("onbrand: interrupted; the same command again goes on where this stopped", file=sys.stderr)
         return 130
@@ -83,7 +74,7 @@ def top_parser() -> argparse.ArgumentParser:
     """The parser of `onbrand [--help | --version | VERB]`; it needs nothing but the standard library."""
     parser = argparse.ArgumentParser(
         prog="onbrand",
-        description="From product photos and a Stable Diffusion checkpoint to pictures in the brand's look.",
+        description="From product photos and a Stable Diffusion checkpoint to images in the brand's look.",
         epilog="`onbrand VERB --help` lists a verb's settings. ONBRAND_DEBUG=1 shows where an error came from.",
     )
     parser.add_argument("--version", action="version", version=f"onbrand {__version__}")
@@ -93,122 +84,114 @@ def top_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse(verb: Callable[..., Any], arguments: Sequence[str]) -> dict[str, Any]:
-    """The verb's keyword arguments, from the command line and a `--config` file; SystemExit(2) where they are wrong."""
-    parser = verb_parser(verb)
-    values = parser.instantiate(parser.parse_args(list(arguments))).as_dict()
-    values.pop("config", None)
-    signature = inspect.signature(verb).parameters
-    first = next(iter(signature.values()))
-    if first.default is first.empty and values.get(first.name) is None:
-        parser.error(f"{first.name.upper()} is missing")
-    for name, settings in _settings(verb).items():
-        values[name] = settings(**{field.name: values.pop(field.name) for field in dataclasses.fields(settings)})
-    return {name: value for name, value in values.items() if name in signature}
+def parse(verb: Verb[Any, Any, Any], arguments: Sequence[str]) -> Any:
+    """The verb's options, from the command line and a --config file; SystemExit(2) and one line if they are wrong."""
+    line, notes = present(verb.__name__, verb.options, arguments)
+    for note in notes:
+        print(f"onbrand: note: {note}", file=sys.stderr)
+    helping = "--help" in line or "-h" in line
+    if verb.__name__ == "compare" and f"--{LIST}" in line and not helping:
+        print(listing(), end="")
+        raise SystemExit(0)
+    shows = f"--{PRINT}" in line
+    line = [word for word in line if word != f"--{PRINT}"]
+    if not helping:
+        line = with_config(verb, line)
+    said, shown = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(shown):
+            options = tyro.cli(
+                verb.options,
+                prog=f"onbrand {verb.__name__}",
+                description=_description(verb),
+                args=line,
+                use_underscores=True,
+            )
+    except SystemExit as stop:
+        if stop.code:
+            print(f"onbrand {verb.__name__}: error: {_one_line(verb.__name__, said.getvalue())}", file=sys.stderr)
+        # what an option is by default its description says; None is Python's word for it
+        print(re.sub(r"\(default:([ │\n]+)None\)", lambda gap: " " * 9 + gap[1] + " " * 5, shown.getvalue()), end="")
+        raise
+    if shows:
+        print(yaml.safe_dump(_plain(settings(options)), sort_keys=False), end="")
+        raise SystemExit(0)
+    return options
 
 
-def verb_parser(verb: Callable[..., Any]) -> ArgumentParser:
-    """The parser of one verb: its first parameter stands alone, the others are flags, settings are flat flags."""
-    from docstring_parser import parse as parse_docstring
-    from jsonargparse import ArgumentParser
-
-    class Parser(ArgumentParser):
-        def error(self, message: str, ex: Exception | None = None) -> Any:
-            print(f"{self.prog}: error: {_plain(message)}", file=sys.stderr)
-            near = _meant(message, [flag[2:] for flag in self._option_string_actions if flag.startswith("--")])
-            asked = f"did you mean {', '.join(near)}? " if near else ""
-            print(f"{asked}`{self.prog} --help` lists what is accepted", file=sys.stderr)
-            self.exit(2)
-
-    signature = inspect.signature(verb).parameters
-    first, *_ = signature
-    switches = [name for name, parameter in signature.items() if parameter.default is False]
-    settings = _settings(verb)
-    words = parse_docstring(inspect.getdoc(verb) or "")
-    help_of = {word.arg_name: word.description for word in words.params}
-    required = "".join(
-        f" --{name} {name.upper()}" for name, p in list(signature.items())[1:] if p.default is inspect.Parameter.empty
-    )
-    alone = first.upper() if signature[first].default is inspect.Parameter.empty else f"[{first.upper()}]"
-    parser = Parser(
-        prog=f"onbrand {verb.__name__}",
-        usage=f"onbrand {verb.__name__} {alone}{required} [flags]",
-        description="\n\n".join(filter(None, (words.short_description, words.long_description))),
-        formatter_class=_Formatter,
-    )
-    parser.add_argument("--config", action="config", metavar="FILE.yaml", help="settings of a file; flags after it win")
-    parser.add_argument(first, nargs="?", default=argparse.SUPPRESS, help=help_of.get(first))
-    parser.add_function_arguments(verb, skip={first, *switches, *settings}, as_group=False)
-    for name in switches:
-        parser.add_argument(f"--{name}", action="store_true", help=help_of.get(name))
-    for kind in settings.values():
-        parser.add_class_arguments(kind, None)
-    for action in parser._actions:
-        if action.help == "Path to a configuration file.":  # --loss FILE beside --loss.dropout: one --config is enough
-            action.help = argparse.SUPPRESS
-    return parser
+def with_config(verb: Verb[Any, Any, Any], line: Sequence[str]) -> list[str]:
+    """The command line with the settings of its --config file as words before its own, which win."""
+    if f"--{CONFIG}" not in line:
+        return list(line)
+    place = list(line).index(f"--{CONFIG}")
+    if place + 1 == len(line):
+        raise OnbrandError("option", "--config names a YAML file of settings; got none: give --config FILE.yaml")
+    rest = [*line[:place], *line[place + 2 :]]
+    values = read_config(verb, line[place + 1])
+    alone = [rest.pop(0)] if rest and not rest[0].startswith("-") else []
+    if alone:
+        values.pop(positional(verb.options), None)
+    return [*alone, *words(verb.options, values), *rest]
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Help that says the default, and neither Python's types nor None."""
+def read_config(verb: Verb[Any, Any, Any], file: str) -> dict[str, Any]:
+    """The settings in a YAML file, such as a run's config.yaml, by their present names."""
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise OnbrandError("option", f"--config must be a YAML file that can be read; got {file} ({error})") from error
+    if not isinstance(content, Mapping):
+        raise OnbrandError("option", f"--config must hold one setting a line, NAME: VALUE; got {file}")
+    known = {field.name for field in dataclasses.fields(verb.options)}
+    values = {name: value for name, value in content.items() if name != "schema"}
+    if not set(values) <= known:
+        values = renamed(verb.__name__, values)
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise OnbrandError(
+            "option", f"{file} has {', '.join(unknown)}, which `onbrand {verb.__name__}` does not know: take it out"
+        )
+    return values
 
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        text = text if text.endswith("...") else text.rstrip(".")
-        if action.required:
-            return f"{text} (required)"
-        unsaid = action.default is None or action.default is False or action.default == argparse.SUPPRESS
-        return text if unsaid else f"{text} (default: %(default)s)"
 
-    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
-        return action.dest.rsplit(".")[-1].upper()
+def _description(verb: Verb[Any, Any, Any]) -> str:
+    """What help says before the flags: the docstring up to its sections, and the flags of every verb."""
+    text = re.split(r"\n(?:Returns|Raises):\n", inspect.cleandoc(verb.__doc__ or ""))[0].strip()
+    return f"{text}\n\n--config FILE.yaml reads settings from a file; flags win over it. --print_config shows them all."
 
 
-def _settings(verb: Callable[..., Any]) -> dict[str, Any]:
-    """The verb's parameters that are config dataclasses."""
-    hints = get_type_hints(verb)
-    return {name: hint for name, hint in hints.items() if name != "return" and dataclasses.is_dataclass(hint)}
-
-
-def _caption(verb: Callable[..., Any]) -> str:
+def _caption(verb: Verb[Any, Any, Any]) -> str:
     """First line of the verb's docstring, as an item of a list."""
-    line = (inspect.getdoc(verb) or "").splitlines()[0].rstrip(".")
+    line = inspect.cleandoc(verb.__doc__ or "").splitlines()[0].rstrip(".")
     return line[:1].lower() + line[1:]
 
 
-def _meant(message: str, flags: Sequence[str]) -> list[str]:
-    """The verb's flags that were probably meant by those that the parser's message calls unrecognized."""
-    from difflib import get_close_matches
-
-    short = {flag.rpartition(".")[2]: flag for flag in flags} | {flag: flag for flag in flags}
-    meant = []
-    for given in re.findall(r"--([\w.-]+)", message.partition("unrecognized arguments: ")[2]):
-        given = given.replace("-", "_")
-        near = get_close_matches(KNOWN_AS.get(given, given), short, 1, 0.75)
-        meant += [f"--{short[name]}" for name in near]
-    return meant
+def _plain(value: Any) -> Any:
+    """A value as YAML holds it."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
-def _plain(message: str) -> str:
-    """jsonargparse's message in the words of the command line, on one line."""
-    message = re.sub(r"Parser key \"([\w.]+)\":", r"--\1:", message)
-    # of a setting that may also be null: what it may be besides
-    message = re.sub(
-        r"(?s)Does not validate .*?Errors:\s*-\s*(.*?)\s*-\s*Expected a <class 'NoneType'>.*", r"\1", message
-    )
-    message = re.sub(r"a typing\.Literal\[([^\]]*)\]", r"one of \1", message)
-    message = re.sub(r"<class '(\w+)'>", r"\1", message)
-    said, required, names = message.partition("arguments are required: ")
-    if required:
-        message = f"{said}flags are required: " + ", ".join(f"--{name}" for name in names.split(", "))
-    return " ".join(message.split())
+def _one_line(verb: str, box: str) -> str:
+    """Tyro's message, which stands in a box under a title, on one line."""
+    _, *lines = [line.strip("│ ") for line in box.splitlines() if line.strip("│╭╮╰╯─- ")]
+    text = " ".join(lines).partition("For full helptext")[0]
+    if text.startswith("Missing from"):
+        names = [match[1] for line in lines[1:] if (match := re.match(r"(PATH|\{[\w,-]+\}|--\w+).*", line))]
+        text = f"{', '.join(names)} must be given"
+    text = re.sub(r"^Error parsing \w+: ", "", " ".join(text.split()))
+    return f"{text}; `onbrand {verb} --help` lists what is accepted"
 
 
 def _fail(error: Exception) -> int:
     """Exit code 2 with one line, or the traceback where it is asked for."""
     if _debugging():
         raise error
-    print(f"onbrand: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+    code = f" [{error.code}]" if isinstance(error, OnbrandError) else ""
+    print(f"onbrand: error: {' '.join(str(error).split()) or type(error).__name__}{code}", file=sys.stderr)
     return 2
 
 

@@ -42,7 +42,7 @@ def work(world: Path, out: Path) -> None:
     torch.set_num_threads(1)
     out.mkdir(exist_ok=True)
     (out / "begun").touch()
-    api_fit(world / "photos", world / "model", out, k=4, batch=2)
+    api_fit(world / "photos", world / "model", out, k=4, batch_size=2)
 
 
 def fit(world: Path, out: Path, after: float | None = None) -> tuple[float, bool]:

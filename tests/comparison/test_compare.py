@@ -17,13 +17,16 @@ from PIL import Image, ImageDraw
 import onbrand
 from onbrand.comparison.baselines import paste
 from onbrand.comparison.jobs import Job, work
-from onbrand.comparison.methods import CompareConfig
 from onbrand.comparison.tables import passed
 from onbrand.core import Prior
+from onbrand.errors import OnbrandError
 from onbrand.evaluation.statistics import difference
+from onbrand.options.compare import CompareSettings
 from tiny import tiny_pipeline
 
-CONFIG = CompareConfig(fine_tuning=4, batch=4, lr=1e-3, sampling=2, guidance=1, at_a_time=8)
+CONFIG = CompareSettings(
+    max_train_steps=4, train_batch_size=4, learning_rate=1e-3, num_inference_steps=2, guidance_scale=1, batch_size=8
+)
 METHODS = [
     "stock/noise", "plain:2/mean", "plain/mean", "plain/noise", "plain/noise+pasted", "mean-window/mean+8",
     "mean-constant/mean", "small-alpha/noise", "zero-snr/noise", "plain/leak-dct", "plain/image@held",
@@ -40,11 +43,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = []
         for i in range(count):
             kind = ("block", "tall block")[i % 2]
-            picture = Image.new("RGB", (20, 20), (255, 255, 255))
+            image = Image.new("RGB", (20, 20), (255, 255, 255))
             left, top = rng.integers(3, 6, 2).tolist()
             box = (left, top, left + 9, top + (9 if kind == "block" else 12))
-            ImageDraw.Draw(picture).rectangle(box, (200, 30, 40))
-            picture.save(folder / name / f"{i:03d}.png")
+            ImageDraw.Draw(image).rectangle(box, (200, 30, 40))
+            image.save(folder / name / f"{i:03d}.png")
             rows.append({"file_name": f"{i:03d}.png", "text": f"{kind}, red", "class": kind})
         (folder / name / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     tiny_pipeline().save_pretrained(folder / "model")
@@ -53,30 +56,30 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def given(world: Path, **more: object) -> dict[str, object]:
     return {
-        "photos": world / "photos", "model": world / "model", "out": world / "out", "methods": METHODS,
-        "held": world / "held", "sets": {"held": str(world / "held" / "metadata.jsonl")},
-        "questions": {"Is the mean better?": ["plain/mean", "plain/noise", "stock/noise"]}, "config": CONFIG,
+        "images": world / "photos", "model": world / "model", "output_dir": world / "out", "methods": METHODS,
+        "reference_images": world / "held", "prompt_sets": {"held": str(world / "held" / "metadata.jsonl")},
+        "questions": {"Is the mean better?": ["plain/mean", "plain/noise", "stock/noise"]}, **vars(CONFIG),
     } | more  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def compared(world: Path) -> dict[str, object]:
-    with pytest.warns(UserWarning, match="its mean shows those pictures"):
+    with pytest.warns(UserWarning, match="its mean shows those images"):
         return onbrand.compare(**given(world))  # type: ignore[arg-type]
 
 
 def test_every_method_is_in_the_table(world: Path, compared: dict[str, object]) -> None:
     table = compared["methods"]
     assert set(table) == {"real", "autoencoder", *METHODS} - {"mean-window/mean+8"}
-    assert compared["failed"].keys() == {"pictures: mean-window/mean+8"}, "876 lies outside its window"
-    assert "OB003" in compared["failed"]["pictures: mean-window/mean+8"]
-    entry = table["plain/mean"]["ground"]
+    assert compared["failed"].keys() == {"images: mean-window/mean+8"}, "876 lies outside its window"
+    assert "OB003" in compared["failed"]["images: mean-window/mean+8"]
+    entry = table["plain/mean"]["background"]
     assert entry["n"] == 24 and entry["low"] <= entry["value"] <= entry["high"]
     assert json.loads((world / "out" / "compare.json").read_text())["methods"] == table
 
 
-def test_real_pictures_are_checked_as_the_autoencoder_returns_them(world: Path, compared: dict[str, object]) -> None:
-    (real,), (back,) = ((world / "out" / "pictures").glob(f"{name}-*") for name in ("real", "autoencoder"))
+def test_real_images_are_checked_as_the_autoencoder_returns_them(world: Path, compared: dict[str, object]) -> None:
+    (real,), (back,) = ((world / "out" / "images").glob(f"{name}-*") for name in ("real", "autoencoder"))
     vae, names = tiny_pipeline().vae, [f"{i:03d}.png" for i in range(12)]
     shown = [VaeImageProcessor.pil_to_numpy(Image.open(folder / name).resize((16, 16), Image.Resampling.LANCZOS))
              for folder in (real, back) for name in names]  # fmt: skip
@@ -84,30 +87,30 @@ def test_real_pictures_are_checked_as_the_autoencoder_returns_them(world: Path, 
     with torch.no_grad():
         expected = vae.decode(vae.encode(given * 2 - 1).latent_dist.mode()).sample.clamp(-1, 1) / 2 + 0.5
     assert (found - expected).abs().max() < 0.01 < (found - given).abs().max()
-    assert compared["methods"]["autoencoder"]["ground"]["n"] == 12
+    assert compared["methods"]["autoencoder"]["background"]["n"] == 12
     first = [line.split(" | ")[0] for line in (world / "out" / "compare.md").read_text().splitlines()]
-    at = first.index("| real pictures, held out")
+    at = first.index("| real images, held out")
     assert first[at - 2].startswith("| training") and first[at + 1] == "| the same, through the autoencoder"
 
 
 def test_a_question_is_answered_in_pairs(world: Path, compared: dict[str, object]) -> None:
-    folders = {name: next((world / "out" / "pictures").glob(f"plain_{name}-*")) for name in ("mean", "noise")}
-    found = difference(*(passed(folders[name], "ground") for name in ("mean", "noise")))
+    folders = {name: next((world / "out" / "images").glob(f"plain_{name}-*")) for name in ("mean", "noise")}
+    found = difference(*(passed(folders[name], "background") for name in ("mean", "noise")))
     text = (world / "out" / "compare.md").read_text()
     row = next(line for line in text.splitlines() if line.startswith("| plain/noise |"))
     assert f"{found.value:+.3f}".replace("0.", ".") in row
     assert "figures/question-1.webp" in text and (world / "out" / "figures" / "question-1.webp").is_file()
     assert (world / "out" / "figures" / "fine-tuning-steps.png").is_file()
-    assert "![Mismatch and ground](figures/mismatch.png)" in text, "the methods' mismatches differ"
+    assert "![Mismatch and background](figures/mismatch.png)" in text, "the methods' mismatches differ"
     page = (world / "out" / "report.html").read_text()
-    assert "plain training, from class mean" in page and "Real pictures of the brand" in page
+    assert "plain training, from class mean" in page and "Real images of the brand" in page
 
 
-def test_what_passes_by_picture(tmp_path: Path) -> None:
-    told = [("b.png", ["ground"]), ("a.png", []), ("c.png", ["text"])]
+def test_what_passes_by_image(tmp_path: Path) -> None:
+    told = [("b.png", ["background"]), ("a.png", []), ("c.png", ["text"])]
     entries = [{"file": file, "failed": failed} for file, failed in told]
-    (tmp_path / "check.json").write_text(json.dumps({"pictures": entries}))
-    assert passed(tmp_path, "all").tolist() == [1, 0, 0] and passed(tmp_path, "ground").tolist() == [1, 0, 1]
+    (tmp_path / "check.json").write_text(json.dumps({"images": entries}))
+    assert passed(tmp_path, "all").tolist() == [1, 0, 0] and passed(tmp_path, "background").tolist() == [1, 0, 1]
 
 
 def test_a_prior_of_few_photos_has_as_many_of_each_class(world: Path, compared: dict[str, object]) -> None:
@@ -141,7 +144,7 @@ def test_a_start_of_zero_is_trained_and_sampled_with_a_prior_of_zeros(world: Pat
     assert json.loads(file.read_text())["prior"] == zero.fingerprint
 
 
-def test_the_rivals_schedules(world: Path, compared: dict[str, object]) -> None:
+def test_the_baselines_schedules(world: Path, compared: dict[str, object]) -> None:
     from onbrand.models.pipeline import load
 
     models = world / "out" / "models"
@@ -152,18 +155,18 @@ def test_the_rivals_schedules(world: Path, compared: dict[str, object]) -> None:
     assert small.alphas_cumprod[0].item() == pytest.approx(1 - 0.00085, rel=1e-5)
 
 
-def test_a_row_with_its_ground_replaced_is_the_same_row(world: Path, compared: dict[str, object]) -> None:
-    made = next((world / "out" / "pictures").glob("plain_noise+pasted-*-unpasted"))
-    plain = next((world / "out" / "pictures").glob("plain_noise-*"))
+def test_a_row_with_its_background_replaced_is_the_same_row(world: Path, compared: dict[str, object]) -> None:
+    made = next((world / "out" / "images").glob("plain_noise+pasted-*-unpasted"))
+    plain = next((world / "out" / "images").glob("plain_noise-*"))
     assert (made / "00003.png").read_bytes() == (plain / "00003.png").read_bytes()
-    assert compared["methods"]["plain/noise+pasted"]["ground"]["n"] == 24
+    assert compared["methods"]["plain/noise+pasted"]["background"]["n"] == 24
 
 
 def test_a_folder_is_pasted_on_white(tmp_path: Path) -> None:
-    picture = Image.new("RGB", (16, 16), (90, 120, 140))
-    ImageDraw.Draw(picture).rectangle((5, 5, 10, 10), (200, 30, 40))
+    image = Image.new("RGB", (16, 16), (90, 120, 140))
+    ImageDraw.Draw(image).rectangle((5, 5, 10, 10), (200, 30, 40))
     (tmp_path / "made").mkdir()
-    picture.save(tmp_path / "made" / "00000.png")
+    image.save(tmp_path / "made" / "00000.png")
     line = json.dumps({"index": 0, "file": "00000.png", "prompt": "block", "class": "block"})
     (tmp_path / "made" / "manifest.jsonl").write_text(line + "\n")
     paste(tmp_path / "made", tmp_path / "out", (16, 16))
@@ -177,31 +180,62 @@ def test_again_nothing_is_made_and_a_new_method_only_adds(
 ) -> None:
     methods = [name for name in METHODS if "+8" not in name]
     before = {file: file.stat().st_mtime_ns for file in (world / "out").rglob("*.png") if "figures" not in file.parts}
-    again = onbrand.compare(**given(world, methods=[*methods, "plain/mean+4"]))  # type: ignore[arg-type]
+    own = world / "own.yaml"
+    own.write_text("same: {train: {start: noise}, generate: {start: mean}}")
+    names = [*methods, "plain/mean+4", str(own)]
+    again = onbrand.compare(**given(world, methods=names))  # type: ignore[arg-type]
     shown = capsys.readouterr().out
-    assert "fine-tuning" not in shown and shown.count("pictures: ") == 1
+    assert "fine-tuning" not in shown and shown.count("images: ") == 1
     assert {file: file.stat().st_mtime_ns for file in before} == before
-    assert set(again["methods"]) == {"real", "autoencoder", *methods, "plain/mean+4"} and not again["failed"]
+    assert set(again["methods"]) == {"real", "autoencoder", *methods, "plain/mean+4", "same"} and not again["failed"]
+    assert again["methods"]["same"] == again["methods"]["plain/mean"], "another name for the same work"
+
+
+@pytest.mark.filterwarnings("ignore:.*its mean shows those images")
+def test_a_method_of_ones_own_is_trained_and_sampled(world: Path, compared: dict[str, object]) -> None:
+    own = world / "more.yaml"
+    own.write_text(
+        "mine:\n  words: a cosine\n  train: {max_train_steps: 2, lr_scheduler: cosine, lr_warmup_steps: 0}\n"
+        "  generate: {guidance_scale: 3}\n  prompts: held\nleft-to-the-verbs: {}\n"
+    )
+    more = {"methods": [str(own), "plain/mean"], "questions": {"Mine?": ["mine", "plain/mean"]}}
+    result = onbrand.compare(**given(world, **more))  # type: ignore[arg-type]
+    assert set(result["methods"]) == {"real", "autoencoder", "mine", "left-to-the-verbs", "plain/mean"}
+    assert result["mismatch"]["mine"] is None, "its start is left to the verbs"
+    (folder,) = (world / "out" / "images").glob("mine-*")
+    assert json.loads((folder / "manifest.jsonl").read_text().splitlines()[0])["guidance_scale"] == 3
+    assert (world / "out" / "compare.json").is_file() and result["rows"]["mine"]["training"] == "a cosine"
+
+
+def test_a_sampler_that_the_model_cannot_follow_is_refused_before_any_work(world: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("mine: {generate: {start: mean, scheduler: NoScheduler}}")
+    more = {"methods": str(own), "questions": {}, "output_dir": tmp_path / "out"}
+    with pytest.raises(OnbrandError, match="method 'mine': .*NoScheduler"):
+        onbrand.compare(**given(world, **more))  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
         ({"methods": ["plain/mean", "plain/mean"]}, "named once each.*plain/mean"),
+        ({"methods": "plain/mean,plain/noise,plain/mean"}, "got twice \\['plain/mean'\\], unknown \\['stock/noise'\\]"),
         ({"methods": []}, "named once each"),
         ({"questions": {"why": ["plain/pca9"]}}, "unknown \\['plain/pca9'\\]"),
+        ({"methods": "none.yaml", "questions": {}}, "none.yaml must be a YAML file that can be read"),
         ({"methods": ["plain/mean@other"], "questions": {}}, "@set is one of held: got other"),
-        ({"sets": {"held": "nowhere.jsonl"}}, "no file of requests at nowhere.jsonl"),
-        ({"held": "nowhere"}, "held is a folder of real pictures; got nowhere"),
+        ({"prompt_sets": {"held": "nowhere.jsonl"}}, "no file of requests at nowhere.jsonl"),
+        ({"reference_images": "nowhere"}, "reference_images is a folder of real images; got nowhere"),
         ({"prompts": __file__}, "line 1: a request is a line of JSON"),
-        ({"reader": "garments", "clip": "garments"}, "one reader and one CLIPModel at most"),
+        ({"attributes": "garments", "clip": "garments"}, "one attribute classifier and one CLIPModel at most"),
     ],
 )
 def test_wrong_input_is_refused_before_any_work(
     world: Path, tmp_path: Path, more: dict[str, object], said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        onbrand.compare(**given(world, out=tmp_path / "out", **more))  # type: ignore[arg-type]
+        onbrand.compare(**given(world, output_dir=tmp_path / "out", **more))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 
@@ -209,7 +243,7 @@ def test_a_request_of_no_class_is_found_before_a_training(
     world: Path, compared: dict[str, object], tmp_path: Path
 ) -> None:
     (tmp_path / "asked.jsonl").write_text(json.dumps({"prompt": "a block", "class": "elsewhere"}))
-    more = {"out": tmp_path / "out", "prompts": tmp_path / "asked.jsonl", "prior": world / "out" / "brand"}
+    more = {"output_dir": tmp_path / "out", "prompts": tmp_path / "asked.jsonl", "prior": world / "out" / "brand"}
     with pytest.raises(ValueError, match="elsewhere"):
         onbrand.compare(**given(world, **more))  # type: ignore[arg-type]
     assert not (tmp_path / "out" / "runs").exists()
@@ -242,7 +276,7 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
 
 def test_what_fails_is_listed_with_what_needed_it_and_the_rest_goes_on(tmp_path: Path) -> None:
     def broken() -> None:
-        raise FloatingPointError("the loss is nan")
+        raise OnbrandError("training", "the loss is nan")
 
     a, b, c, d = (tmp_path / name for name in "abcd")
     jobs = [Job("a", a, broken), Job("b", b, b.touch, needs=a), Job("c", c, c.touch), Job("d", d, lambda: None)]
@@ -251,11 +285,12 @@ def test_what_fails_is_listed_with_what_needed_it_and_the_rest_goes_on(tmp_path:
     assert c.exists() and not b.exists()
 
 
-@pytest.mark.filterwarnings("ignore:.*its mean shows those pictures")
+@pytest.mark.filterwarnings("ignore:.*its mean shows those images")
 def test_where_every_row_fails_it_ends_with_why(world: Path, tmp_path: Path, capsys: Any) -> None:
-    more = {"out": tmp_path / "out", "methods": ["mean-window:2/mean+8"], "held": None, "sets": None, "questions": None}
+    more = {"output_dir": tmp_path / "out", "methods": ["mean-window:2/mean+8"], "reference_images": None}
+    more |= {"prompt_sets": {}, "questions": {}}
     result = onbrand.compare(**given(world, **more))  # type: ignore[arg-type]
-    assert list(result["failed"]) == ["pictures: mean-window:2/mean+8"] and result["methods"] == {}
+    assert list(result["failed"]) == ["images: mean-window:2/mean+8"] and result["methods"] == {}
     shown = capsys.readouterr().out
-    assert "failed: pictures: mean-window:2/mean+8: OB003" in shown and "compare.json: no row was made" in shown
+    assert "failed: images: mean-window:2/mean+8: OB003" in shown and "compare.json: no row was made" in shown
     assert not (tmp_path / "out" / "report.html").exists()

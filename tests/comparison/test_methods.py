@@ -2,45 +2,50 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import yaml
 
 from onbrand.comparison.compare import by_number
 from onbrand.comparison.jobs import Trials
-from onbrand.comparison.methods import USUAL, CompareConfig, read_method
-from onbrand.options.train import LossConfig
+from onbrand.comparison.methods import read_file, read_method, read_methods
+from onbrand.errors import OnbrandError
+from onbrand.options.compare import DEFAULT_METHODS, CompareSettings
 
-CONFIG = CompareConfig(fine_tuning=600, sampling=20, guidance=2.0, lr=1e-4)
+CONFIG = CompareSettings(max_train_steps=600, num_inference_steps=20, guidance_scale=2.0, learning_rate=1e-4)
 
 
-def read(name: str):
+def read(name: str) -> Any:
     return read_method(name, CONFIG)
 
 
 def test_the_papers_rows() -> None:
     plain, mean, window = read("plain/noise"), read("plain/mean"), read("mean-window/mean")
-    assert (plain.training.config.offset, plain.start.start) == ("none", "noise")
+    assert (plain.training.config.start, plain.start.start) == ("noise", "noise")
     assert plain.training.config == mean.training.config and mean.start.start == "mean"
-    assert (window.training.config.offset, window.training.config.gain) == ("mean", "window")
-    assert window.training.config.steps == 600 and window.start.steps == 20 and window.start.guidance == 2.0
+    assert (window.training.config.start, window.training.config.gain) == ("mean", "window")
+    assert window.training.config.max_train_steps == 600
+    assert (window.start.num_inference_steps, window.start.guidance_scale) == (20, 2.0)
     assert read("stock/mean").training.config is None
     projected, sampled = read("pca3-window/pca3").training.config, read("pca16-sampled-window/pca16").training.config
-    assert (projected.offset, projected.k, projected.draw) == ("pca", 3, "projected")
+    assert (projected.start, projected.k, projected.draw) == ("pca", 3, "projected")
     assert (sampled.k, sampled.draw) == (16, "sampled") and read("pca3-window/pca3").start.k == 3
     assert read("plain/image3@held").start.k == 3 and read("plain/image3@held").requests == "held"
 
 
-def test_rivals_and_ours() -> None:
-    assert read("offset-noise/noise").training.config.loss.noise_offset == 0.1
-    assert read("plain/noise").training.config.loss.noise_offset == 0
+def test_baselines_and_ours() -> None:
+    assert read("offset-noise/noise").training.config.noise_offset == 0.1
+    assert read("plain/noise").training.config.noise_offset == 0
     assert read("plain/leak").start.start == "pca" and read("plain/leak-dct").prior == "leak-dct"
     assert read("plain/text-cca").prior == "cca" and read("plain/text").prior == ""
     zero = read("zero-constant/zero")
-    assert (zero.training.config.offset, zero.training.prior, zero.start.start, zero.prior) == ("mean", "zero") * 2
-    assert read("plain/noise+pasted").pasted and not read("plain/noise").pasted
+    assert (zero.training.config.start, zero.training.prior, zero.start.start, zero.prior) == ("mean", "zero") * 2
+    assert read("plain/noise+pasted").paste and not read("plain/noise").paste
     assert read("mean-window/mean+handoff").start.handoff and read("plain/text+drawn").start.residual
 
 
@@ -49,8 +54,8 @@ def test_looks_and_priors_of_few_photos() -> None:
     assert (looking.start.look_ahead, looking.start.start, looking.prior) == (2, "mean", "few50")
     assert looking.words == "class mean, prior of 50 photos a class, noise of zero mean, 2 looks ahead"
     assert read("plain/text-few5").prior == "few5" and read("plain/text-few5").start.look_ahead == 0
-    loose = read("plain/mean+look1+unprojected").start
-    assert (loose.look_ahead, loose.look_ahead_projection) == (1, False)
+    whole = read("plain/mean+look1+unprojected").start
+    assert (whole.look_ahead, whole.look_ahead_projection) == (1, False)
     for wrong in ("plain/noise-few5", "plain/mean-few0", "plain/mean+look0", "plain/text-rr-few5", "plain/mean-few"):
         with pytest.raises(ValueError, match="a start is one of|a start's options are"):
             read(wrong)
@@ -58,23 +63,25 @@ def test_looks_and_priors_of_few_photos() -> None:
 
 def test_options() -> None:
     training = read("mean-constant:300:seed2:t999/mean").training
-    assert (training.config.steps, training.config.seed, training.config.first) == (300, 2, 999)
+    config = training.config
+    assert (config.max_train_steps, config.seed, config.start_timestep) == (300, 2, 999)
     assert training.words.endswith(", 300 steps, seed 2, from t = 999")
     one = read("text-constant:v:300/text").training
-    assert (one.schedule, one.base, one.config.steps) == ("v", "text-constant-v", 300)
+    assert (one.schedule, one.base, one.config.max_train_steps) == ("v", "text-constant-v", 300)
     assert [read(f"{name}/noise").training.schedule for name in ("zero-snr", "plain")] == ["zero-snr", ""]
     low = read("mean-constant:lora8:lr0.003:100/mean").training.config
-    assert (low.method, low.lora.rank, low.optim.lr, low.steps) == ("lora", 8, 0.003, 100)
-    assert {"to_q", "ff.net.2", "conv1"} <= set(low.lora.targets)
-    assert "conv1" not in read("mean-constant:lora8-linear/mean").training.config.lora.targets
-    few = read("mean-constant:lora8-attention/mean").training.config.lora.targets
+    assert (low.method, low.rank, low.learning_rate, low.max_train_steps) == ("lora", 8, 0.003, 100)
+    assert {"to_q", "ff.net.2", "conv1"} <= set(low.target_modules)
+    assert "conv1" not in read("mean-constant:lora8-linear/mean").training.config.target_modules
+    few = read("mean-constant:lora8-attention/mean").training.config.target_modules
     assert few == ("to_q", "to_k", "to_v", "to_out.0")
     control = read("mean-constant:controlnet/mean").training.config
-    assert control.method == "controlnet" and control.controlnet.unet
+    assert control.method == "controlnet" and control.train_unet
     assert read("mean-constant/mean").training.config.method == "full"
     start = read("mean-constant/mean+8+unipc+trailing+g1.5").start
-    assert (start.steps, start.scheduler, start.spacing) == (8, "UniPCMultistepScheduler", "trailing")
-    assert start.guidance == 1.5 and start.eta == 0 and read("mean-constant/mean+eta0.5").start.eta == 0.5
+    assert (start.num_inference_steps, start.scheduler) == (8, "UniPCMultistepScheduler")
+    assert start.timestep_spacing == "trailing" and start.guidance_scale == 1.5
+    assert start.eta == 0 and read("mean-constant/mean+eta0.5").start.eta == 0.5
 
 
 def test_a_training_keeps_the_name_that_it_had_before_there_were_more_settings() -> None:
@@ -84,25 +91,36 @@ def test_a_training_keeps_the_name_that_it_had_before_there_were_more_settings()
         "plain:300/noise": "plain-f3fc251b4fd7-300",
         "mean-window:300/mean": "mean-window-2b5497a143b3-300",
         "text-constant/text": "text-constant-5a9dfd3e030d-600",
+        "offset-noise:seed2/noise": "offset-noise-c0c2122669d5-600",
+        "pca3-sampled-window:t940/pca3": "pca3-sampled-window-f06ef245e4ca-600",
+        "mean-constant:v/mean": "mean-constant-v-d60f72bda6d6-600",
+        "plain:lora8-linear:lr0.001/mean": "plain-f24ef4f746f8-600",
+        "plain:lora16-attention/mean": "plain-ecca8e921024-600",
+        "mean-constant:controlnet/mean": "mean-constant-f9b801ea9933-600",
     }.items():
         assert trials.run_of(read(name).training) == Path("out", "runs", folder), "as of version 0.1"
     training = read("plain/noise").training
-    other = replace(training, config=replace(training.config, loss=LossConfig(input_perturbation=0.1)))
+    other = replace(training, config=replace(training.config, input_perturbation=0.1))
     assert trials.run_of(other) != trials.run_of(training)
 
 
 def test_a_row_keeps_the_name_that_it_had_before_there_were_looks(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text("{}\n")
-    fitted, asked = SimpleNamespace(fingerprint="f" * 8), {"": tmp_path / "p.jsonl"}
+    fitted, prompts = SimpleNamespace(fingerprint="f" * 8), {"": tmp_path / "p.jsonl"}
     trials = Trials(
-        "photos", "model", Path("out"), None, None, None, None, asked, {"": Path("brand")}, {}, fitted, "w" * 8
+        "photos", "model", Path("out"), None, None, None, None, prompts, {"": Path("brand")}, {}, fitted, "w" * 8
     )
     for name, folder in {
         "plain:300/noise": "plain-300_noise-225bcac8e44e",
+        "plain/mean+g3+unipc+8": "plain_mean+g3+unipc+8-26abbdd9c435",
+        "plain/noise+pasted": "plain_noise+pasted-8882dddb9534",
+        "mean-window/mean+handoff+trailing": "mean-window_mean+handoff+trailing-9fa7d497bf97",
+        "mean-constant:controlnet/mean+overlay": "mean-constant-controlnet_mean+overlay-61a78e56ba96",
+        "stock/mean+look2+unprojected": "stock_mean+look2+unprojected-e5d2d3a5c2ec",
         "stock/text+zeromean": "stock_text+zeromean-dd4a14fe9db5",
     }.items():
-        assert trials.pictures_of(read(name)).name == folder
-    assert trials.pictures_of(read("stock/text+zeromean+look1")).name != folder
+        assert trials.images_of(read(name)).name == folder
+    assert trials.images_of(read("stock/text+zeromean+look1")).name != folder
 
 
 @pytest.mark.parametrize(
@@ -113,13 +131,13 @@ def test_a_row_keeps_the_name_that_it_had_before_there_were_looks(tmp_path: Path
         ("plain/average", "a start is one of noise, mean"),
         ("plain/mean3", "a start is one of noise"),
         ("plain/leak-rr", "a start is one of noise"),
-        ("plain:fast/mean", "a training's options are steps"),
-        ("stock:300/mean", "a training's options are steps"),
-        ("plain:lora8:controlnet/mean", "one thing learns"),
-        ("plain:controlnet:lora8/mean", "one thing learns"),
+        ("plain:fast/mean", "a training's options are "),
+        ("stock:300/mean", "a training's options are "),
+        ("plain:lora8:controlnet/mean", "two options set method"),
+        ("plain:controlnet:lora8/mean", "two options set method"),
         ("plain/mean+overlay", "train with :controlnet"),
-        ("plain/mean+0", "a start's options are handoff"),
-        ("plain/mean+heun", "a start's options are handoff"),
+        ("plain/mean+0", "a start's options are \\+handoff"),
+        ("plain/mean+heun", "a start's options are \\+handoff"),
     ],
 )
 def test_other_names_are_refused_with_what_there_is(name: str, said: str) -> None:
@@ -127,15 +145,194 @@ def test_other_names_are_refused_with_what_there_is(name: str, said: str) -> Non
         read(name)
 
 
-def test_the_usual_ones_exist() -> None:
-    assert [read(name).name for name in USUAL.split(",")] == USUAL.split(",")
+def test_the_default_ones_exist() -> None:
+    assert tuple(read(name).name for name in DEFAULT_METHODS) == DEFAULT_METHODS
+
+
+OWN = """
+ours:
+  train: {start: mean, gain: constant}
+  generate: {start: mean, zero_mean: true}
+low-rank:
+  words: a LoRA of the paper's start
+  train: {start: pca, k: 16, gain: window, method: lora, rank: 16, target_modules: [to_q, to_v], learning_rate: 1e-3}
+  generate: {start: pca, k: 16, num_inference_steps: 8, guidance_scale: 3, prior: few50}
+untrained:
+  generate: {start: text, look_ahead: 1, mixed: null}
+"""
+"""A file of methods; its last has a key that no setting has."""
+
+
+def file_of(folder: Path, content: str | dict[str, Any]) -> Path:
+    file = folder / "own.yaml"
+    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
+    return file
+
+
+def trials_in(folder: Path) -> Trials:
+    """Trials of one set of prompts, few like the others, and priors by their names."""
+    (folder / "p.jsonl").write_text("{}\n")
+    prompts = {"": folder / "p.jsonl", "few": folder / "p.jsonl"}
+    priors = {name: Path(name or "brand") for name in ("", "zero", "leak-dct", "few50")}
+    fitted: Any = SimpleNamespace(fingerprint="f" * 8)
+    return Trials("photos", "model", folder, None, None, None, None, prompts, priors, {}, fitted, "w" * 8)
+
+
+def test_a_file_of_ones_own_methods(tmp_path: Path) -> None:
+    file = file_of(tmp_path, OWN.replace(", mixed: null", ""))
+    ours, low, untrained = read_file(file, CONFIG)
+    assert (ours.name, ours.training.config, ours.start.zero_mean) == (
+        "ours", read("mean-constant/mean").training.config, True,
+    )  # fmt: skip
+    config = low.training.config
+    assert config and (config.rank, config.k, config.learning_rate, config.max_train_steps) == (16, 16, 1e-3, 600)
+    assert config.target_modules == ("to_q", "to_v") and low.training.base == "pca16-window"
+    assert (low.start.num_inference_steps, low.start.guidance_scale, low.prior, low.training.prior) == (
+        8,
+        3,
+        "few50",
+        "",
+    )
+    assert (low.training.words, low.words[:11]) == ("a LoRA of the paper's start", "start: pca,")
+    assert untrained.training.config is None and untrained.training.words == "no training"
+    names = [method.name for method in read_methods(["plain/mean,stock/mean plain/noise", str(file)], CONFIG)]
+    assert names == ["plain/mean", "stock/mean", "plain/noise", "ours", "low-rank", "untrained"]
+    assert [method.name for method in read_methods(file, CONFIG)] == names[3:]
+
+
+def test_the_guide_s_file_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "compare.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert [method.name for method in read_file(file_of(tmp_path, block), CONFIG)] == ["ours", "our-lora", "untrained"]
+
+
+EQUAL = {
+    "plain/noise": {"train": {"start": "noise"}, "generate": {"start": "noise"}},
+    "stock/text+zeromean+look1": {"generate": {"start": "text", "zero_mean": True, "look_ahead": 1}},
+    "mean-window:300/mean+handoff@few": {
+        "train": {"start": "mean", "gain": "window", "max_train_steps": 300},
+        "generate": {"start": "mean", "handoff": True},
+        "prompts": "few",
+    },
+    "pca16-sampled-window/pca16+unipc+8": {
+        "train": {"start": "pca", "k": 16, "gain": "window", "draw": "sampled"},
+        "generate": {"start": "pca", "k": 16, "scheduler": "UniPCMultistepScheduler", "num_inference_steps": 8},
+    },
+    "mean-constant:lora8-attention:lr0.001/mean-few50+g3": {
+        "train": {
+            "start": "mean", "method": "lora", "rank": 8, "learning_rate": "1e-3", "gain": "constant",
+            "target_modules": ["to_q", "to_k", "to_v", "to_out.0"],
+        },
+        "generate": {"start": "mean", "prior": "few50", "guidance_scale": 3},
+    },
+    "text-constant:v/text": {"train": {"start": "text"}, "generate": {"start": "text"}, "schedule": "v"},
+    "zero-snr/noise+pasted": {
+        "train": {"start": "noise"}, "generate": {"start": "noise"}, "schedule": "zero-snr", "paste": True,
+    },
+    "zero-constant:controlnet/zero+overlay": {
+        "train": {"start": "mean", "prior": "zero", "method": "controlnet", "train_unet": True},
+        "generate": {"start": "mean", "prior": "zero", "overlay": True},
+    },
+    "offset-noise:seed2/leak-dct": {
+        "train": {"start": "noise", "noise_offset": 0.1, "seed": 2}, "generate": {"start": "pca", "prior": "leak-dct"},
+    },
+}  # fmt: skip
+"""Presets, and what a file says that is the same."""
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_a_method_of_a_preset_s_settings_is_the_same_work(name: str, tmp_path: Path) -> None:
+    (own,) = read_file(file_of(tmp_path, {"mine": EQUAL[name]}), CONFIG)
+    preset, trials = read(name), trials_in(tmp_path)
+    if preset.training.config is not None:
+        assert trials.run_of(own.training) == trials.run_of(preset.training)
+    alone = trials.images_of(own)
+    assert alone.name.startswith("mine-") and trials.images_of(preset) == alone, "one folder in one comparison"
+    again = trials_in(tmp_path)
+    former = again.images_of(preset)
+    assert former.name.rpartition("-")[2] == alone.name.rpartition("-")[2] and former != alone
+    former.mkdir(parents=True)
+    (former.parent / f"{former.name}-unpasted").mkdir()
+    assert trials_in(tmp_path).images_of(own) == former, "what is finished is found again"
+
+
+def test_a_training_that_is_no_preset_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    trials, start = trials_in(tmp_path), {"generate": {"start": "mean"}}
+    runs = set()
+    for more in (
+        {"train": {}}, {"train": {"snr_gamma": 5}}, {"train": {"prior": "zero"}}, {"train": {}, "schedule": "v"},
+        {"train": {"noise_offset": 0.2, "start": "noise"}}, {"train": {"prior": "few50"}, "schedule": "v"},
+        {"train": {"early_stopping_patience": 2, "validation_steps": 5}},
+        {"train": {"early_stopping_patience": 3, "validation_steps": 5}},
+    ):  # fmt: skip
+        (own,) = read_file(file_of(tmp_path, {"mine": start | more}), CONFIG)
+        runs.add(trials.run_of(own.training).name)
+    assert len(runs) == 8 and all(run.startswith("own-") for run in runs)
+
+
+def test_a_training_whose_schedule_counts_its_steps_goes_on_from_none(tmp_path: Path) -> None:
+    own = {
+        f"{schedule}-{steps}": {"train": {"start": "mean", "lr_scheduler": schedule, "max_train_steps": steps}}
+        for schedule in ("cosine", "constant") for steps in (100, 200)
+    }  # fmt: skip
+    trainings = [method.training for method in read_file(file_of(tmp_path, own), CONFIG)]
+    trials = trials_in(tmp_path)
+    assert [trials.shorter(training, trainings) for training in trainings] == [None, None, None, trainings[2]]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (OWN, "method 'untrained': generate has no setting 'mixed'"),
+        ("- a", "must hold methods, NAME: "),
+        ("", "must hold methods, NAME: "),
+        ("a: {", "must be a YAML file that can be read"),
+        ({"a": 3}, "method 'a': a method has the keys train, generate"),
+        ({"a/b": {}}, "method 'a/b': a name has letters"),
+        ({"real": {}}, "which are rows already"),
+        ({3: {}}, "method 3: a name has letters"),
+        ({"a": {"trian": {}}}, "it has the key 'trian', which is none of train, .*did you mean train"),
+        ({"a": {"prior": "zero"}}, "prior is a key of train and of generate"),
+        ({"a": {"train": "plain"}}, "train holds settings of `onbrand train`.*got 'plain'"),
+        ({"a": {"train": {"learning_rat": 1}}}, "train has no setting 'learning_rat' .did you mean learning_rate"),
+        ({"a": {"train": {"rank": "many"}}}, "train.rank must be a whole number; got 'many'"),
+        ({"a": {"train": {"rank": True}}}, "train.rank must be a whole number; got True"),
+        ({"a": {"train": {"learning_rate": "fast"}}}, "train.learning_rate must be a number; got 'fast'"),
+        ({"a": {"train": {"gain": "half"}}}, "train.gain must be one of window, constant; got 'half'"),
+        ({"a": {"train": {"timestep_range": [1]}}}, "train.timestep_range must be a list of 2 or null"),
+        ({"a": {"train": {"target_modules": "to_q"}}}, "train.target_modules must be a list, each a text"),
+        ({"a": {"train": {"learning_rate": -1}}}, "method 'a': train: learning_rate must be above 0; got -1.0"),
+        ({"a": {"train": {"prior": "half"}}}, "train.prior is zero, few50 .*; got 'half'"),
+        ({"a": {"generate": {"eta": 2}}}, "method 'a': generate: eta must lie in .0, 1.; got 2.0"),
+        ({"a": {"train": {"start": "mean"}, "generate": {"overlay": True}}}, "with method controlnet"),
+        ({"a": {"schedule": "v"}}, "schedule is what a training starts with; got 'v' and no train"),
+        ({"a": {"train": {}, "schedule": "w"}}, "schedule must be one of zero-snr, small-alpha, v; got 'w'"),
+        ({"a": {"paste": "yes"}}, "paste must be true or false; got 'yes'"),
+    ],
+)
+def test_a_file_s_mistake_names_file_method_and_key(content: Any, said: str, tmp_path: Path) -> None:
+    file = file_of(tmp_path, content)
+    with pytest.raises(OnbrandError, match=said) as caught:
+        read_methods([str(file)], CONFIG)
+    assert str(caught.value).startswith(str(file))
+
+
+def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(OnbrandError, match="none.yaml must be a YAML file that can be read"):
+        read_methods([f"plain/mean,{tmp_path / 'none.yaml'}"], CONFIG)
+
+
+def test_yaml_s_own_readings_are_mended(tmp_path: Path) -> None:
+    file = file_of(tmp_path, "a: {train: {mixed_precision: no, learning_rate: 1e-4, timestep_range: [5, 900]}}")
+    config = read_file(file, CONFIG)[0].training.config
+    assert config and (config.mixed_precision, config.learning_rate, config.timestep_range) == ("no", 1e-4, (5, 900))
 
 
 def test_what_differs_in_a_number_of_steps_alone_is_a_curve() -> None:
     names = ["plain:100/mean@few", "plain:300/mean@few", "plain/mean@few", "mean-window:300/mean@few", "plain/mean",
              "plain/mean+8", "plain/mean+8+unipc", "plain/mean+4+unipc", "stock/mean"]  # fmt: skip
-    found = by_number([read(name) for name in names])
-    assert found == {
+    curves = by_number([read(name) for name in names])
+    assert curves == {
         "fine-tuning steps": {
             "plain/mean@few": {100: "plain:100/mean@few", 300: "plain:300/mean@few", 600: "plain/mean@few"}
         },

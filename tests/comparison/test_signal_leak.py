@@ -1,5 +1,7 @@
 """The rival's Gaussians against scipy's DCT and the data's own moments."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,12 +17,12 @@ def x0() -> torch.Tensor:
     return (mixed + torch.linspace(-3, 9, 60)).reshape(300, 2, 5, 6)
 
 
-def test_the_basis_is_scipys():
+def test_the_basis_is_scipys() -> None:
     x = np.random.default_rng(0).normal(size=(4, 7))
     np.testing.assert_allclose(x @ dct_basis(7).numpy().T, dct(x, norm="ortho"), atol=1e-12)
 
 
-def test_each_element_has_its_own_mean_and_variance(x0):
+def test_each_element_has_its_own_mean_and_variance(x0: Any) -> None:
     gaussian = signal_leak(x0)
     draws = gaussian.draw(40_000, gaussian.k, torch.Generator().manual_seed(1))
     spread = x0.var(0)
@@ -32,7 +34,7 @@ def test_each_element_has_its_own_mean_and_variance(x0):
     assert (gaussian.variances.diff() <= 0).all()
 
 
-def test_low_frequencies_are_drawn_jointly_and_the_rest_is_nothing(x0):
+def test_low_frequencies_are_drawn_jointly_and_the_rest_is_nothing(x0: Any) -> None:
     gaussian = signal_leak_of_low_frequencies(x0, n=3)
     draws = gaussian.draw(60_000, gaussian.k, torch.Generator().manual_seed(1)).numpy()
     seen = dctn(draws, axes=(2, 3), norm="ortho")
@@ -46,9 +48,9 @@ def test_low_frequencies_are_drawn_jointly_and_the_rest_is_nothing(x0):
     assert gaussian.k == 2 * 9
 
 
-def test_few_pictures_have_few_components_and_wrong_ones_are_refused(x0):
+def test_few_images_have_few_components_and_wrong_ones_are_refused(x0: Any) -> None:
     assert signal_leak_of_low_frequencies(x0[:5], n=3).k == 4
-    with pytest.raises(ValueError, match="two pictures or more"):
+    with pytest.raises(ValueError, match="two images or more"):
         signal_leak(x0[:1])
     with pytest.raises(ValueError, match="n lowest frequencies of sides 5 and 6: got n = 6"):
         signal_leak_of_low_frequencies(x0, n=6)

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from diffusers import (
 from onbrand.core import Finding, Gaussian, findings, measure_leak
 from onbrand.core.findings import TITLES
 
-PAGE = Path(__file__).parents[2] / "docs" / "findings.md"
+PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "findings.md"
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
 
 
@@ -34,18 +35,18 @@ def codes(found: list[Finding]) -> dict[str, str]:
     return {finding.code: finding.level for finding in found}
 
 
-def start(t: list[float], **told):
+def start(t: list[float], **told: Any) -> Any:
     return findings(measure_leak(leaking(), 0.0082), t[0], t, **told)
 
 
-def test_a_leak_is_a_problem_until_the_model_was_trained_for_the_start():
+def test_a_leak_is_a_problem_until_the_model_was_trained_for_the_start() -> None:
     t = timesteps(DDIMScheduler, 20)
     assert codes(start(t)) == {"OB001": "problem", "OB002": "problem"}
     assert codes(start(t, window=(950, 999))) == {"OB001": "note", "OB002": "note"}
-    assert codes(start(t, start_trained=951)) == {"OB001": "note", "OB002": "note"}
+    assert codes(start(t, constant_start=951)) == {"OB001": "note", "OB002": "note"}
 
 
-def test_the_sentence_holds_the_numbers():
+def test_the_sentence_holds_the_numbers() -> None:
     leak = measure_leak(leaking(), 0.0082)
     mean, spread = findings(leak, 951, [951, 901])
     assert "timestep 951" in mean.sentence and f"{leak.sigma:.1f} sigma" in mean.sentence and "AUC" in mean.sentence
@@ -61,7 +62,7 @@ def test_the_sentence_holds_the_numbers():
         (measure_leak(leaking(0.001, 1.0), 0.0047), None),  # nothing there to see
     ],
 )
-def test_without_a_mismatch_it_says_so(leak, abar):
+def test_without_a_mismatch_it_says_so(leak: Any, abar: Any) -> None:
     assert codes(findings(leak, 999, [999, 949], abar=abar)) == {"OB005": "ok"}
 
 
@@ -76,47 +77,47 @@ CASES = [
 
 
 @pytest.mark.parametrize("scheduler_class, steps", CASES)
-def test_outside_the_window_it_names_steps_that_diffusers_starts_inside(scheduler_class, steps):
+def test_outside_the_window_it_names_steps_that_diffusers_starts_inside(scheduler_class: Any, steps: Any) -> None:
     t = timesteps(scheduler_class, steps)
     assert t[0] < 950
-    found = {finding.code: finding for finding in start(t, window=(950, 999))}
-    assert found["OB003"].level == "problem" and f"timestep {t[0]:g}" in found["OB003"].sentence
-    named = int(re.search(r"use (\d+) steps", found["OB003"].remedy)[1])
+    entries = {finding.code: finding for finding in start(t, window=(950, 999))}
+    assert entries["OB003"].level == "problem" and f"timestep {t[0]:g}" in entries["OB003"].sentence
+    named = int(re.search(r"num_inference_steps (\d+)", entries["OB003"].remedy)[1])
     assert timesteps(scheduler_class, named)[0] >= 950
     assert all(timesteps(scheduler_class, fewer)[0] < 950 for fewer in range(steps, named))
-    assert "--spacing trailing" in found["OB003"].remedy
+    assert "timestep_spacing trailing" in entries["OB003"].remedy
     assert 950 <= timesteps(scheduler_class, steps, timestep_spacing="trailing")[0] <= 999
 
 
-def test_the_papers_window_misses_dpm_is_outside():
-    """DPM++ 2M in 20 steps starts at 941, outside the paper's t >= 950 (METHOD.md section 2)."""
+def test_the_papers_window_misses_dpm_is_outside() -> None:
+    """DPM++ 2M in 20 steps starts at 941, outside the paper's t >= 950 (docs/concepts/method.md, section 2)."""
     t = timesteps(DPMSolverMultistepScheduler, 20)
     assert t[0] == 941 and "OB003" in codes(start(t, window=(950, 999)))
 
 
-def test_several_steps_in_the_window_are_found():
+def test_several_steps_in_the_window_are_found() -> None:
     assert "OB004" not in codes(start(timesteps(DDIMScheduler, 20), window=(950, 999)))
     t = timesteps(DDIMScheduler, 50)
-    found = {finding.code: finding for finding in start(t, window=(950, 999))}
-    assert found["OB004"].sentence.startswith("2 inference steps (981, 961)")
+    entries = {finding.code: finding for finding in start(t, window=(950, 999))}
+    assert entries["OB004"].sentence.startswith("2 inference steps (981, 961)")
     heun = timesteps(HeunDiscreteScheduler, 20)  # names a timestep twice, yet it is one step
-    found = {finding.code: finding for finding in start(heun, window=(900, 999))}
-    assert heun[1] == heun[2] and found["OB004"].sentence.startswith("2 inference steps (951, 901)")
+    entries = {finding.code: finding for finding in start(heun, window=(900, 999))}
+    assert heun[1] == heun[2] and entries["OB004"].sentence.startswith("2 inference steps (951, 901)")
 
 
-def test_a_constant_gain_from_elsewhere_is_found():
+def test_a_constant_gain_from_elsewhere_is_found() -> None:
     t = timesteps(DDIMScheduler, 50)
-    found = {finding.code: finding for finding in start(t, start_trained=951)}
-    assert "trained to start at timestep 951 and starts at 981" in found["OB006"].sentence
-    assert "exaggerated" in found["OB006"].sentence
-    assert "damped" in start(timesteps(DDIMScheduler, 20), start_trained=999)[-1].sentence
+    entries = {finding.code: finding for finding in start(t, constant_start=951)}
+    assert "trained to start at timestep 951 and starts at 981" in entries["OB006"].sentence
+    assert "exaggerated" in entries["OB006"].sentence
+    assert "damped" in start(timesteps(DDIMScheduler, 20), constant_start=999)[-1].sentence
 
 
-def test_timesteps_that_differ_by_rounding_are_one():
+def test_timesteps_that_differ_by_rounding_are_one() -> None:
     t = [950.9999, 900.0]  # as Karras sigmas give them
-    assert not {"OB003", "OB006"} & set(codes(start(t, window=(951, 999), start_trained=951)))
+    assert not {"OB003", "OB006"} & set(codes(start(t, window=(951, 999), constant_start=951)))
 
 
-def test_every_code_has_its_section():
+def test_every_code_has_its_section() -> None:
     sections = re.findall(r"^## (OB\d{3}): (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert dict(sections) == TITLES and len(sections) == len(TITLES)

@@ -1,6 +1,8 @@
 """Fitted components against scikit-learn's; parts against the whole; sketch against the truth."""
 
 import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +14,13 @@ from onbrand.core import Fitter, Gaussian
 from onbrand.core.fit import EXACT, fit_rows
 
 
-def pictures(n: int, shape: tuple[int, int, int], spectrum: torch.Tensor, noise: float, seed: int = 0) -> torch.Tensor:
+def images(n: int, shape: tuple[int, int, int], spectrum: torch.Tensor, noise: float, seed: int = 0) -> torch.Tensor:
     """n draws `(n, C, H, W)`: a mean of 1, len(spectrum) directions of these variances, and white noise."""
     generator = torch.Generator().manual_seed(seed)
     d = shape[0] * shape[1] * shape[2]
     directions = torch.linalg.qr(torch.randn(d, len(spectrum), generator=generator))[0]
-    drawn = (torch.randn(n, len(spectrum), generator=generator) * spectrum.sqrt()) @ directions.T
-    return (1 + drawn + noise * torch.randn(n, d, generator=generator)).reshape(n, *shape)
+    coordinates = (torch.randn(n, len(spectrum), generator=generator) * spectrum.sqrt()) @ directions.T
+    return (1 + coordinates + noise * torch.randn(n, d, generator=generator)).reshape(n, *shape)
 
 
 def fitted(x0: torch.Tensor, k: int, batch: int = 500, name: str = "a") -> Gaussian:
@@ -35,9 +37,9 @@ def assert_same(one: Gaussian, other: Gaussian, tolerance: float) -> None:
     assert one.total == pytest.approx(other.total, rel=tolerance) and one.count == other.count
 
 
-def test_top_16_components_are_scikit_learns():
+def test_top_16_components_are_scikit_learns() -> None:
     """The requirement: 5,000 latents of d = 4,096, gaps over 1 %, 1e-3 relative, up to sign."""
-    x0 = pictures(5000, (4, 32, 32), 300 * 0.85 ** torch.arange(64), noise=0.5)
+    x0 = images(5000, (4, 32, 32), 300 * 0.85 ** torch.arange(64), noise=0.5)
     ours = fitted(x0, 16)
     theirs = PCA(16, svd_solver="arpack", random_state=0).fit(x0.flatten(1).numpy())
     variances = torch.tensor(theirs.explained_variance_.copy())
@@ -51,8 +53,8 @@ def test_top_16_components_are_scikit_learns():
 
 
 @pytest.mark.parametrize("shape, d", [((2, 5, 6), 60), ((4, 15, 18), 180)])  # decomposed whole; by blocks and iteration
-def test_small_fits_are_scikit_learns_too(shape, d):
-    x0 = pictures(200, shape, 50 * 0.95 ** torch.arange(d), noise=0.05)
+def test_small_fits_are_scikit_learns_too(shape: Any, d: Any) -> None:
+    x0 = images(200, shape, 50 * 0.95 ** torch.arange(d), noise=0.05)
     ours = fitted(x0, 6, batch=64)
     theirs = PCA(6, svd_solver="full").fit(x0.double().flatten(1).numpy())
     np.testing.assert_allclose(ours.variances, theirs.explained_variance_, rtol=1e-5)
@@ -61,20 +63,20 @@ def test_small_fits_are_scikit_learns_too(shape, d):
     assert ours.components.gather(1, ours.components.abs().argmax(1, keepdim=True)).gt(0).all()  # one sign for all runs
 
 
-@pytest.mark.parametrize("n, k", [(40, 6), (1, 6), (5, 9), (40, 0)])  # one picture has no spread, five four directions
-def test_rows_in_memory_are_fitted_as_a_fitter_does(n, k):
-    x0 = pictures(n, (4, 8, 8), 50 * 0.8 ** torch.arange(12), noise=0.1)
+@pytest.mark.parametrize("n, k", [(40, 6), (1, 6), (5, 9), (40, 0)])  # one image has no spread, five four directions
+def test_rows_in_memory_are_fitted_as_a_fitter_does(n: Any, k: Any) -> None:
+    x0 = images(n, (4, 8, 8), 50 * 0.8 ** torch.arange(12), noise=0.1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # few pictures
+        warnings.simplefilter("ignore", UserWarning)  # few images
         assert_same(fit_rows(x0, k), fitted(x0, k), 1e-4)
     with pytest.raises(ValueError, match="got none"):
         fit_rows(x0[:0], k)
 
 
 @pytest.mark.parametrize("shape, k", [((4, 6, 6), 0), ((4, 6, 6), 8), ((5, 29, 29), 8)])  # mean, exact, sketch
-def test_seven_parts_merge_to_one_pass(shape, k):
+def test_seven_parts_merge_to_one_pass(shape: Any, k: Any) -> None:
     assert (shape[0] * shape[1] * shape[2] > EXACT) == (shape[0] == 5)
-    x0 = pictures(330, shape, 50 * 0.8 ** torch.arange(12), noise=0.1)
+    x0 = images(330, shape, 50 * 0.8 ** torch.arange(12), noise=0.1)
     names = ["b" if i % 3 else "a" for i in range(330)]
     whole, parts = Fitter(shape, k), [Fitter(shape, k) for _ in range(7)]
     whole.update(x0, names)
@@ -88,8 +90,8 @@ def test_seven_parts_merge_to_one_pass(shape, k):
         assert_same(merged[name], gaussian, 1e-5)
 
 
-def test_the_state_goes_through_safetensors(tmp_path):
-    x0 = pictures(120, (5, 29, 29), 50 * 0.8 ** torch.arange(12), noise=0.1)
+def test_the_state_goes_through_safetensors(tmp_path: Path) -> None:
+    x0 = images(120, (5, 29, 29), 50 * 0.8 ** torch.arange(12), noise=0.1)
     fitter, whole = Fitter((5, 29, 29), 3), Fitter((5, 29, 29), 3)
     fitter.update(x0[:70], ["shoe / boot"] * 70)
     save_file(fitter.state(), tmp_path / "part.safetensors")
@@ -104,9 +106,9 @@ def test_the_state_goes_through_safetensors(tmp_path):
     assert_same(copy.finish()["shoe / boot"], seen, 0)  # what was made from the state stands alone
 
 
-def test_the_sketch_is_near_the_truth_on_a_slow_spectrum():
-    """Latents of d > EXACT with the variances of natural pictures, falling as 1 / i; truth from the Gram matrix."""
-    x0 = pictures(700, (4, 40, 40), 1000 / torch.arange(1.0, 701), noise=0.3)
+def test_the_sketch_is_near_the_truth_on_a_slow_spectrum() -> None:
+    """Latents of d > EXACT with the variances of natural images, falling as 1 / i; truth from the Gram matrix."""
+    x0 = images(700, (4, 40, 40), 1000 / torch.arange(1.0, 701), noise=0.3)
     ours = fitted(x0, 16)
     centred = (x0 - x0.mean(0)).flatten(1).double()
     truth = torch.linalg.eigvalsh(centred @ centred.T / 699).flip(0)[:16]
@@ -116,33 +118,33 @@ def test_the_sketch_is_near_the_truth_on_a_slow_spectrum():
     assert ours.total == pytest.approx(float(centred.square().sum()) / 699, rel=1e-9)
 
 
-def test_the_sketch_is_exact_on_few_directions():
-    x0 = pictures(150, (4, 40, 40), 100 * 0.8 ** torch.arange(40), noise=0.0)
+def test_the_sketch_is_exact_on_few_directions() -> None:
+    x0 = images(150, (4, 40, 40), 100 * 0.8 ** torch.arange(40), noise=0.0)
     ours = fitted(x0, 8)
     theirs = PCA(8, svd_solver="full").fit(x0.double().flatten(1).numpy())
     np.testing.assert_allclose(ours.variances, theirs.explained_variance_, rtol=1e-4)
     np.testing.assert_allclose(np.abs(ours.components.numpy() @ theirs.components_.T), np.eye(8), atol=1e-3)
 
 
-def test_a_large_mean_does_not_drown_the_spread():
-    x0 = 1e4 + pictures(80, (2, 5, 6), torch.tensor([4.0, 1.0]), noise=0.0).double()
+def test_a_large_mean_does_not_drown_the_spread() -> None:
+    x0 = 1e4 + images(80, (2, 5, 6), torch.tensor([4.0, 1.0]), noise=0.0).double()
     ours = fitted(x0, 2)
     theirs = PCA(2).fit(x0.flatten(1).numpy())
     np.testing.assert_allclose(ours.variances, theirs.explained_variance_, rtol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 6), (5, 29, 29)])
-def test_few_pictures_are_warned_of_and_have_few_components(shape):
-    x0 = pictures(3, shape, torch.ones(5), noise=0.1)
+def test_few_images_are_warned_of_and_have_few_components(shape: Any) -> None:
+    x0 = images(3, shape, torch.ones(5), noise=0.1)
     fitter = Fitter(shape, 16)
     fitter.update(x0, ["rare"] * 3)
-    with pytest.warns(UserWarning, match="'rare' was fitted on 3 pictures: its mean shows those pictures"):
+    with pytest.warns(UserWarning, match="'rare' was fitted on 3 images: its mean shows those images"):
         gaussian = fitter.finish()["rare"]
     assert gaussian.k == 2 and gaussian.residual == pytest.approx(0, abs=1e-6)
 
 
-def test_one_picture_is_its_own_mean():
-    x0 = pictures(1, (2, 5, 6), torch.ones(5), noise=0.1)
+def test_one_image_is_its_own_mean() -> None:
+    x0 = images(1, (2, 5, 6), torch.ones(5), noise=0.1)
     one = Fitter((2, 5, 6), 4)
     one.update(x0, ["rare"])
     with pytest.warns(UserWarning):
@@ -151,19 +153,19 @@ def test_one_picture_is_its_own_mean():
     assert (gaussian.k, gaussian.total) == (0, 0.0)
 
 
-def test_enough_pictures_are_not_warned_of():
+def test_enough_images_are_not_warned_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fitted(pictures(50, (2, 5, 6), torch.ones(5), noise=0.1), 2)
+        fitted(images(50, (2, 5, 6), torch.ones(5), noise=0.1), 2)
 
 
-def test_k_0_keeps_no_more_than_a_mean():
+def test_k_0_keeps_no_more_than_a_mean() -> None:
     fitter = Fitter((4, 64, 64))
     fitter.update(torch.zeros(1, 4, 64, 64), ["a"])
     assert sum(tensor.numel() for tensor in fitter.state().values()) < 1.01 * 4 * 64 * 64
 
 
-def test_wrong_input_is_refused_before_it_is_added():
+def test_wrong_input_is_refused_before_it_is_added() -> None:
     fitter = Fitter((2, 5, 6), 2)
     x0 = torch.ones(4, 2, 5, 6)
     broken = x0.clone()
@@ -171,7 +173,7 @@ def test_wrong_input_is_refused_before_it_is_added():
     for bad, names, words in [
         (x0[0], ["a"], r"got \(2, 5, 6\)"),
         (x0.flatten(1), ["a"] * 4, r"got \(4, 60\)"),
-        (x0, ["a"] * 3, "one class name a picture, 4 here"),
+        (x0, ["a"] * 3, "one class name an image, 4 here"),
         (x0, "aaaa", "pass a list of names"),
         (broken, ["a"] * 4, r"finite: rows \[2\]"),
     ]:

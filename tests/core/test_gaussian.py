@@ -1,5 +1,7 @@
 """One class's Gaussian against scipy's and scikit-learn's."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,7 @@ def covariance(gaussian: Gaussian) -> np.ndarray:
 
 
 @pytest.mark.parametrize("k", [0, 1, 4, 24])
-def test_likelihood_is_scipys(k):
+def test_likelihood_is_scipys(k: Any) -> None:
     gaussian = made(k)
     if k == 24:  # every direction has its component: nothing is left over
         gaussian = Gaussian(gaussian.mean, gaussian.components, gaussian.variances, gaussian.total - 6.0, 500)
@@ -34,13 +36,13 @@ def test_likelihood_is_scipys(k):
     np.testing.assert_allclose(gaussian.log_likelihood(x).numpy(), theirs.logpdf(x.flatten(1).numpy()), rtol=1e-5)
 
 
-def test_residual_is_what_the_total_leaves():
+def test_residual_is_what_the_total_leaves() -> None:
     gaussian = made(4)
     assert gaussian.residual == pytest.approx(6.0 / 20)
     assert np.trace(covariance(gaussian)) == pytest.approx(gaussian.total)
 
 
-def test_projection_and_coordinates_are_scikit_learns():
+def test_projection_and_coordinates_are_scikit_learns() -> None:
     x = torch.randn(60, 2, 3, 4, generator=torch.Generator().manual_seed(3)) * torch.linspace(1, 3, 4)
     pca = PCA(5).fit(x.flatten(1).numpy())
     gaussian = Gaussian(
@@ -57,16 +59,16 @@ def test_projection_and_coordinates_are_scikit_learns():
     torch.testing.assert_close(gaussian.project(x, 0), gaussian.mean.expand(60, -1, -1, -1))
 
 
-def test_draws_have_the_mean_and_the_spread_of_eq_9():
+def test_draws_have_the_mean_and_the_spread_of_eq_9() -> None:
     gaussian = made(4)
-    drawn = gaussian.draw(20_000, 3, torch.Generator().manual_seed(0))
-    np.testing.assert_allclose(drawn.mean(0), gaussian.mean, atol=0.08)
-    spread = gaussian.coordinates(drawn).var(0)
+    draws = gaussian.draw(20_000, 3, torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(draws.mean(0), gaussian.mean, atol=0.08)
+    spread = gaussian.coordinates(draws).var(0)
     np.testing.assert_allclose(spread[:3], gaussian.variances[:3], rtol=0.05)
     assert spread[3] < 1e-6  # the fourth component was not drawn
 
 
-def test_draws_repeat_and_are_nested():
+def test_draws_repeat_and_are_nested() -> None:
     gaussian = made(4)
     few, many = (gaussian.draw(5, k, torch.Generator().manual_seed(7)) for k in (2, 4))
     torch.testing.assert_close(gaussian.draw(5, 2, torch.Generator().manual_seed(7)), few, rtol=0, atol=0)
@@ -76,7 +78,7 @@ def test_draws_repeat_and_are_nested():
     torch.testing.assert_close(gaussian.draw(5, 2, noise=noise[:, :2]), few, rtol=0, atol=0)
 
 
-def test_wrong_input_is_refused():
+def test_wrong_input_is_refused() -> None:
     gaussian = made(4)
     for call in (lambda: gaussian.draw(1, 5), lambda: gaussian.project(torch.zeros(1, 2, 3, 4), 5)):
         with pytest.raises(ValueError, match="4 components: got k = 5"):

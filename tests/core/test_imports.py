@@ -18,20 +18,20 @@ def loaded(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_core_loads_nothing_heavy():
+def test_core_loads_nothing_heavy() -> None:
     modules = loaded("\n".join(f"import onbrand.core.{name}" for name in NAMES))
     assert {"onbrand", "torch", "safetensors"} <= modules and {"prior", "offset", "findings"} <= set(NAMES)
     assert not modules & set(HEAVY)
 
 
-def test_the_test_above_can_fail():
+def test_the_test_above_can_fail() -> None:
     assert loaded("import onbrand.core, PIL.Image") & set(HEAVY) == {"PIL"}
 
 
-def test_the_front_door_loads_no_torch():
+def test_the_front_door_loads_no_torch() -> None:
     modules = loaded("import onbrand; onbrand.__version__; dir(onbrand)")
     assert "onbrand" in modules and not modules & {"torch", "numpy", "safetensors", *HEAVY}
 
 
-def test_a_name_loads_what_it_needs():
+def test_a_name_loads_what_it_needs() -> None:
     assert "torch" in loaded("import onbrand; onbrand.matched_noise")

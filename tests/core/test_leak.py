@@ -1,6 +1,7 @@
 """The leak's closed forms against torch's, scikit-learn's and the paper's own special case."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def noise() -> MultivariateNormal:
 
 @pytest.mark.parametrize("k", [0, 1, 3, 12])
 @pytest.mark.parametrize("abar", [0.0047, 0.07, 0.9])
-def test_nats_are_torchs(k, abar):
+def test_nats_are_torchs(k: Any, abar: Any) -> None:
     gaussian = made(k)
     leak = measure_leak(gaussian, abar)
     assert leak.nats == pytest.approx(float(kl_divergence(noised(gaussian, abar), noise())), rel=1e-5, abs=1e-7)
@@ -46,7 +47,7 @@ def test_nats_are_torchs(k, abar):
 
 
 @pytest.mark.parametrize("mean, abar", [(3.0, 0.005), (3.0, 0.02), (1.0, 0.07)])
-def test_auc_is_the_one_measured_by_the_best_linear_test(mean, abar):
+def test_auc_is_the_one_measured_by_the_best_linear_test(mean: Any, abar: Any) -> None:
     gaussian = made(3, mean)
     torch.manual_seed(0)
     x = torch.cat([noised(gaussian, abar).sample((20_000,)), noise().sample((20_000,))]).numpy()
@@ -56,7 +57,7 @@ def test_auc_is_the_one_measured_by_the_best_linear_test(mean, abar):
     assert measure_leak(gaussian, abar).auc == pytest.approx(measured, abs=0.01)
 
 
-def test_no_other_direction_tells_more():
+def test_no_other_direction_tells_more() -> None:
     gaussian = made(3)
     best, training = measure_leak(gaussian, 0.02).auc, noised(gaussian, 0.02)
     generator = torch.Generator().manual_seed(0)
@@ -67,7 +68,7 @@ def test_no_other_direction_tells_more():
     assert 0.9 * best < aucs.max() <= best + 1e-9
 
 
-def test_an_all_ones_mean_is_eq_6_and_7():
+def test_an_all_ones_mean_is_eq_6_and_7() -> None:
     """d = 16384, abar = .0047, the paper's practical numbers; the one mode is brightness itself."""
     d, abar, mu, variance = 16384, 0.0047, 0.4, 0.05  # mean and variance of a . x0, a = 1 / d
     ones = torch.full((1, d), d**-0.5)
@@ -87,7 +88,7 @@ def test_an_all_ones_mean_is_eq_6_and_7():
     assert little.sigma < 0.1 and (little.means_seen, little.spreads_seen) == (0, 0) and little.auc < 0.53
 
 
-def test_modes_are_counted_where_they_pass_one():
+def test_modes_are_counted_where_they_pass_one() -> None:
     gaussian = made(3, mean=0.0, spread=100.0)  # variances 100, 25, 11.1
     assert [measure_leak(gaussian, abar).spreads_seen for abar in (0.009, 0.011, 0.041, 0.1)] == [0, 1, 2, 3]
     assert [measure_leak(gaussian, 0.041, tolerance).k_worth for tolerance in (0.4, 1.0, 4.0, 5.0)] == [3, 2, 1, 0]
@@ -97,13 +98,13 @@ def test_modes_are_counted_where_they_pass_one():
     assert [measure_leak(gaussian, abar).means_seen for abar in (0.1, 0.12, 0.24, 0.26)] == [0, 1, 1, 2]
 
 
-def test_no_signal_is_no_leak():
+def test_no_signal_is_no_leak() -> None:
     leak = measure_leak(made(3), 0.0)
     assert (leak.sigma, leak.nats, leak.auc, leak.brightness) == (0.0, 0.0, 0.5, 0.0)
     assert (leak.means_seen, leak.spreads_seen, leak.k_worth) == (0, 0, 0)
 
 
-def test_wrong_input_is_refused():
+def test_wrong_input_is_refused() -> None:
     for abar in (-0.1, 1.1, 951, math.nan):
         with pytest.raises(ValueError, match=r"\[0, 1\]"):
             measure_leak(made(3), abar)
@@ -112,29 +113,29 @@ def test_wrong_input_is_refused():
 class TestMismatch:
     """KL of two Gaussians, per mode, against torch.distributions' in the full space."""
 
-    def gaussian(self):
+    def gaussian(self) -> Any:
         generator = torch.Generator().manual_seed(3)
         basis = torch.linalg.qr(torch.randn(8, 8, generator=generator))[0].T[:3]
         return Gaussian(
             torch.randn(2, 2, 2, generator=generator), basis, torch.tensor([9.0, 4.0, 1.0]), 14.0 + 5 * 0.3, 99
         )
 
-    @pytest.mark.parametrize("trained", ["picture", "mean", "text", "pca", "noise"])
-    @pytest.mark.parametrize("start", ["picture", "mean", "text", "pca", "noise"])
-    def test_is_the_distance_of_the_two_given_the_text(self, trained, start):
+    @pytest.mark.parametrize("trained", ["image", "mean", "text", "pca", "noise"])
+    @pytest.mark.parametrize("start", ["image", "mean", "text", "pca", "noise"])
+    def test_is_the_distance_of_the_two_given_the_text(self, trained: Any, start: Any) -> None:
         gaussian, abar, r2 = self.gaussian(), 0.3, torch.tensor([0.5, 0.25, 0.0])
         basis, flat = gaussian.components.double(), gaussian.mean.double().flatten()
         # what the text tells of the modes: m ~ N(0, r2 lambda); the expected KL over it, by its second moment
         told = (r2 * gaussian.variances).double()
 
-        def state(word, m):
+        def state(word: Any, m: Any) -> Any:
             cover, mean = torch.zeros(8, 8, dtype=torch.float64), flat.clone()
-            if word == "picture":
+            if word == "image":
                 rest = torch.eye(8, dtype=torch.float64) - basis.T @ basis
                 cover = basis.T @ torch.diag(gaussian.variances.double() - told) @ basis + gaussian.residual * rest
             if word == "pca":
                 cover = basis.T @ torch.diag(gaussian.variances.double()) @ basis
-            if word in ("picture", "text"):
+            if word in ("image", "text"):
                 mean = mean + m @ basis
             eye = torch.eye(8, dtype=torch.float64)
             if word == "noise":
@@ -154,10 +155,10 @@ class TestMismatch:
                 exact += (float(kl(normal(*state(trained, m)), normal(*state(start, m)))) - base) / 2
         assert mismatch(gaussian, abar, trained, start, r2) == pytest.approx(exact, rel=1e-5, abs=1e-6)
 
-    def test_is_the_leak_where_the_text_is_silent(self):
+    def test_is_the_leak_where_the_text_is_silent(self) -> None:
         gaussian = self.gaussian()
-        assert mismatch(gaussian, 0.1, "picture", "noise") == pytest.approx(measure_leak(gaussian, 0.1).nats)
+        assert mismatch(gaussian, 0.1, "image", "noise") == pytest.approx(measure_leak(gaussian, 0.1).nats)
 
-    def test_an_unknown_word_is_refused(self):
-        with pytest.raises(ValueError, match="picture, mean, text, pca or noise; got 'image'"):
-            mismatch(self.gaussian(), 0.1, "picture", "image")
+    def test_an_unknown_word_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="image, mean, text, pca or noise; got 'photo'"):
+            mismatch(self.gaussian(), 0.1, "photo", "image")

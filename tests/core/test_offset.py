@@ -1,5 +1,7 @@
 """Eq. 8 and 10-15 through diffusers' DDIM, and the two repairs in closed form."""
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -22,7 +24,7 @@ def triple() -> torch.Tensor:
     return torch.randn(3, 6, 4, 3, 5, generator=torch.Generator().manual_seed(1))
 
 
-def test_window_is_eq_13_inside_and_eq_1_outside(scheduler, triple):
+def test_window_is_eq_13_inside_and_eq_1_outside(scheduler: Any, triple: Any) -> None:
     x0, x_start, noise = triple
     t = torch.tensor([999, 980, 950, 949, 500, 0])
     noisy = scheduler.add_noise(x0, matched_noise(noise, x0, x_start, window(scheduler, 950)[t]), t)
@@ -30,7 +32,7 @@ def test_window_is_eq_13_inside_and_eq_1_outside(scheduler, triple):
     torch.testing.assert_close(noisy, scheduler.add_noise(held, noise, t), rtol=0, atol=2e-6)
 
 
-def test_matched_noise_is_eq_14(scheduler, triple):
+def test_matched_noise_is_eq_14(scheduler: Any, triple: Any) -> None:
     x0, x_start, noise = (part.double() for part in triple)
     t = torch.full((6,), 960)
     abar = scheduler.alphas_cumprod[t].double().reshape(-1, 1, 1, 1)
@@ -40,7 +42,7 @@ def test_matched_noise_is_eq_14(scheduler, triple):
     torch.testing.assert_close(ours, eps_new, rtol=0, atol=1e-6)
 
 
-def test_gains_are_r_where_the_start_is_trained(scheduler):
+def test_gains_are_r_where_the_start_is_trained(scheduler: Any) -> None:
     r = ratio(scheduler.alphas_cumprod)
     inside, flat = window(scheduler, 950), constant(scheduler.alphas_cumprod, 951)
     assert inside.dtype == flat.dtype == torch.float32
@@ -50,7 +52,7 @@ def test_gains_are_r_where_the_start_is_trained(scheduler):
     torch.testing.assert_close(flat[:952], r[951].expand(952))
 
 
-def test_constant_gain_holds_nothing_of_x0_at_its_start(scheduler, triple):
+def test_constant_gain_holds_nothing_of_x0_at_its_start(scheduler: Any, triple: Any) -> None:
     x0, x_start, noise = triple
     t = torch.full((6,), 951)
     gain = constant(scheduler, 951)
@@ -60,7 +62,7 @@ def test_constant_gain_holds_nothing_of_x0_at_its_start(scheduler, triple):
     torch.testing.assert_close(noisy, x_init(x_start, noise, float(scheduler.alphas_cumprod[951])), rtol=0, atol=1e-6)
 
 
-def test_constant_gain_runs_on_its_own_training_states(scheduler, triple):
+def test_constant_gain_runs_on_its_own_training_states(scheduler: Any, triple: Any) -> None:
     """An ideal network along an unmodified DDIM: every state is a training state, the noise one vector."""
     x0, x_start, noise = triple
     gain = constant(scheduler, 951)
@@ -76,8 +78,8 @@ def test_constant_gain_runs_on_its_own_training_states(scheduler, triple):
     torch.testing.assert_close(x, add_noise(x0, truth, float(last)), rtol=0, atol=2e-5)
 
 
-def test_window_leaves_its_training_states_after_the_first_step(scheduler, triple):
-    """Why the repairs exist (METHOD.md section 5): from 951 to 901 the state holds .0283 x0 + .0900 x_start."""
+def test_window_leaves_its_training_states_after_the_first_step(scheduler: Any, triple: Any) -> None:
+    """Why the repairs exist (docs/concepts/method.md, section 5): to 901 the state holds .0283 x0 + .0900 x_start."""
     x0, x_start, noise = triple
     truth = matched_noise(noise, x0, x_start, window(scheduler, 950)[torch.full((6,), 951)])
     x = scheduler.step(truth, 951, scheduler.add_noise(x_start, noise, scheduler.timesteps[:1]), eta=0.0).prev_sample
@@ -85,24 +87,24 @@ def test_window_leaves_its_training_states_after_the_first_step(scheduler, tripl
     torch.testing.assert_close(x, 0.0283 * x0 + 0.0900 * x_start + spread * noise, rtol=0, atol=5e-4)
 
 
-def test_velocity_target_follows_from_matched_noise(scheduler, triple):
+def test_velocity_target_follows_from_matched_noise(scheduler: Any, triple: Any) -> None:
     x0, x_start, noise = triple
     t = torch.tensor([999, 951, 700, 300, 20, 1])
     eps_new = matched_noise(noise, x0, x_start, constant(scheduler, 951)[t])
     ours = target("v_prediction", x0, eps_new, scheduler.alphas_cumprod[t])
     torch.testing.assert_close(ours, scheduler.get_velocity(x0, eps_new, t), rtol=0, atol=1e-6)
-    abar = scheduler.alphas_cumprod[t].reshape(-1, 1, 1, 1)  # METHOD.md section 1
-    told = (abar.sqrt() * scheduler.add_noise(x0, eps_new, t) - x0) / (1 - abar).sqrt()
-    torch.testing.assert_close(ours, told, rtol=1e-4, atol=1e-4)
+    abar = scheduler.alphas_cumprod[t].reshape(-1, 1, 1, 1)  # docs/concepts/method.md, section 2
+    output = (abar.sqrt() * scheduler.add_noise(x0, eps_new, t) - x0) / (1 - abar).sqrt()
+    torch.testing.assert_close(ours, output, rtol=1e-4, atol=1e-4)
 
 
-def test_x_init_is_the_scheduler_noising_x_start(scheduler, triple):
+def test_x_init_is_the_scheduler_noising_x_start(scheduler: Any, triple: Any) -> None:
     _, x_start, noise = triple
     ours = x_init(x_start, noise, float(scheduler.alphas_cumprod[scheduler.timesteps[0]]))
     torch.testing.assert_close(ours, scheduler.add_noise(x_start, noise, scheduler.timesteps[:1]), rtol=0, atol=1e-6)
 
 
-def test_handoff_puts_the_drawn_noise_back(scheduler, triple):
+def test_handoff_puts_the_drawn_noise_back(scheduler: Any, triple: Any) -> None:
     output, x_start, noise = triple
     abar, after = (float(scheduler.alphas_cumprod[t]) for t in (951, 901))
     x = x_init(x_start, noise, abar)
@@ -112,7 +114,7 @@ def test_handoff_puts_the_drawn_noise_back(scheduler, triple):
     torch.testing.assert_close(ours, exact, rtol=0, atol=1e-4)
 
 
-def test_half_precision_is_computed_in_float32(scheduler, triple):
+def test_half_precision_is_computed_in_float32(scheduler: Any, triple: Any) -> None:
     x0, x_start, noise = (part.half() for part in triple)
     gain = window(scheduler, 0)[torch.tensor([0, 0, 0, 0, 0, 0])]  # r_0 = 34: squares of it leave half precision
     ours = matched_noise(noise, x0, x_start, gain)
@@ -121,7 +123,7 @@ def test_half_precision_is_computed_in_float32(scheduler, triple):
     torch.testing.assert_close(ours, exact.half(), rtol=0, atol=0)
 
 
-def test_wrong_input_is_refused(scheduler, triple):
+def test_wrong_input_is_refused(scheduler: Any, triple: Any) -> None:
     x0, x_start, noise = triple
     for outside in (-1, 1000, 950.5):
         with pytest.raises(ValueError, match=f"first is a training timestep.*0..999: got {outside}"):

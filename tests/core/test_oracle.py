@@ -1,10 +1,11 @@
-"""METHOD.md section 5's exact table: ideal networks in one Gaussian mode, through diffusers' own DDIM.
+"""docs/concepts/method.md, section 5's exact table: ideal networks in one Gaussian mode, through diffusers' own DDIM.
 
 text gives m = mu + N(0, vm), x0 = m + N(0, lc). Every state is linear in four things, so it is carried as their
 coefficients (1, m - mu, eps, xi), and mean, variance and slope follow exactly; nothing is sampled.
 """
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +17,9 @@ from onbrand.core import constant, estimate, handoff, matched_noise, target, win
 ONE, TEXT, EPS, XI = torch.eye(4, dtype=torch.float64)
 NOTHING = torch.zeros(4, dtype=torch.float64)
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
-GROUND, LIGHT = (110.0, 300.0, 300.0), (27.0, 400.0, 950.0)
+BACKGROUND, LIGHT = (110.0, 300.0, 300.0), (27.0, 400.0, 950.0)
 
-# start, gain trained with, hand-off, then share of the mean / variance ratio / text slope for GROUND and for LIGHT
+# start, gain trained with, hand-off, then share of the mean / variance ratio / text slope for BACKGROUND and for LIGHT
 TABLE = {
     "standard, pure noise": ("noise", None, False, (0.171, 0.155, 0.171), (0.065, 0.081, 0.065)),
     "class mean, no training": ("mean", None, False, (1.000, 0.154, 0.171), (1.000, 0.080, 0.065)),
@@ -55,7 +56,7 @@ def scores(x: Tensor, mode: tuple[float, float, float]) -> tuple[float, float, f
     return float(x[0] / mu), float(variance / (vm + lc)), float(x[1])
 
 
-def run(start: str, train, hand: bool, mode: tuple[float, float, float]) -> tuple[float, float, float]:
+def run(start: str, train: Any, hand: bool, mode: tuple[float, float, float]) -> tuple[float, float, float]:
     mu, vm, lc = mode
     scheduler = schedule()
     first, second = scheduler.timesteps[:2].tolist()
@@ -78,14 +79,14 @@ def run(start: str, train, hand: bool, mode: tuple[float, float, float]) -> tupl
 
 
 @pytest.mark.parametrize("row", TABLE)
-@pytest.mark.parametrize("column", [0, 1], ids=["white ground", "natural brightness"])
-def test_the_exact_table(row, column):
+@pytest.mark.parametrize("column", [0, 1], ids=["white background", "natural brightness"])
+def test_the_exact_table(row: Any, column: Any) -> None:
     start, train, hand, *expected = TABLE[row]
-    assert run(start, train, hand, (GROUND, LIGHT)[column]) == pytest.approx(expected[column], abs=1e-3)
+    assert run(start, train, hand, (BACKGROUND, LIGHT)[column]) == pytest.approx(expected[column], abs=1e-3)
 
 
-@pytest.mark.parametrize("mode, expected", [(GROUND, (1.0, 0.83, 1.0)), (LIGHT, (0.99, 0.66, 0.99))])
-def test_zero_terminal_snr(mode, expected):
+@pytest.mark.parametrize("mode, expected", [(BACKGROUND, (1.0, 0.83, 1.0)), (LIGHT, (0.99, 0.66, 0.99))])
+def test_zero_terminal_snr(mode: Any, expected: Any) -> None:
     """The table's footnote, sampled there to .01: trailing spacing, abar 0 at the first step."""
     scheduler = schedule(rescale_betas_zero_snr=True, timestep_spacing="trailing", prediction_type="v_prediction")
     x = EPS
@@ -99,8 +100,8 @@ def test_zero_terminal_snr(mode, expected):
     assert scores(x, mode) == pytest.approx(expected, abs=0.011)
 
 
-@pytest.mark.parametrize("mode, expected", [(GROUND, (0.78, 0.31, 0.78)), (LIGHT, (0.62, 0.13, 0.62))])
-def test_offset_noise(mode, expected):
+@pytest.mark.parametrize("mode, expected", [(BACKGROUND, (0.78, 0.31, 0.78)), (LIGHT, (0.62, 0.13, 0.62))])
+def test_offset_noise(mode: Any, expected: Any) -> None:
     """The table's footnote: offset noise .1 over 64 x 64 pixels, started from pure noise."""
     scheduler, x = schedule(), EPS
     for t in scheduler.timesteps.tolist():
@@ -111,8 +112,8 @@ def test_offset_noise(mode, expected):
     assert scores(x, mode) == pytest.approx(expected, abs=0.011)
 
 
-@pytest.mark.parametrize("mode", [GROUND, LIGHT])
-def test_a_standard_model_loses_what_method_says(mode):
+@pytest.mark.parametrize("mode", [BACKGROUND, LIGHT])
+def test_a_standard_model_loses_what_method_says(mode: Any) -> None:
     """Section 4: from pure noise the share kept of the mean is 1 - sqrt(abar lc / (abar lc + 1 - abar))."""
     abar = float(schedule().alphas_cumprod[951])
     lost = math.sqrt(abar * mode[2] / (abar * mode[2] + 1 - abar))
@@ -120,7 +121,7 @@ def test_a_standard_model_loses_what_method_says(mode):
 
 
 @pytest.mark.parametrize("train, first", [(window, 950), (constant, 951)])
-def test_the_network_above_is_the_regression_on_matched_noise(train, first):
+def test_the_network_above_is_the_regression_on_matched_noise(train: Any, first: Any) -> None:
     """That `denoise` is what training on core's matched noise leads to: least squares on samples of it."""
     mu, vm, lc = LIGHT
     scheduler = schedule()

@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,11 +31,11 @@ def regression(k: int = 3) -> Conditional:
 
 @pytest.fixture
 def prior() -> Prior:
-    kinds = {"garment": gaussian(1), "garment on a person": gaussian(2, 2), "Büste": gaussian(3)}
-    return Prior(kinds, ABOUT, {"Büste": regression()})
+    classes = {"garment": gaussian(1), "garment on a person": gaussian(2, 2), "Büste": gaussian(3)}
+    return Prior(classes, ABOUT, {"Büste": regression()})
 
 
-def test_a_round_trip_changes_nothing(prior, tmp_path):
+def test_a_round_trip_changes_nothing(prior: Any, tmp_path: Path) -> None:
     prior.save(tmp_path / "new" / "prior.safetensors")
     loaded = Prior.load(tmp_path / "new" / "prior.safetensors")
     assert loaded.classes == prior.classes and loaded.provenance == ABOUT
@@ -45,24 +46,24 @@ def test_a_round_trip_changes_nothing(prior, tmp_path):
         torch.testing.assert_close(loaded.gaussians[name].components, fitted.components, rtol=0, atol=0)
         assert loaded.gaussians[name].residual == fitted.residual
     words = torch.randn(2, 7)
-    drawn = [p.text["Büste"].mean(p.gaussians["Büste"], words) for p in (prior, loaded)]
-    torch.testing.assert_close(*drawn, rtol=0, atol=0)
+    draws = [p.text["Büste"].mean(p.gaussians["Büste"], words) for p in (prior, loaded)]
+    torch.testing.assert_close(*draws, rtol=0, atol=0)
     assert loaded.fingerprint == prior.fingerprint
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["prior.safetensors"]
 
 
-def test_equal_priors_are_equal_bytes(prior, tmp_path):
+def test_equal_priors_are_equal_bytes(prior: Any, tmp_path: Path) -> None:
     for name in "abcdef":
         prior.save(tmp_path / name)
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
-def test_the_file_is_plain_safetensors(prior, tmp_path):
+def test_the_file_is_plain_safetensors(prior: Any, tmp_path: Path) -> None:
     prior.save(tmp_path / "prior.safetensors")
     assert torch.equal(load_file(tmp_path / "prior.safetensors")["class.0.mean"], prior.gaussians["garment"].mean)
 
 
-def test_the_fingerprint_tells_every_change(prior):
+def test_the_fingerprint_tells_every_change(prior: Any) -> None:
     fitted = prior.gaussians["garment"]
     other = Gaussian(fitted.mean + 1e-6, fitted.components, fitted.variances, fitted.total, fitted.count)
     changed = [
@@ -74,9 +75,9 @@ def test_the_fingerprint_tells_every_change(prior):
     assert len({p.fingerprint for p in [prior, *changed]}) == 5
 
 
-def test_a_file_that_is_no_prior_is_refused_and_not_executed(prior, tmp_path):
+def test_a_file_that_is_no_prior_is_refused_and_not_executed(prior: Any, tmp_path: Path) -> None:
     class Trap:
-        def __reduce__(self):
+        def __reduce__(self) -> Any:
             return Path.touch, (tmp_path / "executed",)
 
     (tmp_path / "trap").write_bytes(pickle.dumps(Trap()))
@@ -93,7 +94,7 @@ def test_a_file_that_is_no_prior_is_refused_and_not_executed(prior, tmp_path):
         Prior.load(tmp_path / "missing.safetensors")
 
 
-def test_an_altered_file_is_refused(prior, tmp_path):
+def test_an_altered_file_is_refused(prior: Any, tmp_path: Path) -> None:
     path = tmp_path / "prior.safetensors"
     prior.save(path)
     content = bytearray(path.read_bytes())
@@ -103,7 +104,7 @@ def test_an_altered_file_is_refused(prior, tmp_path):
         Prior.load(path)
 
 
-def test_it_refuses_a_model_that_it_does_not_belong_to(prior):
+def test_it_refuses_a_model_that_it_does_not_belong_to(prior: Any) -> None:
     prior.check(vae="ab" * 32, resolution=(64, 48), scaling_factor=0.18215, shift_factor=0.0)
     prior.check()
     wrong = {"vae": "cd" * 32, "resolution": 64, "scaling_factor": 0.13025, "shift_factor": 0.1}
@@ -112,7 +113,7 @@ def test_it_refuses_a_model_that_it_does_not_belong_to(prior):
             prior.check(**{name: value})
 
 
-def test_each_picture_gets_its_class(prior):
+def test_each_image_gets_its_class(prior: Any) -> None:
     names = ["garment on a person", "garment", "garment"]
     means = prior.mean(names)
     torch.testing.assert_close(means, torch.stack([prior.gaussians[name].mean for name in names]))
@@ -128,13 +129,13 @@ def test_each_picture_gets_its_class(prior):
     torch.testing.assert_close(prior.sample(names, 0), means)
 
 
-def test_draws_are_given_their_own_class(prior):
+def test_draws_are_given_their_own_class(prior: Any) -> None:
     names = [name for name in prior.classes for _ in range(4)]
     found, likelihoods = prior.classify(prior.sample(names, 2) + 0.1 * torch.randn(12, 4, 8, 6))
     assert found == names and likelihoods.shape == (12, 3)
 
 
-def test_the_class_is_the_prompts_longest_prefix(prior):
+def test_the_class_is_the_prompts_longest_prefix(prior: Any) -> None:
     assert prior.class_of("garment, a red boot") == "garment"
     assert prior.class_of("Garment on a person wearing it") == "garment on a person"
     assert prior.class_of("  büste") == "Büste"
@@ -144,13 +145,13 @@ def test_the_class_is_the_prompts_longest_prefix(prior):
     assert Prior({"only": gaussian(1)}, ABOUT).class_of("anything at all") == "only"
 
 
-def test_wrong_input_is_refused(prior):
+def test_wrong_input_is_refused(prior: Any) -> None:
     for call in (lambda: prior.mean("shoe"), lambda: prior.sample(["garment", "shoe"], 1)):
         with pytest.raises(ValueError, match="'shoe' is no class.*'garment', 'garment on a person', 'Büste'"):
             call()
     with pytest.raises(ValueError, match="2 components: got k = 3"):
         prior.sample(prior.classes, 3)
-    with pytest.raises(ValueError, match="2 names for 3 pictures"):
+    with pytest.raises(ValueError, match="2 names for 3 images"):
         prior.project(torch.zeros(3, 4, 8, 6), ["garment"] * 2, 1)
     with pytest.raises(ValueError, match="at least one class"):
         Prior({}, ABOUT)
@@ -164,7 +165,7 @@ def test_wrong_input_is_refused(prior):
         Prior({"a": gaussian(1)}, ABOUT, {"b": regression()})
 
 
-def test_a_copy_in_half_precision_keeps_its_classes(prior):
+def test_a_copy_in_half_precision_keeps_its_classes(prior: Any) -> None:
     half = prior.to(dtype=torch.float16)
     assert half.mean("garment").dtype == torch.float16 and half.text["Büste"].weight.dtype == torch.float16
     torch.testing.assert_close(half.mean("garment").float(), prior.mean("garment"), rtol=1e-3, atol=1e-3)

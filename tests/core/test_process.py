@@ -1,5 +1,7 @@
 """Eq. 1-3 against diffusers' own arithmetic."""
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -16,25 +18,25 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return x0, noise, torch.tensor([0, 1, 300, 700, 951, 999])
 
 
-def test_noising_is_diffusers(batch):
+def test_noising_is_diffusers(batch: Any) -> None:
     x0, noise, t = batch
     scheduler = DDIMScheduler(**SD)
     ours = add_noise(x0, noise, scheduler.alphas_cumprod[t])
     torch.testing.assert_close(ours, scheduler.add_noise(x0, noise, t), rtol=0, atol=1e-6)
 
 
-def test_a_number_is_the_same_as_one_number_a_sample(batch):
+def test_a_number_is_the_same_as_one_number_a_sample(batch: Any) -> None:
     x0, noise, _ = batch
     torch.testing.assert_close(add_noise(x0, noise, 0.25), add_noise(x0, noise, torch.full((6,), 0.25)))
 
 
-def test_removing_the_noise_gives_x0_back(batch):
+def test_removing_the_noise_gives_x0_back(batch: Any) -> None:
     x0, noise, t = batch
     abar = DDIMScheduler(**SD).alphas_cumprod[t]
     torch.testing.assert_close(remove_noise(add_noise(x0, noise, abar), noise, abar), x0, rtol=0, atol=2e-5)
 
 
-def test_velocity_is_diffusers(batch):
+def test_velocity_is_diffusers(batch: Any) -> None:
     x0, noise, t = batch
     scheduler = DDIMScheduler(**SD)
     ours = target("v_prediction", x0, noise, scheduler.alphas_cumprod[t])
@@ -42,7 +44,7 @@ def test_velocity_is_diffusers(batch):
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-def test_estimates_are_diffusers(batch, prediction_type):
+def test_estimates_are_diffusers(batch: Any, prediction_type: Any) -> None:
     x0, noise, _ = batch
     scheduler = DDIMScheduler(**SD, prediction_type=prediction_type)
     scheduler.set_timesteps(20)
@@ -57,7 +59,7 @@ def test_estimates_are_diffusers(batch, prediction_type):
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-def test_the_target_is_what_estimates_to_the_truth(batch, prediction_type):
+def test_the_target_is_what_estimates_to_the_truth(batch: Any, prediction_type: Any) -> None:
     x0, noise, t = batch
     abar = DDIMScheduler(**SD).alphas_cumprod[t].double()
     x0, noise = x0.double(), noise.double()
@@ -67,14 +69,14 @@ def test_the_target_is_what_estimates_to_the_truth(batch, prediction_type):
     torch.testing.assert_close(eps_hat, noise)
 
 
-def test_the_dtype_of_the_batch_is_kept(batch):
+def test_the_dtype_of_the_batch_is_kept(batch: Any) -> None:
     x0, noise, t = batch
     abar = DDIMScheduler(**SD).alphas_cumprod[t]
     assert add_noise(x0.half(), noise.half(), abar).dtype == torch.float16
     assert add_noise(x0.double(), noise.double(), 0.3).dtype == torch.float64
 
 
-def test_wrong_input_is_refused(batch):
+def test_wrong_input_is_refused(batch: Any) -> None:
     x0, noise, _ = batch
     with pytest.raises(ValueError, match=r"one shape.*x0 \(6, .*noise \(1, "):
         add_noise(x0, noise[:1], 0.5)

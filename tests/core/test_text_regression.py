@@ -1,5 +1,7 @@
 """Ridge, cross-validation and residual against scikit-learn's."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,7 @@ def gaussian() -> Gaussian:
 
 
 @pytest.fixture
-def pairs(gaussian) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def pairs(gaussian: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """text, x0, coordinates: three of the coordinates follow the text, less and less; the last one does not."""
     generator = torch.Generator().manual_seed(1)
     text = 0.5 + torch.randn(N, E, generator=generator) * torch.linspace(0.2, 3, E)
@@ -35,7 +37,7 @@ def pairs(gaussian) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return text, gaussian.place(y) + outside.reshape(N, 2, 5, 6), y
 
 
-def fit(gaussian: Gaussian, text: torch.Tensor, x0: torch.Tensor, alphas: tuple[float, ...], batch: int = 64):
+def fit(gaussian: Gaussian, text: torch.Tensor, x0: torch.Tensor, alphas: tuple[float, ...], batch: int = 64) -> Any:
     fitter = ConditionalFitter(gaussian)
     for rows in torch.arange(N).split(batch):
         fitter.update(text[rows], x0[rows], rows)
@@ -43,7 +45,7 @@ def fit(gaussian: Gaussian, text: torch.Tensor, x0: torch.Tensor, alphas: tuple[
 
 
 @pytest.mark.parametrize("alpha", [0.1, 10.0, 3000.0])
-def test_ridge_and_its_r2_are_scikit_learns(gaussian, pairs, alpha):
+def test_ridge_and_its_r2_are_scikit_learns(gaussian: Any, pairs: Any, alpha: Any) -> None:
     text, x0, y = pairs
     ours = fit(gaussian, text, x0, (alpha,))
     theirs = Ridge(alpha).fit(text.numpy(), y.numpy())
@@ -60,7 +62,7 @@ def test_ridge_and_its_r2_are_scikit_learns(gaussian, pairs, alpha):
     np.testing.assert_allclose(ours.residual, left.T @ left / N, atol=2e-3)
 
 
-def test_the_ridge_is_chosen_by_error_out_of_fold(gaussian, pairs):
+def test_the_ridge_is_chosen_by_error_out_of_fold(gaussian: Any, pairs: Any) -> None:
     text, x0, y = pairs
     alphas = (0.01, 1.0, 30.0, 1e3, 1e5)
     folds = PredefinedSplit(np.arange(N) % 5)
@@ -68,7 +70,7 @@ def test_the_ridge_is_chosen_by_error_out_of_fold(gaussian, pairs):
     assert fit(gaussian, text, x0, alphas).alpha == alphas[int(np.argmin(errors))]
 
 
-def test_text_that_says_nothing_gives_the_class_mean(gaussian, pairs):
+def test_text_that_says_nothing_gives_the_class_mean(gaussian: Any, pairs: Any) -> None:
     text, x0, _ = pairs
     unrelated = torch.randn(N, E, generator=torch.Generator().manual_seed(8))
     ours = fit(gaussian, unrelated, x0, (1.0, 1e2, 1e4))
@@ -80,14 +82,14 @@ def test_text_that_says_nothing_gives_the_class_mean(gaussian, pairs):
     assert (fit(gaussian, text, x0, (1.0,)).r2[:2] > 0.5).all()  # where it does say something, it is heard
 
 
-def test_a_coordinate_without_r2_is_not_moved_at_all(gaussian, pairs):
+def test_a_coordinate_without_r2_is_not_moved_at_all(gaussian: Any, pairs: Any) -> None:
     text, x0, _ = pairs
     ours = fit(gaussian, text, x0, (0.01,))
     assert ours.r2[3] < 0 and ours.shrink[3] == 0
     assert gaussian.coordinates(ours.mean(gaussian, text))[:, 3].abs().max() < 1e-5
 
 
-def test_parts_merge_to_one_pass(gaussian, pairs):
+def test_parts_merge_to_one_pass(gaussian: Any, pairs: Any) -> None:
     text, x0, _ = pairs
     whole = fit(gaussian, text, x0, (1.0, 10.0), batch=N)
     parts = [ConditionalFitter(gaussian) for _ in range(7)]
@@ -102,7 +104,7 @@ def test_parts_merge_to_one_pass(gaussian, pairs):
         torch.testing.assert_close(getattr(ours, name), getattr(whole, name), rtol=1e-4, atol=1e-5)
 
 
-def test_draws_have_the_conditional_mean_and_the_residual(gaussian, pairs):
+def test_draws_have_the_conditional_mean_and_the_residual(gaussian: Any, pairs: Any) -> None:
     text, x0, _ = pairs
     ours = fit(gaussian, text, x0, (1.0,))
     noise = torch.randn(20_000, K, generator=torch.Generator().manual_seed(2))
@@ -111,7 +113,7 @@ def test_draws_have_the_conditional_mean_and_the_residual(gaussian, pairs):
     np.testing.assert_allclose(drawn.T.cov(), ours.residual, atol=0.12)
 
 
-def test_wrong_input_is_refused(gaussian, pairs):
+def test_wrong_input_is_refused(gaussian: Any, pairs: Any) -> None:
     text, x0, _ = pairs
     fitter = ConditionalFitter(gaussian)
     with pytest.raises(ValueError, match="go together"):
@@ -121,7 +123,7 @@ def test_wrong_input_is_refused(gaussian, pairs):
     with pytest.raises(ValueError, match="two folds"):
         fitter.finish()
     fitter.update(text[:2], x0[:2], [0, 5])  # one fold twice
-    with pytest.raises(ValueError, match="got 2 pictures in 1 folds"):
+    with pytest.raises(ValueError, match="got 2 images in 1 folds"):
         fitter.finish()
     with pytest.raises(ValueError, match="one text encoder"):
         fitter.update(text[:2, :5], x0[:2], [0, 1])
@@ -162,7 +164,7 @@ class LowRank(RegressorMixin, BaseEstimator):
 
 class TestLowerRank:
     @pytest.mark.parametrize("whitened", [False, True])
-    def test_the_full_rank_is_ridge(self, gaussian, pairs, whitened):
+    def test_the_full_rank_is_ridge(self, gaussian: Any, pairs: Any, whitened: Any) -> None:
         text, x0, y = pairs
         weight, base = text_module._Ridge(sums_of(gaussian, text, x0)).solve(10.0, whitened, K)
         theirs = Ridge(10.0).fit(text.numpy(), y.numpy())
@@ -171,7 +173,7 @@ class TestLowerRank:
 
     @pytest.mark.parametrize("method", ["reduced-rank", "cca"])
     @pytest.mark.parametrize("shrink", [True, False])
-    def test_ridge_and_rank_are_chosen_by_error_out_of_fold(self, gaussian, method, shrink):
+    def test_ridge_and_rank_are_chosen_by_error_out_of_fold(self, gaussian: Any, method: Any, shrink: Any) -> None:
         generator, n = torch.Generator().manual_seed(4), 100
         text = 0.5 + torch.randn(n, E, generator=generator) * torch.linspace(0.2, 3, E)
         two = torch.randn(E, 2, generator=generator) @ torch.randn(2, K, generator=generator)
@@ -196,7 +198,7 @@ class TestLowerRank:
         np.testing.assert_allclose(ours.residual, left.T @ left / n, atol=2e-3)
 
     @pytest.mark.parametrize("rank", [1, 2, 3])
-    def test_cca_finds_scikit_learns_canonical_directions(self, gaussian, pairs, rank):
+    def test_cca_finds_scikit_learns_canonical_directions(self, gaussian: Any, pairs: Any, rank: Any) -> None:
         text, x0, y = pairs
         ridge = text_module._Ridge(sums_of(gaussian, text, x0))
         weight = ridge.solve(1e-8, True, rank)[0].numpy()
@@ -210,7 +212,7 @@ class TestLowerRank:
         np.testing.assert_allclose(t @ weight, best, atol=1e-3 * np.abs(best).max())
 
     @pytest.mark.parametrize("rank", [1, 2])
-    def test_reduced_rank_is_the_best_fit_of_its_rank(self, gaussian, pairs, rank):
+    def test_reduced_rank_is_the_best_fit_of_its_rank(self, gaussian: Any, pairs: Any, rank: Any) -> None:
         """Eckart-Young: the fitted values of least squares, cut to their leading singular directions."""
         text, x0, y = pairs
         weight = text_module._Ridge(sums_of(gaussian, text, x0)).solve(1e-8, False, rank)[0].numpy()
@@ -219,7 +221,7 @@ class TestLowerRank:
         u, s, v = np.linalg.svd(fitted, full_matrices=False)
         np.testing.assert_allclose(t @ weight, (u[:, :rank] * s[:rank]) @ v[:rank], atol=1e-3)
 
-    def test_one_direction_of_few_pairs_is_found_with_one_rank(self, gaussian):
+    def test_one_direction_of_few_pairs_is_found_with_one_rank(self, gaussian: Any) -> None:
         generator = torch.Generator().manual_seed(5)
         text, far = torch.randn(60, E, generator=generator), torch.randn(2000, E, generator=generator)
         truth = torch.outer(torch.randn(E, generator=generator), torch.tensor([1.0, -1, 1, 0.5]))
@@ -233,14 +235,14 @@ class TestLowerRank:
             assert (made.shrink == 1).all()
         assert off["reduced-rank"] < off["ridge"]
 
-    def test_another_method_is_refused(self, gaussian, pairs):
+    def test_another_method_is_refused(self, gaussian: Any, pairs: Any) -> None:
         fitter = ConditionalFitter(gaussian)
         fitter.update(*pairs[:2], torch.arange(N))
         with pytest.raises(ValueError, match="one of ridge, reduced-rank, cca: got 'lasso'"):
             fitter.finish(method="lasso")
 
 
-def sums_of(gaussian, text, x0) -> text_module.Sums:
+def sums_of(gaussian: Any, text: Any, x0: Any) -> text_module.Sums:
     fitter = ConditionalFitter(gaussian)
     fitter.update(text, x0, torch.zeros(len(text), dtype=torch.int64))
     return fitter._folds[0]

@@ -1,5 +1,7 @@
 """Lab against published values, and sRGB against its own inverse."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -17,28 +19,28 @@ PUBLISHED = {  # Lindbloom's calculator, sRGB, D65
 
 
 @pytest.mark.parametrize("rgb", PUBLISHED)
-def test_lab_is_as_published(rgb):
+def test_lab_is_as_published(rgb: Any) -> None:
     assert torch.allclose(lab_of(rgb), torch.tensor(PUBLISHED[rgb]), atol=0.02)
 
 
-def test_srgb_and_linear_light_are_inverse():
+def test_srgb_and_linear_light_are_inverse() -> None:
     values = torch.linspace(0, 1, 1001)
     assert torch.allclose(to_srgb(to_linear(values)), values, atol=1e-5)
     assert to_linear(torch.tensor(0.5)) == pytest.approx(0.21404, abs=1e-4)
 
 
-def test_a_distance_is_one_of_all_three_axes_and_of_each_picture():
+def test_a_distance_is_one_of_all_three_axes_and_of_each_image() -> None:
     lab = torch.tensor([[50.0, 3.0, 4.0], [50.0, 0.0, 0.0]])[:, :, None, None].expand(2, 3, 2, 2)
     assert torch.equal(distance(lab, torch.tensor([50.0, 0.0, 0.0]))[:, 0, 0], torch.tensor([5.0, 0.0]))
     assert distance(lab, torch.tensor([[50.0, 3.0, 4.0], [62.0, 0.0, 5.0]]))[:, 0, 0].tolist() == [0, 13]
 
 
 @pytest.mark.parametrize("wrong", [torch.zeros(3, 8, 8), torch.zeros(1, 4, 8, 8), torch.full((1, 3, 8, 8), 1.1)])
-def test_other_tensors_are_refused(wrong):
-    with pytest.raises(ValueError, match="pictures are"):
+def test_other_tensors_are_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="images are"):
         to_lab(wrong)
 
 
-def test_nan_is_refused():
+def test_nan_is_refused() -> None:
     with pytest.raises(ValueError, match="in \\[0, 1\\]"):
         to_lab(torch.full((1, 3, 8, 8), torch.nan))

@@ -3,6 +3,7 @@
 import math
 import os
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ PERSON = torch.tensor(
 """Shoulders to ankles; the torso is 6 long, from (6, 2) to (6, 8)."""
 
 
-def test_place_size_and_side_fall_out():
+def test_place_size_and_side_fall_out() -> None:
     standing = stand(PERSON[None])
     assert standing[0, JOINTS.index("shoulders")].tolist() == [
         [pytest.approx(-2 / 6), -1.0],
@@ -26,26 +27,26 @@ def test_place_size_and_side_fall_out():
     torch.testing.assert_close(stand(PERSON.flip(1)[None]), standing)  # seen as a back: left and right exchanged
 
 
-def test_distance_in_closed_form():
+def test_distance_in_closed_form() -> None:
     raised = PERSON.clone()
     raised[JOINTS.index("wrists"), :, 1] -= 6  # both by one torso: 2 of 12 joints
     stance = Stance(stand(PERSON[None])[0], 1.0)
     missing = torch.full_like(PERSON, torch.nan)
-    found = stance.distances(torch.stack([PERSON, raised, missing]))
-    assert found[:2].tolist() == pytest.approx([0.0, math.sqrt(2 / 12)], abs=1e-6) and found[2].isnan()
+    distances = stance.distances(torch.stack([PERSON, raised, missing]))
+    assert distances[:2].tolist() == pytest.approx([0.0, math.sqrt(2 / 12)], abs=1e-6) and distances[2].isnan()
 
 
-def test_a_kind_has_a_stance_where_the_net_finds_people_in_its_photos():
+def test_a_kind_has_a_stance_where_the_net_finds_people_in_its_photos() -> None:
     nobody = torch.full_like(PERSON, torch.nan)
     apart = PERSON.clone()
     apart[JOINTS.index("wrists")] += torch.tensor([[-6.0, 0], [6, 0]])
     joints = torch.stack([PERSON, nobody, apart, nobody, nobody, PERSON, PERSON])
-    stances = learn_stances(lambda pictures: joints, torch.zeros(7, 3, 8, 8), ["a", "b", "a", "b", "b", "b", "b"])
+    stances = learn_stances(lambda images: joints, torch.zeros(7, 3, 8, 8), ["a", "b", "a", "b", "b", "b", "b"])
     assert set(stances) == {"a"}
     assert stances["a"].spread == pytest.approx(math.sqrt(2 * 0.5**2 / 12), rel=1e-5)  # each is half of it off
 
 
-def test_what_is_no_pose_net_is_said(tmp_path):
+def test_what_is_no_pose_net_is_said(tmp_path: Path) -> None:
     pytest.importorskip("ai_edge_litert")
     with pytest.raises(ValueError, match=f"a pose net is {MODEL} or the mediapipe wheel .* there is no file"):
         BlazePose(tmp_path / "none.tflite")
@@ -56,17 +57,17 @@ def test_what_is_no_pose_net_is_said(tmp_path):
 
 
 @pytest.mark.skipif("POSE_NET" not in os.environ, reason="POSE_NET names no pose net")
-def test_the_net_finds_the_catalogues_people_and_their_shift():
+def test_the_net_finds_the_catalogues_people_and_their_shift() -> None:
     from onbrand.datasets.garments import garments
 
-    pictures, rows = garments("test")
-    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+    images, rows = garments("test")
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     net = BlazePose(os.environ["POSE_NET"])
     figures, alone = ([i for i, row in enumerate(rows) if row["view"] == view][:40] for view in ("figure", "garment"))
     joints = net(pixels[figures])
     assert joints.isfinite().flatten(1).all(1).float().mean() >= 0.95
     assert net(pixels[alone]).isfinite().flatten(1).all(1).float().mean() <= 0.25
     shoulders, ankles = joints[:, 0, :, 1].nanmean(), joints[:, -1, :, 1].nanmean()
-    assert 10 < shoulders < 30 and 95 < ankles < 120, "in pixels of the picture, downwards"
+    assert 10 < shoulders < 30 and 95 < ankles < 120, "in pixels of the image, downwards"
     wide = net(torch.nn.functional.pad(pixels[figures], (16, 16), value=1.0))  # a wider frame: padded to a square
     assert (wide - joints - torch.tensor([16.0, 0])).abs().nanmedian() < 2

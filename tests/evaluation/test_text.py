@@ -1,17 +1,20 @@
-"""What prompts name, and whether a reader finds it."""
+"""What prompts name, and whether an attribute classifier reads it."""
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from onbrand.datasets.fashion import COLOURS, KINDS, caption
-from onbrand.evaluation.text import AttributeClassifier, all_right, asked, open_judge, read
+from onbrand.evaluation.text import AttributeClassifier, all_right, labels_of, open_judge, read
 
 
-def test_every_caption_of_the_catalogue_names_its_kind_and_colour():
+def test_every_caption_of_the_catalogue_names_its_kind_and_colour() -> None:
     pairs = [(kind, colour) for kind in KINDS for colour in COLOURS]
     prompts = [caption(kind, colour) for kind, colour in pairs]
-    assert [KINDS[i] for i in asked(prompts, KINDS)] == [kind for kind, _ in pairs]
-    assert [list(COLOURS)[i] for i in asked(prompts, list(COLOURS))] == [colour for _, colour in pairs]
+    assert [KINDS[i] for i in labels_of(prompts, KINDS)] == [kind for kind, _ in pairs]
+    assert [list(COLOURS)[i] for i in labels_of(prompts, list(COLOURS))] == [colour for _, colour in pairs]
 
 
 @pytest.mark.parametrize(
@@ -27,56 +30,57 @@ def test_every_caption_of_the_catalogue_names_its_kind_and_colour():
         ("a sandal on a bag", "sandal"),
     ],
 )
-def test_labels_are_whole_words_the_longest_first(prompt, label):
+def test_labels_are_whole_words_the_longest_first(prompt: Any, label: Any) -> None:
     labels = ["bag", "shirt", "t-shirt", "ankle boot", "sandal"]
-    assert asked([prompt], labels).item() == (labels.index(label) if label else -1)
+    assert labels_of([prompt], labels).item() == (labels.index(label) if label else -1)
 
 
-def test_of_two_as_long_the_first_named_counts():
-    assert asked(["a red bag, tan strap"], ["tan", "red"]).item() == 1
+def test_of_two_as_long_the_first_named_counts() -> None:
+    assert labels_of(["a red bag, tan strap"], ["tan", "red"]).item() == 1
 
 
-class Named:
-    """A reader that says what it was built to say, in probabilities."""
+class Named(AttributeClassifier):
+    """A classifier that says what it was built to say, in probabilities."""
 
-    attributes = {"kind": ["bag", "shirt"], "colour": ["red", "blue", "pink"]}
+    def __init__(self) -> None:
+        super().__init__({"kind": ["bag", "shirt"], "colour": ["red", "blue", "pink"]}, width=1)
 
-    def __call__(self, pictures):
-        n = len(pictures)
+    def forward(self, images: Any) -> Any:
+        n = len(images)
         return {"kind": torch.eye(2)[[0] * n], "colour": torch.eye(3)[[1] * n]}
 
 
-def test_read_holds_the_picture_against_its_own_prompt():
+def test_read_holds_the_image_against_its_own_prompt() -> None:
     prompts = ["a blue bag", "a red bag", "a blue shirt", "a bag", "something"]
     right = read(Named(), torch.rand(5, 3, 8, 8), prompts, batch=2)
     nan = float("nan")
     assert torch.equal(right["kind"].nan_to_num(9), torch.tensor([1.0, 1, 0, 1, 9]))
     assert torch.equal(right["colour"].nan_to_num(9), torch.tensor([1.0, 0, 1, 9, 9]))
     assert torch.equal(all_right(right).nan_to_num(9), torch.tensor([1.0, 0, 0, 1, nan]).nan_to_num(9))
-    with pytest.raises(ValueError, match="one prompt a picture"):
+    with pytest.raises(ValueError, match="one prompt an image"):
         read(Named(), torch.rand(2, 3, 8, 8), ["one"])
 
 
-def test_attributes_told_outweigh_the_prompt_and_unknown_labels_are_refused():
-    prompts, told = ["a red shirt", "a blue bag", "a blue bag"], [{"colour": "blue"}, {"kind": "shirt"}, None]
-    right = read(Named(), torch.rand(3, 3, 8, 8), prompts, told)
+def test_attributes_outweigh_the_prompt_and_unknown_labels_are_refused() -> None:
+    prompts, attributes = ["a red shirt", "a blue bag", "a blue bag"], [{"colour": "blue"}, {"kind": "shirt"}, None]
+    right = read(Named(), torch.rand(3, 3, 8, 8), prompts, attributes)
     nan = float("nan")
     assert torch.equal(right["kind"].nan_to_num(9), torch.tensor([nan, 0, 1]).nan_to_num(9))
     assert torch.equal(right["colour"].nan_to_num(9), torch.tensor([1, nan, 1]).nan_to_num(9))
-    with pytest.raises(ValueError, match="kind is one of bag, shirt; picture 1 is to show 'hat'"):
+    with pytest.raises(ValueError, match="kind is one of bag, shirt; image 1 is to show 'hat'"):
         read(Named(), torch.rand(2, 3, 8, 8), prompts[:2], [None, {"kind": "hat"}])
 
 
-def test_the_real_reader_is_one_and_opens_from_its_folder(tmp_path):
+def test_the_real_classifier_is_one_and_opens_from_its_folder(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    reader = AttributeClassifier({"kind": ["bag", "shirt"]}, width=4).eval()
-    reader.save(tmp_path)
-    pictures = torch.rand(6, 3, 32, 32)
+    classifier = AttributeClassifier({"kind": ["bag", "shirt"]}, width=4).eval()
+    classifier.save(tmp_path)
+    images = torch.rand(6, 3, 32, 32)
     opened = open_judge(tmp_path)
-    names = reader.read(pictures)["kind"]
-    assert read(opened, pictures, [f"a {name}" for name in names])["kind"].tolist() == [1] * 6
+    names = classifier.read(images)["kind"]
+    assert read(opened, images, [f"a {name}" for name in names])["kind"].tolist() == [1] * 6
 
 
-def test_a_folder_with_neither_is_refused(tmp_path):
+def test_a_folder_with_neither_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="neither|reader.json"):
         open_judge(tmp_path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,41 +15,41 @@ from onbrand.models import pipeline
 from tiny import tiny_pipeline
 
 
-class TestPictures:
-    def test_encode_is_the_vaes_posterior(self, pipe):
-        pictures = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        mean, logvar = pipeline.encode(pipe, pictures)
+class TestImages:
+    def test_encode_is_the_vaes_posterior(self, pipe: Any) -> None:
+        images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        mean, logvar = pipeline.encode(pipe, images)
         with torch.no_grad():
-            posterior = pipe.vae.encode(pictures).latent_dist
+            posterior = pipe.vae.encode(images).latent_dist
         assert torch.equal(mean, posterior.mode()) and torch.equal(logvar, posterior.logvar)
         x0 = pipeline.to_x0(pipe, mean, logvar, torch.Generator().manual_seed(1))
         theirs = DiagonalGaussianDistribution(torch.cat([mean, logvar], 1)).sample(torch.Generator().manual_seed(1))
         torch.testing.assert_close(x0, theirs * pipe.vae.config.scaling_factor)
         assert torch.equal(pipeline.to_x0(pipe, mean), mean * pipe.vae.config.scaling_factor)
 
-    def test_channels_last_changes_nothing_but_the_layout_and_is_taken_back(self, tmp_path):
-        pipe, pictures = tiny_pipeline(seed=4), torch.rand(2, 3, 64, 64) * 2 - 1
+    def test_channels_last_changes_nothing_but_the_layout_and_is_taken_back(self, tmp_path: Path) -> None:
+        pipe, images = tiny_pipeline(seed=4), torch.rand(2, 3, 64, 64) * 2 - 1
         plain, name, weight = (
-            pipeline.encode(pipe, pictures)[0],
+            pipeline.encode(pipe, images)[0],
             pipeline.fingerprint(pipe.vae),
             pipe.vae.encoder.conv_in,
         )
         with pytest.raises(KeyError), pipeline.channels_last(pipe.vae):
             assert weight.weight.is_contiguous(memory_format=torch.channels_last)
-            torch.testing.assert_close(pipeline.encode(pipe, pictures)[0], plain, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(pipeline.encode(pipe, images)[0], plain, atol=1e-5, rtol=1e-5)
             assert pipeline.fingerprint(pipe.vae) == name
             raise KeyError("also after an error")
         assert weight.weight.is_contiguous(), "as safetensors takes them"
         pipeline.save(pipe, tmp_path)
         assert pipeline.fingerprint(pipeline.load(tmp_path).vae) == name
 
-    def test_decode_is_the_pipelines(self, pipe):
+    def test_decode_is_the_pipelines(self, pipe: Any) -> None:
         latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
         theirs = pipe(["a"] * 2, latents=latents, num_inference_steps=2, output_type="pt").images
         x0 = pipe(["a"] * 2, latents=latents, num_inference_steps=2, output_type="latent").images
         torch.testing.assert_close(pipeline.decode(pipe, x0) / 2 + 0.5, theirs)
 
-    def test_shift_factor(self, pipe):
+    def test_shift_factor(self, pipe: Any) -> None:
         """As in diffusers' pipelines whose VAE has one: (latents - shift) * scale, and back."""
         shifted = copy.copy(pipe)
         shifted.vae = copy.deepcopy(pipe.vae)
@@ -57,7 +59,7 @@ class TestPictures:
         torch.testing.assert_close(x0, (mean - 0.1) * 0.18215)
         torch.testing.assert_close(pipeline.decode(shifted, x0), pipeline.decode(pipe, mean * 0.18215))
 
-    def test_other_pictures_are_refused(self, pipe):
+    def test_other_images_are_refused(self, pipe: Any) -> None:
         with pytest.raises(ValueError, match=r"lie in \[-1, 1\], got 0 to 255"):
             pipeline.encode(pipe, torch.tensor([0.0, 255.0]).repeat(1, 3, 16, 8))
         with pytest.raises(ValueError, match=r"\(B, 3, H, W\) with sides divisible by 2, got \(1, 3, 15, 16\)"):
@@ -65,7 +67,7 @@ class TestPictures:
         with pytest.raises(ValueError, match=r"got \(3, 16, 16\)"):
             pipeline.encode(pipe, torch.zeros(3, 16, 16))
 
-    def test_overflow_is_said(self, pipe):
+    def test_overflow_is_said(self, pipe: Any) -> None:
         hot = copy.copy(pipe)
         hot.vae = copy.deepcopy(pipe.vae)
         with torch.no_grad():
@@ -75,7 +77,7 @@ class TestPictures:
 
 
 class TestText:
-    def test_embed_is_the_pipelines(self, pipe):
+    def test_embed_is_the_pipelines(self, pipe: Any) -> None:
         prompts = ["a red ankle boot", "b"]
         hidden, pooled = pipeline.embed(pipe, prompts)
         with torch.no_grad():
@@ -84,7 +86,7 @@ class TestText:
         ends = [len(ids) - 1 for ids in pipe.tokenizer(prompts).input_ids]
         torch.testing.assert_close(pooled, torch.stack([hidden[i, end] for i, end in enumerate(ends)]))
 
-    def test_long_prompts_are_warned_of_and_cut(self, pipe):
+    def test_long_prompts_are_warned_of_and_cut(self, pipe: Any) -> None:
         fits, long = "a" * 30, "a" * 30 + "bcd"
         with pytest.warns(UserWarning, match="1 of 2 prompts are longer than the tokenizer's 32 tokens.*loses 'bcd"):
             hidden, _ = pipeline.embed(pipe, [fits, long])

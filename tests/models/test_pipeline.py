@@ -6,6 +6,8 @@ import copy
 import json
 import shutil
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,22 +19,23 @@ from transformers.utils import logging as transformers_logging
 
 from onbrand.core.prior import Prior
 from onbrand.models import pipeline
+from onbrand.models.checkpoint import checked, lora_metadata
 from tiny import tiny_pipeline, tiny_prior
 
 
 @pytest.fixture(scope="session")
-def saved(pipe, tmp_path_factory):
+def saved(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("bundle") / "run" / "model"
-    offset = {"gain": "window", "kind": "mean", "k": 0, "first": 950}
-    pipeline.save(pipe, folder, tiny_prior(pipe), offset)
+    trained = {"gain": "window", "start": "mean", "k": 0, "start_timestep": 950}
+    pipeline.save(pipe, folder, tiny_prior(pipe), trained)
     return folder
 
 
-def weights_equal(one, other):
+def weights_equal(one: Any, other: Any) -> Any:
     return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
 
-def test_what_is_saved_loads_in_diffusers_alone(saved, pipe, monkeypatch):
+def test_what_is_saved_loads_in_diffusers_alone(saved: Any, pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where onbrand cannot be imported, from a folder whose index does not name it."""
     for name in [name for name in sys.modules if name.split(".")[0] == "onbrand"]:
         monkeypatch.setitem(sys.modules, name, None)
@@ -42,49 +45,103 @@ def test_what_is_saved_loads_in_diffusers_alone(saved, pipe, monkeypatch):
     assert weights_equal(loaded.unet, pipe.unet) and "onbrand" not in (saved / "model_index.json").read_text()
 
 
-def test_load_gives_back_weights_prior_and_record(saved, pipe):
+def test_load_gives_back_weights_prior_and_record(saved: Any, pipe: Any) -> None:
     loaded = pipeline.load(saved)
     for name in ("unet", "vae", "text_encoder"):
         assert weights_equal(getattr(loaded, name), getattr(pipe, name)), name
     assert loaded.safety_checker is None and loaded.unet.dtype == torch.float32
     prior = Prior.load(saved / "onbrand" / "prior.safetensors")
-    record = {"gain": "window", "kind": "mean", "k": 0, "first": 950, "prior": prior.fingerprint}
-    assert pipeline.offset_config(saved) == pipeline.offset_config(saved.parent) == pipeline.offset_of(loaded) == record
-    assert pipeline.offset_of(pipeline.load(saved.parent, dtype="float16")) == record, "a run folder holds its model"
-    assert pipeline.offset_of(pipe) is None
+    record = {
+        "schema": 2, "gain": "window", "start": "mean", "k": 0, "start_timestep": 950, "prior": prior.fingerprint
+    }  # fmt: skip
+    assert json.loads((saved / "onbrand" / "config.json").read_text()) == record
+    for folder in (saved, saved.parent):
+        assert pipeline.trained_start_in(folder) == record, "a run folder holds its model"
+        assert pipeline.trained_start_of(pipeline.load(folder, dtype="float16")) == record
+    assert pipeline.trained_start_of(loaded) == record
+    assert pipeline.trained_start_of(pipe) is None
 
 
-def test_local_files_are_read_and_written_without_bars(saved, pipe, tmp_path, capfd):
+def test_local_files_are_read_and_written_without_bars(saved: Any, pipe: Any, tmp_path: Path, capfd: Any) -> None:
     pipeline.save(pipe, tmp_path / "again")
     pipeline.load(saved)
     assert capfd.readouterr().err == ""
     assert diffusers_logging.is_progress_bar_enabled() and transformers_logging.is_progress_bar_enabled()
 
 
-def test_saving_plain_weights_over_offset_trained_ones_takes_the_record_away(tmp_path, pipe, saved):
+def test_saving_plain_weights_over_offset_trained_ones_takes_the_record_away(
+    tmp_path: Path, pipe: Any, saved: Any
+) -> None:
     folder = tmp_path / "model"
     shutil.copytree(saved, folder)
     pipeline.save(pipe, folder)
-    assert pipeline.offset_config(folder) is None
+    assert pipeline.trained_start_in(folder) is None
 
 
 @pytest.mark.parametrize(
     "record",
     [
-        {"gain": "window", "kind": "mean"},
+        {"gain": "window", "start": "mean"},
+        {"gain": "constant", "start": "mean"},
         {"gain": "constant", "kind": "mean", "first": 950},
-        {"gain": "both", "kind": "mean", "first": 950},
-        {"gain": "window", "first": 950},
-        {"gain": "window", "kind": "mean", "first": 950, "window": [950, 999]},
+        {"gain": "window", "kind": "mean", "start": 951},
+        {"gain": "window", "start": "noise", "start_timestep": 950},
+        {"gain": "both", "start": "mean", "start_timestep": 950},
+        {"gain": "window", "start_timestep": 950},
+        {"gain": "window", "start": "mean", "start_timestep": 950, "window": [950, 999]},
     ],
 )
-def test_a_record_that_says_too_little_is_refused(tmp_path, pipe, record):
-    with pytest.raises(ValueError, match="offset-trained weights record gain"):
-        pipeline.save(pipe, tmp_path / "model", offset=record)
+def test_a_record_that_says_too_little_is_refused(tmp_path: Path, pipe: Any, record: Any) -> None:
+    with pytest.raises(ValueError, match="trained_start: weights trained with a start record gain"):
+        pipeline.save(pipe, tmp_path / "model", trained_start=record)
     assert not (tmp_path / "model" / "model_index.json").exists()
 
 
-def test_half_precision_files_alone_are_found(tmp_path, pipe):
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (
+            {"gain": "window", "kind": "mean", "k": 0, "first": 950, "prior": "ab"},
+            {"gain": "window", "start": "mean", "k": 0, "start_timestep": 950, "prior": "ab"},
+        ),
+        (
+            {"gain": "constant", "kind": "text", "k": 0, "start": 951},
+            {"gain": "constant", "start": "text", "k": 0, "start_timestep": 951},
+        ),
+        (
+            {"gain": "constant", "kind": "pca", "k": 2, "first": 0, "start": 951},
+            {"gain": "constant", "start": "pca", "k": 2, "start_timestep": 951},
+        ),
+        (
+            {"gain": "window", "kind": "pca", "k": 3, "first": 950, "start": 951},
+            {"gain": "window", "start": "pca", "k": 3, "start_timestep": 950},
+        ),
+    ],
+)
+def test_a_record_of_schema_1_is_read_by_the_present_names(tmp_path: Path, before: Any, now: Any) -> None:
+    now = {"schema": 2} | now
+    assert checked(before, "here") == now and checked(now, "here") == now
+    folder = tmp_path / "run" / "model"
+    (folder / "onbrand").mkdir(parents=True)
+    (folder / "model_index.json").write_text("{}")
+    (folder / "onbrand" / "config.json").write_text(json.dumps(before))
+    assert pipeline.trained_start_in(folder) == pipeline.trained_start_in(folder.parent) == now
+
+
+@pytest.mark.parametrize("told", [{"base": "tiny"}, {}])
+def test_a_lora_of_schema_1_is_read_by_the_present_names(tmp_path: Path, told: Any) -> None:
+    """There its metadata called it offset."""
+    before = {"gain": "window", "kind": "mean", "k": 0, "first": 950}
+    now = {"schema": 2, "gain": "window", "start": "mean", "k": 0, "start_timestep": 950}
+    for record, expected in ((before, now), (None, None)):
+        metadata = {"onbrand": json.dumps(told | {"offset": record})}
+        save_file({"weight": torch.zeros(1)}, tmp_path / "one.safetensors", metadata=metadata)
+        assert lora_metadata(tmp_path / "one.safetensors")[1] == told | {"trained_start": expected}
+    save_file({"weight": torch.zeros(1)}, tmp_path / "one.safetensors")
+    assert lora_metadata(tmp_path / "one.safetensors")[1] == {}, "not onbrand's"
+
+
+def test_half_precision_files_alone_are_found(tmp_path: Path, pipe: Any) -> None:
     half = copy.deepcopy(pipe).to(torch.float16)
     half.save_pretrained(tmp_path / "half", variant="fp16")
     loaded = pipeline.load(tmp_path / "half", dtype="float16")
@@ -93,49 +150,49 @@ def test_half_precision_files_alone_are_found(tmp_path, pipe):
 
 
 @pytest.mark.parametrize("name", pipeline.SHIPPED)
-def test_shipped_models_load_and_draw(name):
+def test_shipped_models_load_and_draw(name: Any) -> None:
     pipe = pipeline.load(name)
-    picture = pipe(["a red skirt"], num_inference_steps=1, generator=torch.Generator().manual_seed(0)).images[0]
-    assert picture.width == pipe.vae.config.sample_size and pipe.scheduler.config.prediction_type == "epsilon"
+    image = pipe(["a red skirt"], num_inference_steps=1, generator=torch.Generator().manual_seed(0)).images[0]
+    assert image.width == pipe.vae.config.sample_size and pipe.scheduler.config.prediction_type == "epsilon"
 
 
 class TestNotThere:
-    def test_no_folder(self, tmp_path):
+    def test_no_folder(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"no model at {tmp_path / 'nothing'}: give a folder with model_index"):
             pipeline.load(tmp_path / "nothing")
 
-    def test_no_model_in_it(self, tmp_path):
+    def test_no_model_in_it(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"no model in {tmp_path}: looked for model_index.json there"):
             pipeline.load(tmp_path)
 
-    def test_another_kind(self, tmp_path):
+    def test_another_kind(self, tmp_path: Path) -> None:
         (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
         with pytest.raises(ValueError, match="a StableDiffusionPipeline or .* is needed; .* is a FluxPipeline"):
             pipeline.load(tmp_path)
 
-    def test_hub_id_that_is_nowhere(self, monkeypatch, tmp_path):
+    def test_hub_id_that_is_nowhere(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         monkeypatch.chdir(tmp_path)
         with pytest.raises(ValueError, match=f"no folder {tmp_path / 'runs/nothing'}, and no model 'runs/nothing' on"):
             pipeline.load("runs/nothing")
 
-    def test_file_of_another_kind(self, tmp_path):
+    def test_file_of_another_kind(self, tmp_path: Path) -> None:
         (tmp_path / "model.bin").write_bytes(b"x")
         with pytest.raises(ValueError, match="a model file ends in .safetensors or .ckpt"):
             pipeline.load(tmp_path / "model.bin")
 
-    def test_shipped_model_missing(self, monkeypatch):
+    def test_shipped_model_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pipeline, "SHIPPED", ("nowhere",))
         with pytest.raises(ValueError, match="the shipped model 'nowhere' is missing: no .*assets/nowhere"):
             pipeline.load("nowhere")
 
-    def test_dtype(self):
+    def test_dtype(self) -> None:
         with pytest.raises(ValueError, match="dtype must be one of float32, float16, bfloat16, got 'fp16'"):
             pipeline.load("tiny", dtype="fp16")
 
 
 class TestFingerprint:
-    def test_names_the_weights(self, pipe):
+    def test_names_the_weights(self, pipe: Any) -> None:
         vae = tiny_pipeline(seed=1).vae
         one = pipeline.fingerprint(vae)
         assert one == pipeline.fingerprint(vae) == pipeline.fingerprint(tiny_pipeline(seed=1).vae)
@@ -149,20 +206,20 @@ class TestFingerprint:
         vae.load_state_dict(tiny_pipeline(seed=1).vae.state_dict())
         assert pipeline.fingerprint(vae) == one
 
-    def test_half_precision_copy_is_the_same_model(self):
+    def test_half_precision_copy_is_the_same_model(self) -> None:
         vae = tiny_pipeline(seed=2).vae
         one = pipeline.fingerprint(vae)
         assert pipeline.fingerprint(vae.half()) == one
         assert pipeline.fingerprint(vae.float()) == one
         assert pipeline.fingerprint(vae.bfloat16()) != one
 
-    def test_names_count_and_order_does_not(self):
+    def test_names_count_and_order_does_not(self) -> None:
         first = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
         turned = torch.nn.ModuleDict({"b": first["b"], "a": first["a"]})
         swapped = torch.nn.ModuleDict({"a": first["b"], "b": first["a"]})
         assert pipeline.fingerprint(first) == pipeline.fingerprint(turned) != pipeline.fingerprint(swapped)
 
-    def test_weights_made_in_inference_mode(self):
+    def test_weights_made_in_inference_mode(self) -> None:
         with torch.inference_mode():
             layer = torch.nn.Linear(2, 2)
             one = pipeline.fingerprint(layer)
@@ -171,23 +228,25 @@ class TestFingerprint:
 
 
 @pytest.fixture(scope="module")
-def file(pipe, tmp_path_factory):
+def file(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = tmp_path_factory.mktemp("single") / "model.safetensors"
     save_file(to_ldm(pipe), path)
     return path
 
 
 class TestSingleFile:
-    def test_one_file_with_a_local_configuration(self, file, saved, pipe):
+    def test_one_file_with_a_local_configuration(self, file: Any, saved: Any, pipe: Any) -> None:
         loaded = pipeline.load(file, config=saved)
         for name in ("unet", "vae", "text_encoder"):
             assert pipeline.fingerprint(getattr(loaded, name)) == pipeline.fingerprint(getattr(pipe, name)), name
-        assert loaded.safety_checker is None and pipeline.offset_of(loaded) is None
-        pictures = [one(["a boot"], latents=torch.ones(1, 4, 8, 8), num_inference_steps=2, output_type="pt").images
+        assert loaded.safety_checker is None and pipeline.trained_start_of(loaded) is None
+        images = [one(["a boot"], latents=torch.ones(1, 4, 8, 8), num_inference_steps=2, output_type="pt").images
                     for one in (pipe, loaded)]  # fmt: skip
-        torch.testing.assert_close(*pictures)
+        torch.testing.assert_close(*images)
 
-    def test_without_a_configuration_on_this_machine(self, file, monkeypatch, tmp_path):
+    def test_without_a_configuration_on_this_machine(
+        self, file: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
         with pytest.raises(ValueError, match=f"{file} holds weights alone and .* give config=FOLDER"):
             pipeline.load(file)

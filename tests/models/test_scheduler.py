@@ -1,4 +1,4 @@
-"""The start enters every scheduler as diffusers' own img2img does at strength 1.0; METHOD.md's first timesteps."""
+"""Every scheduler is entered as by diffusers' img2img at strength 1.0; first timesteps of docs/concepts/method.md."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import dataclasses
 import functools
 import inspect
 import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -15,14 +18,23 @@ import torch
 from diffusers import DDIMScheduler, EDMEulerScheduler, EulerDiscreteScheduler, StableDiffusionImg2ImgPipeline
 from diffusers.utils import is_torchsde_available
 
-from onbrand.models.scheduler import latents_for, read, saved, scales, set_steps, suggest, with_options, with_terminal
+from onbrand.models.scheduler import (
+    latents_for,
+    open_scheduler,
+    read_scheduler,
+    scales,
+    set_steps,
+    suggest,
+    with_options,
+    with_terminal,
+)
 
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 BASE = DDIMScheduler(**SD, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 SPACINGS = ("leading", "trailing", "linspace")
 
 
-def configurations():
+def configurations() -> Iterator[Any]:
     """Every compatible class x spacing x Karras that exists."""
     for kind in sorted(BASE.compatibles, key=lambda kind: kind.__name__):
         if kind is EDMEulerScheduler or (kind.__name__ == "DPMSolverSDEScheduler" and not is_torchsde_available()):
@@ -37,16 +49,16 @@ CONFIGURATIONS = list(configurations())
 
 
 @functools.cache  # the KDPM2 classes take a third of a second each to make
-def made(name, spacing=None, karras=None):
+def made(name: Any, spacing: Any = None, karras: Any = None) -> Any:
     return with_options(BASE, name, spacing, karras)
 
 
-def test_all_compatible_classes_are_covered():
+def test_all_compatible_classes_are_covered() -> None:
     assert len({parameter.values[0] for parameter in CONFIGURATIONS}) >= 13 and len(CONFIGURATIONS) >= 55
 
 
 @pytest.mark.parametrize(("name", "spacing", "karras"), CONFIGURATIONS)
-def test_start_is_img2img_at_strength_one(pipe, name, spacing, karras):
+def test_start_is_img2img_at_strength_one(pipe: Any, name: Any, spacing: Any, karras: Any) -> None:
     steps = 20
     scheduler = copy.deepcopy(made(name, spacing, karras))
     mean = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(9))
@@ -59,7 +71,7 @@ def test_start_is_img2img_at_strength_one(pipe, name, spacing, karras):
     generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
     expected = theirs.prepare_latents(mean, timesteps[:1].repeat(2), 2, 1, torch.float32, "cpu", generators)
 
-    schedule = read(scheduler, steps)
+    schedule = read_scheduler(scheduler, steps)
     latents = latents_for(set_steps(scheduler, steps), mean, noise)
     ours = latents * schedule.init_noise_sigma  # what StableDiffusionPipeline.prepare_latents does to latents=
     torch.testing.assert_close(ours, expected, rtol=2e-6, atol=2e-6 * float(expected.abs().max()))
@@ -72,7 +84,7 @@ def test_start_is_img2img_at_strength_one(pipe, name, spacing, karras):
 
 
 @pytest.mark.parametrize(("name", "spacing", "karras"), CONFIGURATIONS)
-def test_start_of_unit_variance_has_unit_norm(name, spacing, karras):
+def test_start_of_unit_variance_has_unit_norm(name: Any, spacing: Any, karras: Any) -> None:
     live = set_steps(made(name, spacing, karras), 20)
     generator = torch.Generator().manual_seed(0)
     x_start, noise = torch.randn(2, 64, 4, 32, 32, generator=generator)
@@ -81,8 +93,8 @@ def test_start_of_unit_variance_has_unit_norm(name, spacing, karras):
 
 
 @pytest.mark.parametrize(("name", "spacing", "karras"), CONFIGURATIONS)
-def test_abar_is_the_training_schedules_at_the_first_timestep(name, spacing, karras):
-    schedule = read(made(name, spacing, karras), 20)
+def test_abar_is_the_training_schedules_at_the_first_timestep(name: Any, spacing: Any, karras: Any) -> None:
+    schedule = read_scheduler(made(name, spacing, karras), 20)
     assert schedule.abar == pytest.approx(float(schedule.abars[round(schedule.first)]), rel=2e-4)
 
 
@@ -97,35 +109,35 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize(("names", "at20", "at50"), FAMILIES["leading"])
-def test_first_timesteps_of_leading_spacing(names, at20, at50):
+def test_first_timesteps_of_leading_spacing(names: Any, at20: Any, at50: Any) -> None:
     for name in names:
         scheduler = made(name + "Scheduler", "leading")
-        assert (read(scheduler, 20).first, read(scheduler, 50).first) == (at20, at50), name
+        assert (read_scheduler(scheduler, 20).first, read_scheduler(scheduler, 50).first) == (at20, at50), name
 
 
-def test_first_timesteps_elsewhere():
-    assert read(BASE, 10).first == 901
-    assert read(with_options(BASE, "DPMSolverSinglestepScheduler"), 20).first == 999
+def test_first_timesteps_elsewhere() -> None:
+    assert read_scheduler(BASE, 10).first == 901
+    assert read_scheduler(with_options(BASE, "DPMSolverSinglestepScheduler"), 20).first == 999
     for names, _, _ in FAMILIES["leading"]:
         for name in names:
             for spacing in ("trailing", "linspace"):
-                assert read(made(name + "Scheduler", spacing), 20).first == 999, (name, spacing)
+                assert read_scheduler(made(name + "Scheduler", spacing), 20).first == 999, (name, spacing)
     for name in ("DPMSolverMultistep", "UniPCMultistep", "DEISMultistep"):
-        assert read(made(name + "Scheduler", "leading", True), 20).first == 999, name
+        assert read_scheduler(made(name + "Scheduler", "leading", True), 20).first == 999, name
     for name in ("EulerDiscrete", "HeunDiscrete", "KDPM2Discrete", "LMSDiscrete"):
-        first = read(made(name + "Scheduler", "leading", True), 20).first
+        first = read_scheduler(made(name + "Scheduler", "leading", True), 20).first
         assert first == pytest.approx(951, abs=0.01), name
 
 
-def test_abars_of_the_table():
-    abars = read(BASE).abars
+def test_abars_of_the_table() -> None:
+    abars = read_scheduler(BASE).abars
     table = {999: 0.004660, 981: 0.005776, 951: 0.008155, 950: 0.008247, 941: 0.009117, 901: 0.014005}
     assert {t: pytest.approx(float(abars[t]), abs=1.5e-6) for t in table} == table
-    assert read(BASE).first == 999 and len(read(BASE).timesteps) == 1000
+    assert read_scheduler(BASE).first == 999 and len(read_scheduler(BASE).timesteps) == 1000
 
 
 @pytest.mark.parametrize(("name", "spacing", "karras"), CONFIGURATIONS)
-def test_reading_leaves_the_scheduler_alone(name, spacing, karras):
+def test_reading_leaves_the_scheduler_alone(name: Any, spacing: Any, karras: Any) -> None:
     """Even one that is in the middle of its steps."""
     scheduler = copy.deepcopy(made(name, spacing, karras))
     scheduler.set_timesteps(7)
@@ -138,12 +150,12 @@ def test_reading_leaves_the_scheduler_alone(name, spacing, karras):
     fresh = copy.deepcopy(vars(live))
     scales(live)
     latents_for(live, state, state)
-    read(scheduler, 20)
+    read_scheduler(scheduler, 20)
     assert [name for name, value in vars(scheduler).items() if not same(value, before[name])] == []
     assert [name for name, value in vars(live).items() if not same(value, fresh[name])] == []
 
 
-def same(one, other):
+def same(one: Any, other: Any) -> Any:
     if isinstance(one, list):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, torch.Tensor | np.ndarray):
@@ -169,28 +181,28 @@ def same(one, other):
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )
-def test_schedulers_a_start_cannot_enter_are_refused(scheduler, reason):
+def test_schedulers_a_start_cannot_enter_are_refused(scheduler: Any, reason: Any) -> None:
     with pytest.raises(ValueError, match=reason):
-        read(scheduler, 20)
+        read_scheduler(scheduler, 20)
 
 
-def test_what_the_network_sees_must_be_variance_preserving():
+def test_what_the_network_sees_must_be_variance_preserving() -> None:
     class Doubled(EulerDiscreteScheduler):
-        def scale_model_input(self, sample, timestep):
+        def scale_model_input(self, sample: Any, timestep: Any) -> Any:
             return 2 * super().scale_model_input(sample, timestep)
 
     with pytest.raises(ValueError, match="not variance-preserving: its network sees noise of scale 2.0"):
-        read(Doubled(**SD), 20)
+        read_scheduler(Doubled(**SD), 20)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_prediction_type_is_the_schedulers(kind):
+def test_prediction_type_is_the_schedulers(kind: Any) -> None:
     scheduler = with_options(DDIMScheduler(**SD, prediction_type=kind), "EulerDiscreteScheduler")
-    assert read(scheduler, 20).prediction_type == kind
+    assert read_scheduler(scheduler, 20).prediction_type == kind
 
 
 @pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
-def test_literal_alpha(name):
+def test_literal_alpha(name: Any) -> None:
     """`abar` given: Eq. 8 with that alpha in the network's eyes, at the scheduler's own first timestep."""
     scheduler = with_options(BASE, name, "leading")
     live = set_steps(scheduler, 20)
@@ -201,12 +213,14 @@ def test_literal_alpha(name):
     torch.testing.assert_close(seen, math.sqrt(abar) * x_start + math.sqrt(1 - abar) * noise, rtol=1e-5, atol=1e-5)
 
 
-def test_inside():
-    assert read(BASE, 20).inside((950, 999)) == [951]
-    assert read(BASE, 50).inside((950, 999)) == [981, 961]
-    assert read(BASE, 10).inside((950, 999)) == []
-    assert read(with_options(BASE, "PNDMScheduler", "leading"), 20).inside((890, 960)) == [951, 926, 901], "each once"
-    rounded = dataclasses.replace(read(BASE, 20), timesteps=[950.9997, 900.2, 850.0003])
+def test_inside() -> None:
+    assert read_scheduler(BASE, 20).inside((950, 999)) == [951]
+    assert read_scheduler(BASE, 50).inside((950, 999)) == [981, 961]
+    assert read_scheduler(BASE, 10).inside((950, 999)) == []
+    assert read_scheduler(with_options(BASE, "PNDMScheduler", "leading"), 20).inside((890, 960)) == [951, 926, 901], (
+        "each once"
+    )
+    rounded = dataclasses.replace(read_scheduler(BASE, 20), timesteps=[950.9997, 900.2, 850.0003])
     assert rounded.inside((951, 999)) == [950.9997], "951 up to the rounding of an interpolated timestep"
     assert rounded.inside((0, 850)) == [850.0003] and rounded.inside((851, 950)) == [900.2]
 
@@ -221,29 +235,29 @@ def test_inside():
         ("UniPCMultistepScheduler", "trailing", 50, 951, 951),
     ],
 )
-def test_what_is_suggested_starts_inside(name, spacing, steps, first, last):
+def test_what_is_suggested_starts_inside(name: Any, spacing: Any, steps: Any, first: Any, last: Any) -> None:
     scheduler = with_options(BASE, name, spacing)
     before = scheduler.timesteps.clone()
     phrase = suggest(scheduler, first, last, steps)
     assert torch.equal(scheduler.timesteps, before)
     for part in phrase.split(", or "):
-        option, value = part.split("=")
+        option, value = part.split()
         if option == "num_inference_steps":
-            start = read(scheduler, int(value)).first
+            start = read_scheduler(scheduler, int(value)).first
         else:
             assert option == "timestep_spacing"
-            start = read(with_options(scheduler, spacing=value.strip("'")), steps).first
+            start = read_scheduler(with_options(scheduler, spacing=value), steps).first
         assert first <= start <= (999 if last is None else last)
 
 
-def test_nothing_to_suggest():
+def test_nothing_to_suggest() -> None:
     scheduler = with_options(BASE, "LCMScheduler")
     assert suggest(scheduler, 900, 951, 4).startswith("another scheduler")
     karras = with_options(BASE, "DPMSolverMultistepScheduler", "leading", karras=True)
-    assert suggest(karras, 951, 951, steps=50) == "use_karras_sigmas=False"
+    assert suggest(karras, 951, 951, steps=50) == "use_karras_sigmas False"
 
 
-def test_options_are_checked():
+def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match="no scheduler class 'Nonsense'.*DDIMScheduler"):
         with_options(BASE, "Nonsense")
     with pytest.raises(ValueError, match="no scheduler class 'UNet2DModel'"):
@@ -253,15 +267,15 @@ def test_options_are_checked():
     with pytest.raises(ValueError, match="DDIMScheduler takes no use_karras_sigmas"):
         with_options(BASE, karras=True)
     with pytest.raises(ValueError, match=r"must be 1\.\.1000, got 0"):
-        read(BASE, 0)
+        read_scheduler(BASE, 0)
     with pytest.raises(ValueError, match="LCMScheduler cannot run 400 inference steps"):
-        read(with_options(BASE, "LCMScheduler"), 400)
+        read_scheduler(with_options(BASE, "LCMScheduler"), 400)
 
 
-def test_a_scheduler_that_cannot_follow_the_models_schedule_is_refused():
+def test_a_scheduler_that_cannot_follow_the_models_schedule_is_refused() -> None:
     zero = DDIMScheduler(**SD, rescale_betas_zero_snr=True, timestep_spacing="trailing", prediction_type="v_prediction")
-    assert read(zero, 20).abar == 0 and read(with_options(zero, spacing="leading"), 20).abar > 1e-4
-    assert read(with_options(zero, "EulerDiscreteScheduler"), 20).abar < 1e-6
+    assert read_scheduler(zero, 20).abar == 0 and read_scheduler(with_options(zero, spacing="leading"), 20).abar > 1e-4
+    assert read_scheduler(with_options(zero, "EulerDiscreteScheduler"), 20).abar < 1e-6
     with pytest.raises(ValueError, match="PNDMScheduler cannot follow this model's noise schedule"):
         with_options(zero, "PNDMScheduler")
     with pytest.raises(ValueError, match="UnCLIPScheduler cannot follow this model's noise schedule"):
@@ -272,7 +286,7 @@ def test_a_scheduler_that_cannot_follow_the_models_schedule_is_refused():
         with_options(BASE, "DPMSolverSDEScheduler")
 
 
-def test_another_terminal_abar_is_diffusers_rescaling_with_another_end():
+def test_another_terminal_abar_is_diffusers_rescaling_with_another_end() -> None:
     """At an end of 0 it would be diffusers' rescale_zero_terminal_snr."""
     from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
@@ -287,8 +301,8 @@ def test_another_terminal_abar_is_diffusers_rescaling_with_another_end():
         with_terminal(base, 0)
 
 
-def test_a_saved_scheduler_is_read_from_a_models_folder(tmp_path):
+def test_a_saved_scheduler_is_read_from_a_models_folder(tmp_path: Path) -> None:
     base = EulerDiscreteScheduler(timestep_spacing="trailing")
     base.save_pretrained(tmp_path / "scheduler")
-    again = saved(tmp_path)
+    again = open_scheduler(tmp_path)
     assert type(again) is EulerDiscreteScheduler and again.config.timestep_spacing == "trailing"

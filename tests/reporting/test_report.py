@@ -15,24 +15,33 @@ from PIL import Image
 
 from onbrand.reporting import figures
 from onbrand.reporting.folder import read
-from onbrand.reporting.page import Score, picture, render
+from onbrand.reporting.page import Score, image, render
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 PROMPTS = ("a red bag, white background", "a blue coat, white background", "a teal dress, white background")
 
 
-def write_row(folder: Path, start: str, keys: list[tuple[str, int]], ground: float, failed: list[str]) -> None:
-    """A pictures folder of 8 x 8 pictures whose red channel is their seed; the first picture fails `failed`."""
+def write_row(folder: Path, start: str, keys: list[tuple[str, int]], background: float, failed: list[str]) -> None:
+    """An images folder of 8 x 8 images whose red channel is their seed; the first image fails `failed`."""
     folder.mkdir(parents=True)
     lines = []
     for i, (prompt, seed) in enumerate(keys):
         Image.new("RGB", (8, 8), (seed, 10, 20)).save(folder / f"{i:05d}.png")
         lines.append(json.dumps({"file": f"{i:05d}.png", "prompt": prompt, "seed": seed, "start": start}))
     (folder / "manifest.jsonl").write_text("\n".join(lines) + '\n{"file": "torn')
-    entry = {"title": "on the brand's ground", "rule": "within 3 of white", "share": ground, "low": ground - 0.02}
-    pictures = [{"file": f"{i:05d}.png", "failed": failed if i == 0 else []} for i in range(len(keys))]
-    found = {"count": 600, "all": {"share": ground / 2}, "properties": {"ground": entry | {"high": ground + 0.02}}}
-    (folder / "check.json").write_text(json.dumps(found | {"pictures": pictures, "command": f"onbrand check {start}"}))
+    entry = {
+        "title": "on the brand's background",
+        "rule": "within 3 of white",
+        "rate": background,
+        "low": background - 0.02,
+    }
+    images = [{"file": f"{i:05d}.png", "failed": failed if i == 0 else []} for i in range(len(keys))]
+    content = {
+        "count": 600,
+        "all": {"rate": background / 2},
+        "properties": {"background": entry | {"high": background + 0.02}},
+    }
+    (folder / "check.json").write_text(json.dumps(content | {"images": images, "command": f"onbrand check {start}"}))
 
 
 @pytest.fixture
@@ -40,9 +49,9 @@ def demo(tmp_path: Path) -> Path:
     """Two rows that share two of three (prompt, seed) pairs, a brand, a run, and a plan."""
     folder = tmp_path / "demo"
     keys = [(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
-    write_row(folder / "pictures" / "a-ours", "mean", keys[::-1], 0.96, [])
-    write_row(folder / "pictures" / "z-plain", "noise", keys[:2], 0.05, ["ground"])
-    trace = folder / "pictures" / "a-ours" / "trace" / "00000"
+    write_row(folder / "images" / "a-ours", "mean", keys[::-1], 0.96, [])
+    write_row(folder / "images" / "z-plain", "noise", keys[:2], 0.05, ["background"])
+    trace = folder / "images" / "a-ours" / "trace" / "00000"
     trace.mkdir(parents=True)
     for step, t in enumerate((951, 901)):
         Image.new("RGB", (8, 8), (0, 0, t % 256)).save(trace / f"{step:02d}-t{t}-x0.png")
@@ -53,8 +62,8 @@ def demo(tmp_path: Path) -> Path:
     fit |= {"refused": [{"file": "photos/<b>.png", "reason": "truncated"}], "versions": {"torch": "2.13.0"}}
     (folder / "brand" / "fit.json").write_text(json.dumps(fit))
     leak = {"classes": {"product photo": {"sigma": 6.5, "k_worth": 2, "mean_power": [9, 1], "spread_power": [4, 0.5]}}}
-    found = {"code": "OB001", "title": "The mean is seen", "sentence": "It stands out.", "remedy": "Start there."}
-    leak["findings"] = [found | {"level": "problem", "class": "product photo"}]  # type: ignore[assignment]
+    finding = {"code": "OB001", "title": "The mean is seen", "sentence": "It stands out.", "remedy": "Start there."}
+    leak["findings"] = [finding | {"level": "problem", "class": "product photo"}]  # type: ignore[assignment]
     (folder / "brand" / "leak.json").write_text(json.dumps(leak))
     run = folder / "runs" / "ours"
     run.mkdir(parents=True)
@@ -69,7 +78,7 @@ def demo(tmp_path: Path) -> Path:
     return folder
 
 
-class Reader(HTMLParser):
+class Parsed(HTMLParser):
     """Collects tags, texts and the nesting's faults."""
 
     def __init__(self, html: str) -> None:
@@ -103,35 +112,35 @@ def test_columns_are_equal_prompts_and_seeds(demo: Path) -> None:
     assert [row.name for row in page.rows] == ["z-plain", "a-ours"]
     assert page.columns == ("a red bag", "a blue coat") and page.ending == "white background"
     for row in page.rows:  # the red channel is the seed
-        assert [pixels(thumb.src)[0, 0, 0] for thumb in row.pictures] == [0, 1]
+        assert [pixels(thumb.src)[0, 0, 0] for thumb in row.images] == [0, 1]
 
 
 def test_a_row_of_other_prompts_shows_its_own_and_leaves_the_columns_as_they_are(demo: Path) -> None:
-    write_row(demo / "pictures" / "control", "image", [("another", 70), ("one more", 71)], 0.9, [])
+    write_row(demo / "images" / "control", "image", [("another", 70), ("one more", 71)], 0.9, [])
     (demo / "demo.json").write_text(
         json.dumps({"rows": [{"name": "z-plain"}, {"name": "control"}, {"name": "a-ours"}]})
     )
     page = read(demo)
     assert page.columns == ("a red bag", "a blue coat")
-    assert [pixels(thumb.src)[0, 0, 0] for row in page.rows for thumb in row.pictures] == [0, 1, 70, 71, 0, 1]
-    assert page.rows[1].pictures[0].alt == "another, seed 70"
+    assert [pixels(thumb.src)[0, 0, 0] for row in page.rows for thumb in row.images] == [0, 1, 70, 71, 0, 1]
+    assert page.rows[1].images[0].alt == "another, seed 70"
 
 
 def test_the_only_row_has_its_own_prompts_over_it(demo: Path) -> None:
-    (demo / "pictures" / "z-plain" / "manifest.jsonl").unlink()
+    (demo / "images" / "z-plain" / "manifest.jsonl").unlink()
     assert read(demo).columns == ("a teal dress", "a blue coat", "a red bag")
 
 
 def test_real_photos_have_a_row_without_seeds(demo: Path) -> None:
-    real = demo / "pictures" / "real"
+    real = demo / "images" / "real"
     real.mkdir()
     Image.new("RGB", (8, 8), (200, 0, 0)).save(real / "p.png")
     (real / "metadata.jsonl").write_text('{"file_name": "p.png", "text": "a photo"}\n' * 2)
     (demo / "demo.json").write_text(json.dumps({"real": "real", "after": "a-ours"}))
     page = read(demo)
     assert page.columns == ("a blue coat", "a red bag") and page.rows[1].tone == "real"
-    assert [len(row.pictures) for row in page.rows] == [2, 2, 2]
-    assert page.rows[1].pictures[0].alt == "photo: a photo"
+    assert [len(row.images) for row in page.rows] == [2, 2, 2]
+    assert page.rows[1].images[0].alt == "photo: a photo"
 
 
 def test_what_the_files_say_is_what_the_page_says(demo: Path) -> None:
@@ -139,21 +148,21 @@ def test_what_the_files_say_is_what_the_page_says(demo: Path) -> None:
     assert page.before and page.after and (page.before.caption, page.after.caption) == ("Plain", "Ours")
     assert [number.after.text() for number in page.numbers] == ["48\u00a0%", "96\u00a0%"]
     assert page.numbers[1].before and page.numbers[1].before.text() == "5\u00a0%"
-    assert page.rows[0].pictures[0].failed == ("ground",) and not page.rows[0].pictures[1].failed
-    assert [thumb.caption for thumb in page.strips[0].pictures] == ["t = 951", "t = 901"]
-    assert page.findings[0].code == "OB001" and page.kinds[0].count == 1200
+    assert page.rows[0].images[0].failed == ("background",) and not page.rows[0].images[1].failed
+    assert [thumb.caption for thumb in page.strips[0].images] == ["t = 951", "t = 901"]
+    assert page.findings[0].code == "OB001" and page.classes[0].count == 1200
     assert ("torch", "2.13.0") in page.facts and "onbrand check noise" in page.commands
-    shown = Reader(render(page))
+    shown = Parsed(render(page))
     dots = [attrs["style"] for tag, attrs in shown.tags if tag == "b" and "style" in attrs]
     assert dots == ["left: 2.5%", "left: 48.0%", "left: 5.0%", "left: 96.0%"]
 
 
 def test_the_page_stands_alone_and_is_well_formed(demo: Path) -> None:
-    shown = Reader(render(read(demo)))
+    shown = Parsed(render(read(demo)))
     assert not shown.faults and not shown.open
-    pictures = [attrs for tag, attrs in shown.tags if tag == "img"]
-    assert len(pictures) > 8
-    assert all((attrs["src"] or "").startswith("data:image/") and attrs["alt"] for attrs in pictures)
+    images = [attrs for tag, attrs in shown.tags if tag == "img"]
+    assert len(images) > 8
+    assert all((attrs["src"] or "").startswith("data:image/") and attrs["alt"] for attrs in images)
     assert not {tag for tag, _ in shown.tags} & {"script", "link", "iframe", "object"}
     fetched = [value for _, attrs in shown.tags for name, value in attrs.items() if name in ("href", "srcset")]
     assert all((value or "").startswith("#") for value in fetched)
@@ -168,26 +177,26 @@ def test_words_from_outside_are_escaped(demo: Path) -> None:
     assert "<script>" not in html and "&lt;script&gt;" in html and "&lt;b&gt;.png" in html
 
 
-@pytest.mark.parametrize("part", ["brand", "runs/ours", "pictures/a-ours", "."])
+@pytest.mark.parametrize("part", ["brand", "runs/ours", "images/a-ours", "."])
 def test_any_part_has_a_page(demo: Path, part: str) -> None:
     page = read(demo / part)
     html = render(page)
     assert ("The diagnosis" in html) == (part in ("brand", "."))
     assert ("How training went" in html) == (part in ("runs/ours", "."))
-    assert ('id="comparison"' in html) == (part in ("pictures/a-ours", "."))
+    assert ('id="comparison"' in html) == (part in ("images/a-ours", "."))
 
 
 def test_a_page_nobody_introduced_says_what_there_is(demo: Path) -> None:
     (demo / "demo.json").unlink()
     assert read(demo).lead == (
-        "1,200 photos fitted · ours: 8 training steps, 8 minutes · a-ours: 600 pictures checked"
-        " · z-plain: 600 pictures checked"
+        "1,200 photos fitted · ours: 8 training steps, 8 minutes · a-ours: 600 images checked"
+        " · z-plain: 600 images checked"
     )
 
 
 def test_a_run_finds_its_brand(demo: Path) -> None:
     (demo / "runs" / "ours" / "run.json").write_text(json.dumps({"prior": str(demo / "brand")}))
-    assert read(demo / "runs" / "ours").kinds[0].name == "product photo"
+    assert read(demo / "runs" / "ours").classes[0].name == "product photo"
 
 
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
@@ -197,18 +206,18 @@ def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
         read(tmp_path / "missing")
 
 
-def test_a_row_nobody_made_is_left_out_and_no_page_without_common_pictures_fails(demo: Path) -> None:
-    write_row(demo / "pictures" / "other", "noise", [("a pink bag, white background", 77)], 0.5, [])
+def test_a_row_nobody_made_is_left_out_and_no_page_without_common_images_fails(demo: Path) -> None:
+    write_row(demo / "images" / "other", "noise", [("a pink bag, white background", 77)], 0.5, [])
     (demo / "demo.json").unlink()
     assert len(read(demo).rows) == 3 and len(read(demo).columns) == 2
-    (demo / "pictures" / "z-plain" / "manifest.jsonl").unlink()
+    (demo / "images" / "z-plain" / "manifest.jsonl").unlink()
     page = read(demo)
-    assert len(page.rows) == 2 and page.columns == () and all(row.pictures for row in page.rows)
+    assert len(page.rows) == 2 and page.columns == () and all(row.images for row in page.rows)
     assert 'aria-hidden="true"></div>' in render(page)
 
 
 @pytest.mark.parametrize(
-    ("share", "text"),
+    ("rate", "text"),
     [
         (1, "100\u00a0%"),
         (0.996, "99.6\u00a0%"),
@@ -218,20 +227,20 @@ def test_a_row_nobody_made_is_left_out_and_no_page_without_common_pictures_fails
         (0, "0\u00a0%"),
     ],
 )
-def test_nearly_all_is_not_all(share: float, text: str) -> None:
-    assert Score("s", "s", share).text() == text
+def test_nearly_all_is_not_all(rate: float, text: str) -> None:
+    assert Score("s", "s", rate).text() == text
 
 
 def test_numbers_of_their_own_scale() -> None:
-    written = [Score("s", "s", value, share=False).text() for value in (0.75, 1.0, 15.24, 136.6, 9.999)]
+    written = [Score("s", "s", value, rate=False).text() for value in (0.75, 1.0, 15.24, 136.6, 9.999)]
     assert written == [".75", "1.00", "15.2", "137", "10.0"]
-    assert Score("s", "s", 0.8, 0.75, 0.85, share=False).interval() == ".75 to .85"
+    assert Score("s", "s", 0.8, 0.75, 0.85, rate=False).interval() == ".75 to .85"
 
 
-def test_a_small_picture_is_kept_to_the_pixel_and_a_large_one_is_made_small() -> None:
+def test_a_small_image_is_kept_to_the_pixel_and_a_large_one_is_made_small() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8))
-    assert np.array_equal(pixels(picture(noise, "x").src), np.asarray(noise))
-    large = pixels(picture(Image.new("RGB", (1024, 512), (255, 255, 255)), "x").src)
+    assert np.array_equal(pixels(image(noise, "x").src), np.asarray(noise))
+    large = pixels(image(Image.new("RGB", (1024, 512), (255, 255, 255)), "x").src)
     assert large.shape == (128, 256, 3) and large.min() >= 254
 
 
@@ -241,25 +250,25 @@ def test_curves_are_means_of_neighbours_and_leave_out_what_was_not_measured() ->
     assert np.allclose(smooth, np.asarray(points).reshape(10, 4, 2).mean(1))
     log = [{"step": 1, "loss": 1.0, "loss_inside": None}, {"step": 2, "loss": 0.5, "loss_inside": None}]
     assert figures.curves({"run": log}, "loss_inside", "loss") == ""
-    drawn = figures.curves({"run": log}, "loss", "loss")
-    assert "<svg" in drawn and drawn == figures.curves({"run": log}, "loss", "loss")
+    svg = figures.curves({"run": log}, "loss", "loss")
+    assert "<svg" in svg and svg == figures.curves({"run": log}, "loss", "loss")
 
 
-def test_a_run_with_held_out_pictures_has_their_curve_and_no_other_has(tmp_path: Path) -> None:
-    for name, held in (("with", 0.5), ("without", None)):
-        lines = [{"step": s, "loss": 1.0, "seconds": 1.0, "held": held if s % 2 else None} for s in range(1, 7)]
+def test_a_run_with_held_out_images_has_their_curve_and_no_other_has(tmp_path: Path) -> None:
+    for name, loss in (("with", 0.5), ("without", None)):
+        lines = [{"step": s, "loss": 1.0, "seconds": 1.0, "held": loss if s % 2 else None} for s in range(1, 7)]
         (tmp_path / name).mkdir()
         (tmp_path / name / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert [caption[:8] for caption, _ in read(tmp_path / "with").curves] == ["Loss.", "Held-out"]
-    assert [caption[:8] for caption, _ in read(tmp_path / "without").curves] == ["Loss."]
+    assert [caption[:8] for caption, _ in read(tmp_path / "with").curves] == ["The loss", "The loss"]
+    assert [caption[:8] for caption, _ in read(tmp_path / "without").curves] == ["The loss"]
 
 
 def test_contact_sheet_frames_what_fails() -> None:
-    pictures = [Image.new("RGB", (16, 16), (0, 0, 255))] * 3
-    sheet = figures.contact_sheet(pictures, ["a", "b", "c" * 99], [[], ["ground"], []], columns=2, side=40)
+    images = [Image.new("RGB", (16, 16), (0, 0, 255))] * 3
+    sheet = figures.contact_sheet(images, ["a", "b", "c" * 99], [[], ["background"], []], columns=2, side=40)
     assert sheet.size == (2 * 50 + 10, 2 * 94 + 10)
     at = sheet.load()
     assert at is not None and at[60, 30] == figures.BAD and at[9, 30] != figures.BAD  # left frames of b and a
     assert at[30, 30] == (0, 0, 255)  # drawn at the cell's size, not at 16 pixels
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         figures.contact_sheet([], [], [])

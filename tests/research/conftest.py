@@ -2,14 +2,16 @@
 
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 TOOLS = Path(__file__).parents[2] / "research"
 
 
-def opened(folder):
+def opened(folder: Any) -> Iterator[Any]:
     """`importlib.import_module` with a folder of scripts on the path; afterwards their short names are free again."""
     before, sys.path[:0] = set(sys.modules), [str(folder)]
     yield importlib.import_module
@@ -20,10 +22,10 @@ def opened(folder):
 
 
 @pytest.fixture(scope="module")
-def tiny_tool():
+def tiny_tool() -> Iterator[Any]:
     yield from opened(TOOLS / "tiny")
 
 
 @pytest.fixture(scope="module")
-def tool():
+def tool() -> Iterator[Any]:
     yield from opened(TOOLS)

@@ -1,9 +1,10 @@
-"""docs/method.md says what research/method.py computes, and that is METHOD.md's table of ideal networks."""
+"""docs/concepts/method.md says what research/method.py computes."""
 
 import importlib.util
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
@@ -12,9 +13,9 @@ import torch
 from onbrand.core import Gaussian, constant, estimate, measure_leak, ratio
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "method.md").read_text()
+PAGE = (ROOT / "docs" / "concepts" / "method.md").read_text()
 
-# METHOD.md section 5: share of the mean, variance ratio, text slope; white ground, then natural brightness
+# share of the mean, variance ratio, text slope; white background, then natural brightness
 TABLE = {
     "standard, pure noise": (0.171, 0.155, 0.171, 0.065, 0.081, 0.065),
     "class mean, no training": (1.000, 0.154, 0.171, 1.000, 0.080, 0.065),
@@ -31,7 +32,7 @@ SAMPLED = {
 
 
 @pytest.fixture(scope="module")
-def tool():
+def tool() -> Any:
     spec = importlib.util.spec_from_file_location("method", ROOT / "research" / "method.py")
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
@@ -41,26 +42,26 @@ def tool():
 
 
 @pytest.fixture(scope="module")
-def printed(tool):
-    lines = [line.strip("| ").split(" | ") for line in tool.ideal_table().splitlines()[2:]]
+def printed(tool: Any) -> Any:
+    lines = [line.strip("|").split("|") for line in tool.ideal_table().splitlines()[2:]]
     return {name: [float(value) for value in values] for name, *values in lines}
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_the_exact_rows(printed, name):
+def test_the_exact_rows(printed: Any, name: Any) -> None:
     assert printed[name] == pytest.approx(TABLE[name], abs=0.002)
 
 
 @pytest.mark.parametrize("name", SAMPLED)
-def test_the_rows_that_were_sampled(printed, name):
+def test_the_rows_that_were_sampled(printed: Any, name: Any) -> None:
     assert printed[name] == pytest.approx(SAMPLED[name], abs=0.011)
 
 
-def test_the_page_holds_what_the_script_makes(tool):
+def test_the_page_holds_what_the_script_makes(tool: Any) -> None:
     assert tool.fill(PAGE) == PAGE
 
 
-def test_numbers_in_the_prose(tool, printed):
+def test_numbers_in_the_prose(tool: Any, printed: Any) -> None:
     prose = " ".join(PAGE.split())
     abars = tool.schedule().alphas_cumprod
     assert round(16384 * float(abars[-1].float()), 0) in (76, 77)
@@ -76,7 +77,7 @@ def test_numbers_in_the_prose(tool, printed):
     assert f"about {abs(float((1 - a).sqrt() / determinant)):.0f} times" in prose
 
 
-def test_ddim_holds_what_the_constant_gain_shows_and_the_window_does_not(tool):
+def test_ddim_holds_what_the_constant_gain_shows_and_the_window_does_not(tool: Any) -> None:
     held = tool.carried()
     abars, (window, gain) = tool.schedule().alphas_cumprod, tool.GAINS.values()
     assert len(held) == 20
@@ -87,7 +88,7 @@ def test_ddim_holds_what_the_constant_gain_shows_and_the_window_does_not(tool):
 
 
 @pytest.mark.parametrize("name", ["DDIM", "PNDM", "DPMSolverMultistep", "UniPCMultistep", "DEISMultistep"])
-def test_solvers_keep_the_shares_of_the_start_whatever_is_answered(tool, name):
+def test_solvers_keep_the_shares_of_the_start_whatever_is_answered(tool: Any, name: Any) -> None:
     """Coefficients of (x_start, eps, answer 0, answer 1, ...): the first two stay training's at every step."""
     made = getattr(diffusers, f"{name}Scheduler")
     scheduler = made(**{k: v for k, v in tool.SD.items() if k != "set_alpha_to_one"}, timestep_spacing="trailing",
@@ -105,9 +106,9 @@ def test_solvers_keep_the_shares_of_the_start_whatever_is_answered(tool, name):
         x = scheduler.step(noise, t, x).prev_sample
 
 
-def test_to_an_ideal_network_the_start_is_only_a_shift(tool):
+def test_to_an_ideal_network_the_start_is_only_a_shift(tool: Any) -> None:
     """Section 5's caution: under the constant gain another start changes the mean by the last k alone."""
-    mode = tool.MODES["white ground"]
+    mode = tool.MODES["white background"]
     with_mean, with_nothing = (tool.propagate(tool.Method("", s, constant), mode) for s in ("mean", "noise"))
     last = float(tool.state(float(tool.schedule().alphas_cumprod[0]), float(tool.GAINS["constant gain"][0]))[1])
     assert with_mean[0] - with_nothing[0] == pytest.approx(last, abs=1e-5)
@@ -115,7 +116,7 @@ def test_to_an_ideal_network_the_start_is_only_a_shift(tool):
     assert with_nothing[1] == pytest.approx(with_mean[1], abs=0.003)  # pure noise is louder than x_init's by 1 / sigma
 
 
-def test_fine_steps_lose_what_section_1_says(tool):
+def test_fine_steps_lose_what_section_1_says(tool: Any) -> None:
     for mode in tool.MODES.values():
         method = tool.Method("", "noise", steps=1000, options={"timestep_spacing": "trailing"})
         abar = float(tool.schedule().alphas_cumprod[-1])

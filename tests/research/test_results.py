@@ -1,49 +1,70 @@
-"""Figures in README and docs/results*.md are those of docs/results*.json."""
+"""Figures on README and docs/research's pages are those of docs/research/*.json."""
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PAGES = {"results": "results.md", "log": "log.md", "searchable": "all-results.html"}
 
 
 @pytest.fixture
-def copy(tool, tmp_path, monkeypatch):
-    """README and docs/results* in a folder of their own, which research/results.py takes for the project's."""
-    (tmp_path / "docs").mkdir()
-    for file in (ROOT / "docs").glob("results*.json"):
-        shutil.copy2(file, tmp_path / "docs")
+def copy(tmp_path: Path) -> Any:
+    """docs/research's figures and README in a folder of their own; the docs folder."""
+    docs = tmp_path / "docs"
+    (docs / "research").mkdir(parents=True)
+    for file in (ROOT / "docs" / "research").glob("*.json"):
+        shutil.copy2(file, docs / "research")
     shutil.copy2(ROOT / "README.md", tmp_path)
-    results = tool("results")
-    monkeypatch.setattr(results, "DOCS", tmp_path / "docs")
-    return tmp_path, results
+    return docs
 
 
-def test_readme_is_as_the_script_writes_it(copy):
-    folder, results = copy
-    results.readme()
-    assert (folder / "README.md").read_text() == (ROOT / "README.md").read_text()
+def test_readme_is_as_the_script_writes_it(tool: Any, copy: Any) -> None:
+    assert tool("pages").readme(copy) == (ROOT / "README.md").read_text()
 
 
-def test_readme_follows_the_figures(copy):
-    folder, results = copy
-    file = folder / "docs" / "results-photos.json"
-    told = json.loads(file.read_text())
-    told["plain/noise"]["text"]["value"] = 0.777
-    file.write_text(json.dumps(told))
-    results.readme()
-    assert ".777 by the usual one" in (folder / "README.md").read_text()
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_as_the_script_writes_it(tool: Any, copy: Any, name: Any) -> None:
+    assert getattr(tool("pages"), name)(copy) == (ROOT / "docs" / "research" / PAGES[name]).read_text()
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["results", *(f"results-{part}" for part in ("all", "long", "look", "look-photos", "lora", "photos", "try-on"))],
-)
-def test_words_of_a_page_are_filled_with_its_figures(tool, name):
-    words = (ROOT / "research" / f"{name.replace('-', '_')}_words.md").read_text().rstrip()
-    table = json.loads((ROOT / "docs" / f"{name}.json").read_text())
-    variants = json.loads((ROOT / "docs" / "results-look-variants.json").read_text())
-    table |= {f"variants/{way}": scores for way, scores in variants.items()}
-    assert (ROOT / "docs" / f"{name}.md").read_text().startswith(tool("results_page").filled(words, table) + "\n")
+def test_readme_follows_the_figures(tool: Any, copy: Any) -> None:
+    file = copy / "research" / "results-photos.json"
+    table = json.loads(file.read_text())
+    table["plain/noise"]["text"]["value"] = 0.77
+    file.write_text(json.dumps(table))
+    assert "77 % by plain training" in tool("pages").readme(copy)
+
+
+def test_scores_are_found_by_their_present_names_and_by_those_of_schema_1(tool: Any) -> None:
+    filled = tool("results_page").filled
+    former = {"a": {"background": {"value": 0.575, "low": 0.5, "high": 0.6}}}
+    present = {"a": {"background": former["a"]["background"]}}
+    for table in (former, present):
+        assert filled("{a|background} {a|background|} {a|background|%}", table) == ".575 .575 (.500 to .600) 58 %"
+
+
+def test_paired_differences_are_read_from_the_tables_of_a_comparison(tool: Any) -> None:
+    row = "| c/d | +.060 (-.029 to +.092) | -.500 (-1.000 to +.000) |\n"
+    found = tool("results_page").differences(f"## A question\n\n| a/b less | text | all |\n|---|---|---|\n{row}")
+    assert found["A question"]["first"] == "a/b"
+    assert found["A question"]["others"]["c/d"]["text"] == {"value": 0.06, "low": -0.029, "high": 0.092}
+    assert found["A question"]["others"]["c/d"]["all"]["low"] == -1
+
+
+def test_the_searchable_page_holds_every_row_and_difference(tool: Any) -> None:
+    pages = tool("pages")
+    data = json.loads(re.search(r"const DATA =\n(.*?);\nconst", pages.searchable(), re.S)[1])
+    assert len(data["rows"]) == sum(map(len, pages.tables().values()))
+    pairs = json.loads((ROOT / "docs" / "research" / "differences.json").read_text())
+    assert len(data["pairs"]) == sum(len(one["others"]) for page in pairs.values() for one in page.values())
+
+
+def test_what_readme_says_of_longer_training_holds(tool: Any) -> None:
+    long = tool("pages").tables()["long"]["text-constant:v/text+zeromean"]
+    properties = ("background", "centring", "cropping", "fill", "light", "pose", "class")
+    assert all(long[name]["value"] >= 0.95 for name in properties)

@@ -1,22 +1,24 @@
 """What the parts of onbrand-tiny are trained by: whole states on a CPU, elsewhere light ones in small files."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 
 @pytest.fixture(scope="module")
-def steps(tiny_tool):
+def steps(tiny_tool: Any) -> Any:
     return tiny_tool("steps")
 
 
-def trained(steps, out, count, device, seconds=math.inf):
+def trained(steps: Any, out: Any, count: Any, device: Any, seconds: Any = math.inf) -> Any:
     """The weights after a run that learns to give 3 for random numbers."""
     torch.manual_seed(0)
     layer = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))
 
-    def loss(step, generator):
+    def loss(step: Any, generator: Any) -> Any:
         return (layer(torch.randn(8, 4, generator=generator, device=generator.device)) - 3).square().mean()
 
     steps.run("part", {"layer": layer}, loss, steps=count, lr=1e-2, out=out, keep=4, ema=0.9, device=device,
@@ -25,7 +27,9 @@ def trained(steps, out, count, device, seconds=math.inf):
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:0"])
-def test_a_run_that_is_out_of_time_goes_on(steps, tmp_path, device, capsys):
+def test_a_run_that_is_out_of_time_goes_on(
+    steps: Any, tmp_path: Path, device: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = trained(steps, tmp_path, 12, device)
     out = tmp_path / "stopped"
     out.mkdir()
@@ -41,7 +45,9 @@ def test_a_run_that_is_out_of_time_goes_on(steps, tmp_path, device, capsys):
         assert (trained(steps, out, 12, device) - resumed).abs().max() < 1e-2, "half precision"
 
 
-def test_a_light_state_is_of_small_files_and_read_whole_or_not_at_all(steps, tmp_path, monkeypatch):
+def test_a_light_state_is_of_small_files_and_read_whole_or_not_at_all(
+    steps: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(steps, "SHARD", 1000)
     average = [torch.randn(50, 40), torch.randn(3)]
     for step in (7, 9):

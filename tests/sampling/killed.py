@@ -11,13 +11,15 @@ from pathlib import Path
 
 import torch
 
-from onbrand.options.generate import GenerateConfig
-from onbrand.sampling.manifest import read, write
+from onbrand.options.generate import SamplingSettings
+from onbrand.sampling.manifest import read_manifest, write_images
 from onbrand.sampling.requests import Request
 from tiny import tiny_pipeline, tiny_prior
 
 REQUESTS = [Request(f"garment, item {seed}", seed) for seed in range(12)]
-CONFIG = GenerateConfig(steps=3, guidance=2.0, batch=4, start="pca", scheduler="EulerAncestralDiscreteScheduler")
+CONFIG = SamplingSettings(
+    num_inference_steps=3, guidance_scale=2.0, batch_size=4, start="pca", scheduler="EulerAncestralDiscreteScheduler"
+)
 
 
 def start_child(folder: Path) -> int:
@@ -26,7 +28,7 @@ def start_child(folder: Path) -> int:
     if pid == 0:
         status = 1
         try:
-            status = 0 if all(picture.image for picture in write(folder, PIPE, PRIOR, REQUESTS, CONFIG)) else 1
+            status = 0 if all(image.image for image in write_images(folder, PIPE, PRIOR, REQUESTS, CONFIG)) else 1
         finally:
             os._exit(status)
     return pid
@@ -38,7 +40,7 @@ def lines_in(folder: Path) -> int:
 
 
 def kill_somewhere(folder: Path) -> int:
-    """Kill a run after a random number of its pictures and a random wait; how many lines it had written."""
+    """Kill a run after a random number of its images and a random wait; how many lines it had written."""
     pid = start_child(folder)
     enough = random.randrange(len(REQUESTS) - 1)
     while lines_in(folder) < enough:
@@ -60,7 +62,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     PIPE = tiny_pipeline()
     PRIOR = tiny_prior(PIPE, ("garment",))
-    whole, entries = finish(out / "whole"), read(out / "whole")
+    whole, entries = finish(out / "whole"), read_manifest(out / "whole")
     assert len(whole) == len(REQUESTS) + 1 and len(entries) == len(REQUESTS)
     for moment in range(moments):
         folder = out / f"killed-{moment}"
@@ -69,5 +71,5 @@ if __name__ == "__main__":
             written.append(kill_somewhere(folder) if written[0] < len(REQUESTS) - 1 else written[0])
         resumed = finish(folder)
         assert resumed == whole, f"killed at {written}: {[name for name in whole if resumed.get(name) != whole[name]]}"
-        assert read(folder) == entries, f"killed at {written}: the manifests differ"
+        assert read_manifest(folder) == entries, f"killed at {written}: the manifests differ"
         print(f"killed after {written} of {len(REQUESTS)}")

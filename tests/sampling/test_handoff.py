@@ -1,44 +1,49 @@
-"""The hand-off through diffusers' own schedulers and pipeline: its closed form, and METHOD.md's table."""
+"""The hand-off through diffusers' own schedulers and pipeline: its closed form, and the table.
+
+docs/concepts/method.md, section 10.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, SDCFGCutoffCallback
 
 import onbrand
-from core.test_oracle import GROUND, TABLE
+from core.test_oracle import BACKGROUND, TABLE
 from onbrand.core import estimate, target
 from onbrand.models import pipeline
-from onbrand.models.scheduler import describe, latents_for, set_steps, with_options
-from onbrand.options.generate import GenerateConfig
+from onbrand.models.scheduler import latents_for, schedule_of, set_steps, with_options
+from onbrand.options.generate import SamplingSettings
 from onbrand.sampling.handoff import HandOff
-from onbrand.sampling.manifest import remake, write
+from onbrand.sampling.manifest import remake, write_images
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import sample
 from onbrand.sampling.start import noise_for, start
 
-WINDOW = {"gain": "window", "kind": "mean", "k": 0, "first": 950}
+WINDOW = {"gain": "window", "start": "mean", "k": 0, "start_timestep": 950}
 NAMES = ("DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
 MULTISTEP = NAMES[2:]
 SEEDS = [3, 4]
 
 
-def with_scheduler(pipe, name, spacing="leading", **options):
+def with_scheduler(pipe: Any, name: Any, spacing: Any = "leading", **options: Any) -> Any:
     other = copy.copy(pipe)
     made = with_options(pipe.scheduler, name, spacing)
     other.scheduler = type(made).from_config(made.config, **options)
     return other
 
 
-def run(pipe, latents, steps, network, callback=None, dtype=torch.float32):
+def run(pipe: Any, latents: Any, steps: Any, network: Any, callback: Any = None, dtype: Any = torch.float32) -> Any:
     """A pipeline's loop: every state after its step, in VP space, and what network(x, t, abar) said of x0 there."""
     scheduler = pipe.scheduler
     scheduler.set_timesteps(steps)
-    x, states, said = (latents * scheduler.init_noise_sigma).to(dtype), [], []
+    x, states, options = (latents * scheduler.init_noise_sigma).to(dtype), [], []
     for step, t in enumerate(scheduler.timesteps):
         seen = scheduler.scale_model_input(x, t)
         abar = float(torch.as_tensor(scheduler.alphas_cumprod)[int(t)])
@@ -51,21 +56,21 @@ def run(pipe, latents, steps, network, callback=None, dtype=torch.float32):
             x = callback(pipe, step, t, {"latents": x})["latents"]
         after = scheduler.timesteps[step + 1] if step + 1 < len(scheduler.timesteps) else None
         states.append(x if after is None else scheduler.scale_model_input(x, after))
-        said.append(x0_hat)
-    return states, said
+        options.append(x0_hat)
+    return states, options
 
 
-def bent(x, t, abar):
+def bent(x: Any, t: Any, abar: Any) -> Any:
     """A network that is no line, and no two steps alike."""
     return torch.tanh(2 * x + t / 1000) + 0.3 * x.flip(-1)
 
 
-def started(pipe, steps, shape=(4, 8, 8), x_start=None):
+def started(pipe: Any, steps: Any, shape: Any = (4, 8, 8), x_start: Any = None) -> Any:
     """`latents=`, and what the first step has of them in VP space."""
     noise = noise_for(SEEDS, shape)
     x_start = torch.randn(noise.shape, generator=torch.Generator().manual_seed(0)) if x_start is None else x_start
     live = set_steps(pipe.scheduler, steps)
-    return latents_for(live, x_start, noise), onbrand.x_init(x_start, noise, describe(live).abar)
+    return latents_for(live, x_start, noise), onbrand.x_init(x_start, noise, schedule_of(live).abar)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -73,13 +78,12 @@ def started(pipe, steps, shape=(4, 8, 8), x_start=None):
     ("steps", "first"), [(50, 950), (50, 900), (20, 700)], ids=["one or two inside", "four", "six"]
 )
 @pytest.mark.parametrize("name", NAMES)
-def test_the_state_is_its_closed_form(pipe, name, steps, first, prediction_type):
+def test_the_state_is_its_closed_form(pipe: Any, name: Any, steps: Any, first: Any, prediction_type: Any) -> None:
     """After the window sqrt(abar') x0_hat + sqrt(1 - abar') eps; until then, and one step on, DDIM's formula."""
     pipe = with_scheduler(pipe, name, prediction_type=prediction_type)
     (latents, x), noise = started(pipe, steps), noise_for(SEEDS, (4, 8, 8))
-    hand = HandOff(
-        pipe, latents, seeds=SEEDS, zero_mean=False, num_inference_steps=steps, offset=WINDOW | {"first": first}
-    )
+    trained = WINDOW | {"start_timestep": first}
+    hand = HandOff(pipe, latents, seeds=SEEDS, zero_mean=False, num_inference_steps=steps, trained_start=trained)
     states, said = run(pipe, latents, steps, bent, hand)
     again, _ = run(pipe, latents, steps, bent, hand)
     assert all(map(torch.equal, states, again)), "serves several runs"
@@ -96,11 +100,11 @@ def test_the_state_is_its_closed_form(pipe, name, steps, first, prediction_type)
     assert float((plain[last] - states[last]).abs().max()) > 0.05, "not the estimate's state"
 
 
-def test_ddim_goes_where_it_says_itself(pipe):
+def test_ddim_goes_where_it_says_itself(pipe: Any) -> None:
     """21 linspaced steps: DDIM steps down by 1000 // 21 = 47, to 952, while the network is next called at 949."""
     pipe = with_scheduler(pipe, "DDIMScheduler", "linspace")
     latents, _ = started(pipe, 21)
-    hand = HandOff(pipe, latents, seeds=SEEDS, zero_mean=False, num_inference_steps=21, offset=WINDOW)
+    hand = HandOff(pipe, latents, seeds=SEEDS, zero_mean=False, num_inference_steps=21, trained_start=WINDOW)
     states, said = run(pipe, latents, 21, bent, hand)
     assert pipe.scheduler.timesteps[:2].tolist() == [999, 949]
     abar = float(pipe.scheduler.alphas_cumprod[952])
@@ -109,21 +113,21 @@ def test_ddim_goes_where_it_says_itself(pipe):
 
 
 @pytest.mark.parametrize(("name", "abar"), [(name, 1.0) for name in NAMES[1:]] + [("DDIMScheduler", 1 - 0.00085)])
-def test_where_the_windows_step_is_the_only_one(pipe, name, abar):
+def test_where_the_windows_step_is_the_only_one(pipe: Any, name: Any, abar: Any) -> None:
     """It ends at sigma 0, where no noise is left to hand over; DDIM at abar_0."""
     pipe = with_scheduler(pipe, name, "trailing")
     latents, _ = started(pipe, 1)
-    hand = HandOff(pipe, latents, seeds=SEEDS, zero_mean=False, num_inference_steps=1, offset=WINDOW)
+    hand = HandOff(pipe, latents, seeds=SEEDS, zero_mean=False, num_inference_steps=1, trained_start=WINDOW)
     states, said = run(pipe, latents, 1, bent, hand)
     expected = math.sqrt(abar) * said[0] + math.sqrt(1 - abar) * noise_for(SEEDS, (4, 8, 8))
     torch.testing.assert_close(states[0], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_half_precision_is_close(pipe):
+def test_half_precision_is_close(pipe: Any) -> None:
     """20 steps in bfloat16 (8 bits): the rounding of x and x', some 35 times in x0_hat, which enters by sqrt(.014)."""
     pipe = with_scheduler(pipe, "DDIMScheduler")
     latents, _ = started(pipe, 20)
-    hand = HandOff(pipe, latents.bfloat16(), seeds=SEEDS, zero_mean=False, offset=WINDOW)
+    hand = HandOff(pipe, latents.bfloat16(), seeds=SEEDS, zero_mean=False, trained_start=WINDOW)
     states, said = run(pipe, latents.bfloat16(), 20, bent, hand, torch.bfloat16)
     abar = float(pipe.scheduler.alphas_cumprod[901])
     expected = math.sqrt(abar) * said[0] + math.sqrt(1 - abar) * noise_for(SEEDS, (4, 8, 8))
@@ -133,27 +137,27 @@ def test_half_precision_is_close(pipe):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("hand", [False, True], ids=["paper", "hand-off"])
-def test_the_exact_table(pipe, name, hand):
-    """METHOD.md section 5, an ideal network after mean offset training: share of the mean, variance ratio, text slope.
+def test_the_exact_table(pipe: Any, name: Any, hand: Any) -> None:
+    """docs/concepts/method.md, section 5: share of the mean, variance ratio and text slope.
 
-    A run is linear in (1, text, eps), so least squares over many elements give its coefficients. The solvers of higher
-    order have another variance, but no other mean and slope.
+    An ideal network after mean offset training. A run is linear in (1, text, eps), so least squares over many elements
+    give its coefficients. The solvers of higher order have another variance, but no other mean and slope.
     """
-    mu, vm, lc = GROUND
+    mu, vm, lc = BACKGROUND
     spacing = "leading" if name in NAMES[:2] else "trailing"
     pipe = with_scheduler(pipe, name, spacing, final_sigmas_type="sigma_min")
     noise = noise_for(SEEDS, (1, 128, 128))  # large, so that mu, as large as 110, does not pass for another noise
     text = math.sqrt(vm) * torch.randn(noise.shape, generator=torch.Generator().manual_seed(1))
     latents, _ = started(pipe, 20, noise.shape[1:], torch.full_like(noise, mu))
 
-    def network(x, t, abar):
+    def network(x: Any, t: Any, abar: Any) -> Any:
         known = torch.stack([mu + text, text, x])  # the oracle's coefficients, but as numbers
         gain = math.sqrt(abar / (1 - abar)) if t >= 950 else 0.0
         k = math.sqrt(1 - abar) * gain
         c = math.sqrt(abar) - k
         return known[0] + c * lc / (c**2 * lc + 1 - abar) * (x - c * known[0] - k * mu)
 
-    callback = HandOff(pipe, latents, seeds=SEEDS, zero_mean=False, offset=WINDOW) if hand else None
+    callback = HandOff(pipe, latents, seeds=SEEDS, zero_mean=False, trained_start=WINDOW) if hand else None
     x0 = run(pipe, latents, 20, network, callback)[0][-1]
     columns = torch.stack([torch.ones(noise.numel()), text.flatten(), noise.flatten()], 1).double()
     fitted = torch.linalg.lstsq(columns, x0.double().flatten()).solution
@@ -169,29 +173,31 @@ def test_the_exact_table(pipe, name, hand):
 
 
 PROMPTS, REQUESTS = ["garment", "garment"], [Request("garment", seed) for seed in SEEDS]
-FAST = {"steps": 20, "guidance": 1.0, "batch": 2}
+FAST = {"num_inference_steps": 20, "guidance_scale": 1.0, "batch_size": 2}
 
 
 @pytest.mark.parametrize(("name", "zero_mean"), [*((name, False) for name in NAMES), (NAMES[0], True)])
-def test_the_real_pipeline(pipe, prior, name, zero_mean):
+def test_the_real_pipeline(pipe: Any, prior: Any, name: Any, zero_mean: Any) -> None:
     """By trace: what the network next sees holds the x0_hat that it said and the seeds' noise."""
-    config = GenerateConfig(**FAST, scheduler=name, spacing="trailing", handoff=True, trace=2, zero_mean=zero_mean)
-    made = list(sample(pipe, prior, REQUESTS, config, WINDOW))
+    config = SamplingSettings(
+        **FAST, scheduler=name, timestep_spacing="trailing", handoff=True, trace=2, zero_mean=zero_mean
+    )
+    images = list(sample(pipe, prior, REQUESTS, config, WINDOW))
     abar = float(pipe.scheduler.alphas_cumprod[949])
     noise = noise_for(SEEDS, (4, 8, 8), zero_mean)
-    for picture, eps in zip(made, noise, strict=True):
-        expected = math.sqrt(abar) * picture.trace.x0_hat[0] + math.sqrt(1 - abar) * eps
-        torch.testing.assert_close(picture.trace.x_t[1], expected, rtol=1e-3, atol=1e-3)
-    latents = torch.stack([picture.latents for picture in made])
+    for image, eps in zip(images, noise, strict=True):
+        expected = math.sqrt(abar) * image.trace.x0_hat[0] + math.sqrt(1 - abar) * eps
+        torch.testing.assert_close(image.trace.x_t[1], expected, rtol=1e-3, atol=1e-3)
+    latents = torch.stack([image.latents for image in images])
     foreign = with_scheduler(pipe, name, "trailing")
-    begun = start(foreign, prior, PROMPTS, seeds=SEEDS, zero_mean=zero_mean, offset=WINDOW)
+    begun = start(foreign, prior, PROMPTS, seeds=SEEDS, zero_mean=zero_mean, trained_start=WINDOW)
     shared = {"latents": begun, "num_inference_steps": 20, "output_type": "latent", "guidance_scale": 1.0}
-    hand = onbrand.HandOff(foreign, begun, seeds=SEEDS, zero_mean=zero_mean, offset=WINDOW)
+    hand = onbrand.HandOff(foreign, begun, seeds=SEEDS, zero_mean=zero_mean, trained_start=WINDOW)
     assert torch.equal(foreign(PROMPTS, callback_on_step_end=hand, **shared).images, latents)
     assert not torch.allclose(foreign(PROMPTS, **shared).images, latents, atol=1e-2)
 
 
-def test_beside_other_callbacks_and_with_recorded_weights(pipe, prior, tmp_path):
+def test_beside_other_callbacks_and_with_recorded_weights(pipe: Any, prior: Any, tmp_path: Path) -> None:
     """diffusers' own chain of callbacks; a saved model says its window itself; guidance, one seed."""
     pipeline.save(pipe, tmp_path / "model", prior, WINDOW)
     loaded = pipeline.load(tmp_path / "model")
@@ -209,15 +215,15 @@ def test_beside_other_callbacks_and_with_recorded_weights(pipe, prior, tmp_path)
         loaded(PROMPTS[:1], latents=begun, num_inference_steps=25, callback_on_step_end=hand)
 
 
-def test_a_folder_keeps_to_it(pipe, prior, tmp_path):
-    """Resumed with and without it is two runs; and made again from the manifest, pictures are the same to the byte."""
-    config = GenerateConfig(**FAST, handoff=True)
-    list(write(tmp_path / "p", pipe, prior, REQUESTS, config, WINDOW))
-    with pytest.raises(ValueError, match="config.handoff was True, is False"):
-        write(tmp_path / "p", pipe, prior, REQUESTS, GenerateConfig(**FAST), WINDOW)
+def test_a_folder_keeps_to_it(pipe: Any, prior: Any, tmp_path: Path) -> None:
+    """Resumed with and without it is two runs; and made again from the manifest, images are the same to the byte."""
+    config = SamplingSettings(**FAST, handoff=True)
+    list(write_images(tmp_path / "p", pipe, prior, REQUESTS, config, WINDOW))
+    with pytest.raises(ValueError, match="settings.handoff was True, is False"):
+        write_images(tmp_path / "p", pipe, prior, REQUESTS, SamplingSettings(**FAST), WINDOW)
     for index in range(2):
         again = remake(tmp_path / "p", index, pipe, prior)
         again.image.save(tmp_path / "again.png")
         assert (tmp_path / "again.png").read_bytes() == (tmp_path / "p" / f"{index:05d}.png").read_bytes()
-    list(write(tmp_path / "without", pipe, prior, REQUESTS, GenerateConfig(**FAST), WINDOW))
+    list(write_images(tmp_path / "without", pipe, prior, REQUESTS, SamplingSettings(**FAST), WINDOW))
     assert (tmp_path / "without" / "00000.png").read_bytes() != (tmp_path / "p" / "00000.png").read_bytes()

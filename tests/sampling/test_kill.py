@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 
 @pytest.mark.parametrize("moments", [2, pytest.param(10, marks=pytest.mark.prove)])
-def test_killed_and_resumed(tmp_path, moments):
+def test_killed_and_resumed(tmp_path: Path, moments: Any) -> None:
     here = Path(__file__).parent
     paths = os.pathsep.join([str(here.parents[1] / "src"), str(here.parent)])
     env = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": paths}

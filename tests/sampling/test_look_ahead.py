@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +17,9 @@ from onbrand.core import Gaussian, Prior
 from onbrand.models.controlnet import new_controlnet
 from onbrand.models.pipeline import embed
 from onbrand.models.scheduler import scales, set_steps, with_options
-from onbrand.options.generate import GenerateConfig
+from onbrand.options.generate import SamplingSettings
 from onbrand.sampling.look_ahead import GUIDANCE
-from onbrand.sampling.manifest import remake, write
+from onbrand.sampling.manifest import remake, write_images
 from onbrand.sampling.noise import generator_for, noise_for, noise_of
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import plan, sample
@@ -29,7 +31,7 @@ CLASSES = ["garment", "garment on a person"]
 MU = 110.0
 
 
-def x_start_of(pipe, prior, latents, seeds=SEEDS, steps=20):
+def x_start_of(pipe: Any, prior: Any, latents: Any, seeds: Any = SEEDS, steps: Any = 20) -> Any:
     """What stands in latents beside the seeds' noise, which had its channel means taken out."""
     live = set_steps(pipe.scheduler, steps)
     scale, abar = scales(live)
@@ -41,12 +43,12 @@ class Ideal(torch.nn.Module):
     """The exact posterior mean of x0 = m + N(0, left) in every element, as a UNet that predicts epsilon; m lies off MU
     by what the last number of the prompt's embedding says."""
 
-    def __init__(self, unet, abars, left):
+    def __init__(self, unet: Any, abars: Any, left: Any) -> None:
         super().__init__()
         self.config, self.dtype, self.device = unet.config, unet.dtype, unet.device
         self.abars, self.left = abars, left
 
-    def forward(self, sample, timestep, encoder_hidden_states, **_):
+    def forward(self, sample: Any, timestep: Any, encoder_hidden_states: Any, **_: Any) -> Any:
         abar = self.abars[int(timestep)]
         m = MU + 30 * encoder_hidden_states[:, -1, 0].double()[:, None, None, None]
         trust = abar.sqrt() * self.left / (abar * self.left + 1 - abar)
@@ -55,7 +57,7 @@ class Ideal(torch.nn.Module):
 
 
 @pytest.fixture(scope="module")
-def fine():
+def fine() -> Any:
     """A pipeline that samples in 1,000 steps, down to x0 itself, and a prior whose components are all directions."""
     pipe = tiny_pipeline()
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, steps_offset=0, set_alpha_to_one=True)
@@ -66,24 +68,26 @@ def fine():
 
 @pytest.mark.parametrize("looks", range(5))
 @pytest.mark.parametrize("left", [300.0, 950.0])
-def test_an_ideal_network_keeps_the_shares_of_the_theory(fine, looks, left):
-    """docs/method.md, section 7, end to end through `sample`: what it makes is linear in 1, m and each noise, so least
-    squares gives the coefficients, and with them the shares of mean, prompt and variance, exactly."""
+def test_an_ideal_network_keeps_the_shares_of_the_theory(fine: Any, looks: Any, left: Any) -> None:
+    """docs/concepts/method.md, section 7, end to end through `sample`: what it makes is linear in 1, m and each noise,
+    so least squares gives the coefficients, and with them the shares of mean, prompt and variance, exactly."""
     pipe, prior = copy.copy(fine[0]), fine[1]
     abars = pipe.scheduler.alphas_cumprod.double()
     pipe.unet = Ideal(fine[0].unet, abars, left)
     requests = [Request(f"garment {seed * 7}", seed) for seed in range(4)]
-    config = GenerateConfig(start="mean", zero_mean=False, look_ahead=looks, steps=1000, guidance=1.0)
-    made = torch.stack([picture.latents for picture in sample(pipe, prior, requests, config)]).double()
+    config = SamplingSettings(
+        start="mean", zero_mean=False, look_ahead=looks, num_inference_steps=1000, guidance_scale=1.0
+    )
+    x0 = torch.stack([image.latents for image in sample(pipe, prior, requests, config)]).double()
 
     hidden, _ = embed(pipe, [request.prompt for request in requests])
-    prompt = (30 * hidden[:, -1, 0].double())[:, None, None, None].expand_as(made)
-    drawn = [noise_for(range(4), (4, 8, 8))]
-    drawn += [noise_of([generator_for(s, f"look {n}") for s in range(4)], (4, 8, 8)) for n in range(1, looks + 1)]
-    parts = torch.stack([torch.full_like(made, MU), prompt, *(noise.double() for noise in drawn)], -1).flatten(0, -2)
-    found = torch.linalg.lstsq(parts, made.flatten()[:, None], driver="gelsd")
-    mean, text, *noises = found.solution.flatten().tolist()
-    assert float((parts @ found.solution - made.flatten()[:, None]).abs().max()) < 0.02, "linear, and in nothing else"
+    prompt = (30 * hidden[:, -1, 0].double())[:, None, None, None].expand_as(x0)
+    draws = [noise_for(range(4), (4, 8, 8))]
+    draws += [noise_of([generator_for(s, f"look {n}") for s in range(4)], (4, 8, 8)) for n in range(1, looks + 1)]
+    parts = torch.stack([torch.full_like(x0, MU), prompt, *(noise.double() for noise in draws)], -1).flatten(0, -2)
+    shares = torch.linalg.lstsq(parts, x0.flatten()[:, None], driver="gelsd")
+    mean, text, *noises = shares.solution.flatten().tolist()
+    assert float((parts @ shares.solution - x0.flatten()[:, None]).abs().max()) < 0.02, "linear, and in nothing else"
 
     abar = float(abars[999])
     q2 = abar * left / (abar * left + 1 - abar)
@@ -96,11 +100,11 @@ def test_an_ideal_network_keeps_the_shares_of_the_theory(fine, looks, left):
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("guidance", [1.0, 1.25, 7.5])
-def test_a_look_is_the_schedulers_own_estimate_in_the_components(kind, guidance):
+def test_a_look_is_the_schedulers_own_estimate_in_the_components(kind: Any, guidance: Any) -> None:
     pipe = tiny_pipeline(prediction_type=kind)
     prior = tiny_prior(pipe, tuple(CLASSES))
     call = {"guidance_scale": guidance, "negative_prompt": ["blue", "green"]}
-    latents = start(pipe, prior, PROMPTS, seeds=SEEDS, kind="mean", look_ahead=2, **call)
+    latents = start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=2, **call)
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     scheduler.set_timesteps(20)
     hidden, none = embed(pipe, PROMPTS)[0], embed(pipe, call["negative_prompt"])[0]
@@ -117,13 +121,13 @@ def test_a_look_is_the_schedulers_own_estimate_in_the_components(kind, guidance)
         x_start = prior.mean(CLASSES) + moved
     expected = scheduler.add_noise(x_start, noise_for(SEEDS, (4, 8, 8), zero_mean=True), scheduler.timesteps[:1])
     torch.testing.assert_close(latents, expected, rtol=1e-3, atol=1e-3)
-    loose = start(pipe, prior, PROMPTS, seeds=SEEDS, kind="mean", look_ahead=1, look_ahead_projection=False, **call)
+    loose = start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=1, look_ahead_projection=False, **call)
     assert (x_start_of(pipe, prior, loose) - prior.project(x_start_of(pipe, prior, loose), CLASSES)).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("name", ["EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep", "UniPCMultistep",
                                   "HeunDiscrete", "LMSDiscrete", "DDPM", "PNDM"])  # fmt: skip
-def test_every_scheduler_sees_what_ddim_sees(name):
+def test_every_scheduler_sees_what_ddim_sees(name: Any) -> None:
     """From one first timestep all ask the network the same."""
     pipe = tiny_pipeline()
     prior = tiny_prior(pipe, tuple(CLASSES))
@@ -134,7 +138,7 @@ def test_every_scheduler_sees_what_ddim_sees(name):
         if "skip_prk_steps" in other.scheduler.config:
             other.scheduler = type(other.scheduler).from_config(other.scheduler.config, skip_prk_steps=True)
         state = torch.get_rng_state()
-        latents = start(other, prior, PROMPTS, seeds=SEEDS, kind="mean", look_ahead=2)
+        latents = start(other, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=2)
         assert torch.equal(torch.get_rng_state(), state), "nothing of torch's own randomness is used up"
         looked[each] = x_start_of(other, prior, latents)
     scale = float((looked["DDIM"] - prior.mean(CLASSES)).abs().max())
@@ -143,9 +147,9 @@ def test_every_scheduler_sees_what_ddim_sees(name):
 
 
 @pytest.mark.parametrize("kind", ["mean", "pca", "text", "image"])
-def test_every_start_can_look_and_a_seed_looks_alike_in_any_batch(pipe, prior, kind):
+def test_every_start_can_look_and_a_seed_looks_alike_in_any_batch(pipe: Any, prior: Any, kind: Any) -> None:
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(5)) * 2 - 1
-    options = {"kind": kind, "look_ahead": 2} | ({"images": images} if kind == "image" else {})
+    options = {"start": kind, "look_ahead": 2} | ({"images": images} if kind == "image" else {})
     whole = start(pipe, prior, PROMPTS, seeds=SEEDS, **options)
     blind = start(pipe, prior, PROMPTS, seeds=SEEDS, **options | {"look_ahead": 0})
     assert (whole - blind).abs().mean() > 1e-3
@@ -157,7 +161,7 @@ def test_every_start_can_look_and_a_seed_looks_alike_in_any_batch(pipe, prior, k
         torch.testing.assert_close(part[0], whole[i], rtol=1e-4, atol=1e-4)
 
 
-def test_the_pipeline_is_left_as_it_was(pipe, prior, capsys):
+def test_the_pipeline_is_left_as_it_was(pipe: Any, prior: Any, capsys: pytest.CaptureFixture[str]) -> None:
     pipe = copy.copy(pipe)
     scheduler, bar = pipe.scheduler, {"desc": "theirs"}
     pipe._progress_bar_config = dict(bar)
@@ -170,29 +174,31 @@ def test_the_pipeline_is_left_as_it_was(pipe, prior, capsys):
     assert torch.equal(after, before)
 
 
-def test_a_controlnet_is_asked_with_its_control_images(pipe, prior):
+def test_a_controlnet_is_asked_with_its_control_images(pipe: Any, prior: Any) -> None:
     both = new_controlnet(pipe)
     with torch.no_grad():
         for weight in both.controlnet.parameters():
             weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
-    given = {"seeds": SEEDS, "kind": "mean", "look_ahead": 1}
+    given = {"seeds": SEEDS, "start": "mean", "look_ahead": 1}
     dark, light = (start(both, prior, PROMPTS, **given, image=torch.full((2, 3, 16, 16), v)) for v in (0.0, 1.0))
     assert (dark - light).abs().mean() > 1e-4
     assert (dark - start(pipe, prior, PROMPTS, **given)).abs().mean() > 1e-4
 
 
-def test_looks_where_nothing_is_asked_for(pipe, prior):
+def test_looks_where_nothing_is_asked_for(pipe: Any, prior: Any) -> None:
     """By docs/results-look.md: two from the mean, one from the text, none where there is nothing to gain."""
 
-    def usual(weights=None, fitted=prior, **options):
-        return plan(pipe, fitted, [Request(PROMPTS[0], 1)], GenerateConfig(**options), offset=weights).config.look_ahead
+    def usual(weights: Any = None, fitted: Any = prior, **options: Any) -> Any:
+        return plan(
+            pipe, fitted, [Request(PROMPTS[0], 1)], SamplingSettings(**options), trained_start=weights
+        ).config.look_ahead
 
     assert [usual(start=kind) for kind in ("mean", "text", "pca", "noise")] == [2, 1, 0, 0]
-    assert usual({"gain": "constant", "kind": "mean", "start": 951}, start="mean") == 0
+    assert usual({"gain": "constant", "start": "mean", "start_timestep": 951}, start="mean") == 0
     flat = {n: replace(g, components=g.components[:0], variances=g.variances[:0]) for n, g in prior.gaussians.items()}
     assert usual(fitted=Prior(flat, prior.provenance), start="mean") == 0
-    blind = start(pipe, prior, classes=CLASSES, seeds=SEEDS, kind="mean")
-    assert torch.equal(blind, start(pipe, prior, PROMPTS, seeds=SEEDS, kind="mean", look_ahead=0)), (
+    blind = start(pipe, prior, classes=CLASSES, seeds=SEEDS, start="mean")
+    assert torch.equal(blind, start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=0)), (
         "no prompts, no look"
     )
 
@@ -201,66 +207,66 @@ def test_looks_where_nothing_is_asked_for(pipe, prior):
     ("options", "said"),
     [
         (
-            {"offset": {"gain": "constant", "kind": "mean", "start": 951}},
+            {"trained_start": {"gain": "constant", "start": "mean", "start_timestep": 951}},
             "trained with the start mean.*leave",
         ),
-        ({"kind": "noise"}, "a start from noise has none"),
-        ({"prior": None, "kind": "image"}, "no prior: give one, or look_ahead_projection false"),
+        ({"start": "noise"}, "a start from noise has none"),
+        ({"prior": None, "start": "image"}, "no prior: give one, or look_ahead_projection off"),
         (
             {"prior": "flat"},
-            "person has none: fit with k of 1 or more, or give look_ahead_projection false",
+            "person has none: fit with k of 1 or more, or give look_ahead_projection off",
         ),
-        ({"look_ahead": -1}, "look_ahead counts looks, 0 or more; got -1"),
+        ({"look_ahead": -1}, "look_ahead must be at least 0; got -1"),
         ({"look_ahead": 0, "look_ahead_projection": False}, "got no look"),
         ({"prompts": None, "classes": "garment"}, "asks what the network would draw of prompts"),
         ({"guidance": 5}, "those that StableDiffusionPipeline is called with; got guidance: leave it out"),
     ],
 )
-def test_what_a_look_cannot_be_made_of(pipe, prior, options, said):
+def test_what_a_look_cannot_be_made_of(pipe: Any, prior: Any, options: Any, said: Any) -> None:
     flat = {n: replace(g, components=g.components[:0], variances=g.variances[:0]) for n, g in prior.gaussians.items()}
     fitted = {"flat": Prior(flat, prior.provenance)}.get(options.get("prior", prior), options.get("prior", prior))
     prompts = options.get("prompts", PROMPTS)
     given = {name: value for name, value in options.items() if name not in ("prior", "prompts")}
     with pytest.raises(ValueError, match=said):
-        start(pipe, fitted, prompts, seeds=SEEDS, **{"kind": "mean", "look_ahead": 1} | given)
+        start(pipe, fitted, prompts, seeds=SEEDS, **{"start": "mean", "look_ahead": 1} | given)
 
 
-def test_zero_terminal_snr_has_nothing_to_look_from(prior):
+def test_zero_terminal_snr_has_nothing_to_look_from(prior: Any) -> None:
     pipe = tiny_pipeline(prediction_type="v_prediction")
     pipe.scheduler = DDIMScheduler.from_config(
         pipe.scheduler.config, rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )
     with pytest.warns(UserWarning, match="OB005"), pytest.raises(ValueError, match="x_start has weight 0"):
-        start(pipe, prior, PROMPTS, seeds=SEEDS, kind="mean", look_ahead=1)
+        start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=1)
 
 
-def test_an_estimate_that_is_no_number_is_an_error(prior):
+def test_an_estimate_that_is_no_number_is_an_error(prior: Any) -> None:
     pipe = tiny_pipeline()
     with torch.no_grad():
         pipe.unet.conv_out.bias.fill_(float("inf"))
     with pytest.raises(ValueError, match="overflows in torch.float32"):
-        start(pipe, prior, PROMPTS, seeds=SEEDS, kind="mean", look_ahead=1)
+        start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=1)
 
 
-def test_a_picture_that_looked_is_made_again_from_its_line(pipe, prior, tmp_path):
+def test_a_image_that_looked_is_made_again_from_its_line(pipe: Any, prior: Any, tmp_path: Path) -> None:
     requests = [Request(prompt, seed) for prompt, seed in zip(PROMPTS, SEEDS, strict=True)]
-    config = GenerateConfig(start="mean", steps=4, guidance=3.0)
-    made = list(write(tmp_path, pipe, prior, requests, config))
-    again = remake(tmp_path, 1, pipe, prior)
-    assert again.image.tobytes() == made[1].image.tobytes()
-    assert list(write(tmp_path, pipe, prior, requests, config)) == [], "the same command finds all of it done"
-    with pytest.raises(ValueError, match="config.look_ahead was 2, is 0"):
-        list(write(tmp_path, pipe, prior, requests, replace(config, look_ahead=0)))
+    config = SamplingSettings(start="mean", num_inference_steps=4, guidance_scale=3.0)
+    images = list(write_images(tmp_path, pipe, prior, requests, config))
+    copies = remake(tmp_path, 1, pipe, prior)
+    assert copies.image.tobytes() == images[1].image.tobytes()
+    assert list(write_images(tmp_path, pipe, prior, requests, config)) == [], "the same command finds all of it done"
+    with pytest.raises(ValueError, match="settings.look_ahead was 2, is 0"):
+        list(write_images(tmp_path, pipe, prior, requests, replace(config, look_ahead=0)))
 
 
-def test_the_public_name_takes_what_the_pipeline_takes(pipe, prior):
+def test_the_public_name_takes_what_the_pipeline_takes(pipe: Any, prior: Any) -> None:
     """Two lines in a foreign pipeline."""
     call = {"num_inference_steps": 4, "guidance_scale": 1.2}
-    latents = onbrand.start(pipe, prior, PROMPTS, seeds=SEEDS, kind="mean", look_ahead=1, **call)
-    other = onbrand.start(pipe, prior, PROMPTS, seeds=SEEDS, kind="mean", look_ahead=1, num_inference_steps=4)
+    latents = onbrand.start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=1, **call)
+    other = onbrand.start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=1, num_inference_steps=4)
     assert not torch.equal(latents, other), "guidance is heeded"
     made = pipe(PROMPTS, latents=latents, output_type="latent", **call).images
     requests = [Request(prompt, seed) for prompt, seed in zip(PROMPTS, SEEDS, strict=True)]
-    config = GenerateConfig(start="mean", look_ahead=1, steps=4, guidance=1.2)
-    ours = torch.stack([picture.latents for picture in sample(pipe, prior, requests, config)])
+    config = SamplingSettings(start="mean", look_ahead=1, num_inference_steps=4, guidance_scale=1.2)
+    ours = torch.stack([image.latents for image in sample(pipe, prior, requests, config)])
     torch.testing.assert_close(made.float(), ours, rtol=1e-4, atol=1e-4)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from onbrand.options.generate import GenerateConfig
+from onbrand.options.generate import SamplingSettings
 from onbrand.sampling.requests import Request, read_requests
 
 
-def test_one_prompt_many_seeds():
+def test_one_prompt_many_seeds() -> None:
     assert read_requests(prompt="a boot", count=3, seed=7) == [Request("a boot", seed) for seed in (7, 8, 9)]
 
 
-def test_a_file(tmp_path):
+def test_a_file(tmp_path: Path) -> None:
     rows = [
         {"prompt": "a boot", "class": "garment", "seed": 5, "negative_prompt": "blue"},
         {"text": "a coat", "file_name": "a.png", "kind": "coat"},
@@ -43,21 +45,21 @@ def test_a_file(tmp_path):
         ('{"prompt": "x", "attributes": "red"}', "line 2: attributes are an object of texts"),
     ],
 )
-def test_a_line_that_cannot_be_read_is_named(tmp_path, line, said):
+def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, line: Any, said: Any) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "x"}\n' + line)
     with pytest.raises(ValueError, match=said):
         read_requests(file)
 
 
-def test_a_text_file_has_a_prompt_a_line(tmp_path):
+def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
     (tmp_path / "asked.txt").write_text("a red shoe\n\n  {a blue one}\n")
     assert read_requests(tmp_path / "asked.txt", seed=7) == [Request("a red shoe", 7), Request("{a blue one}", 8)]
     with pytest.raises(ValueError, match="count is for one prompt; got 3"):
         read_requests(tmp_path / "asked.txt", count=3)
 
 
-def test_nothing_to_read(tmp_path):
+def test_nothing_to_read(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(ValueError, match="no requests in"):
         read_requests(tmp_path / "empty.jsonl")
@@ -75,14 +77,14 @@ def test_nothing_to_read(tmp_path):
     ("options", "said"),
     [
         ({"start": "median"}, "start must be one of noise, mean"),
-        ({"spacing": "even"}, "spacing must be one of"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"batch": 0}, "batch must be at least 1"),
+        ({"timestep_spacing": "even"}, "timestep_spacing must be one of leading, trailing, linspace; got 'even'"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"trace": -1}, "trace must be at least 0"),
-        ({"guidance": -1.0}, "guidance must be at least 0"),
+        ({"guidance_scale": -1.0}, "guidance_scale must be at least 0"),
         ({"eta": 2.0}, r"eta must lie in \[0, 1\]"),
     ],
 )
-def test_settings_that_cannot_be(options, said):
+def test_settings_that_cannot_be(options: Any, said: Any) -> None:
     with pytest.raises(ValueError, match=said):
-        GenerateConfig(**options)
+        SamplingSettings(**options)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import diffusers
 import pytest
 import torch
 
 from onbrand.models.scheduler import with_options
-from onbrand.options.generate import GenerateConfig
+from onbrand.options.generate import SamplingSettings
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import sample
 from tiny import tiny_pipeline, tiny_prior
@@ -19,13 +20,13 @@ SAID = ("DDIM", "DDPM", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete
 CONVERTED = ("DPMSolverMultistep", "UniPCMultistep", "DPMSolverSinglestep")
 
 
-def spied(monkeypatch, name):
+def spied(monkeypatch: pytest.MonkeyPatch, name: Any) -> Any:
     """What the scheduler itself takes for x0, step by step."""
     made, found = getattr(diffusers, name + "Scheduler"), []
     if name in SAID:
         step = made.step
 
-        def tell(self, *args, return_dict=True, **options):
+        def tell(self: Any, *args: Any, return_dict: Any = True, **options: Any) -> Any:
             out = step(self, *args, return_dict=True, **options)
             found.append(out.pred_original_sample.clone())
             return out if return_dict else (out.prev_sample,)
@@ -34,7 +35,7 @@ def spied(monkeypatch, name):
     else:
         convert = made.convert_model_output
 
-        def keep(self, *args, **options):
+        def keep(self: Any, *args: Any, **options: Any) -> Any:
             found.append(convert(self, *args, **options))
             return found[-1]
 
@@ -47,12 +48,14 @@ def spied(monkeypatch, name):
     [(name, "epsilon") for name in SAID + CONVERTED]
     + [(name, "v_prediction") for name in ("DDIM", "EulerDiscrete", "DPMSolverMultistep")],
 )
-def test_x0_hat_is_the_schedulers(monkeypatch, name, kind):
+def test_x0_hat_is_the_schedulers(monkeypatch: pytest.MonkeyPatch, name: Any, kind: Any) -> None:
     pipe = tiny_pipeline(prediction_type=kind)
     prior = tiny_prior(pipe, ("garment",))
     found = spied(monkeypatch, name)
-    config = GenerateConfig(steps=4, scheduler=name + "Scheduler", guidance=3.0, batch=2, trace=3, look_ahead=0)
-    traces = [picture.trace for picture in sample(pipe, prior, REQUESTS, config)]
+    config = SamplingSettings(
+        num_inference_steps=4, scheduler=name + "Scheduler", guidance_scale=3.0, batch_size=2, trace=3, look_ahead=0
+    )
+    traces = [image.trace for image in sample(pipe, prior, REQUESTS, config)]
     assert [len(trace.timesteps) for trace in traces] == [len(found) // 2] * 3
     first, second = found[: len(found) // 2], found[len(found) // 2 :]
     for trace, calls, place in zip(traces, (first, first, second), (0, 1, 0), strict=True):
@@ -61,17 +64,17 @@ def test_x0_hat_is_the_schedulers(monkeypatch, name, kind):
 
 
 @pytest.mark.parametrize("name", ["DDIM", "EulerDiscrete", "DPMSolverMultistep"])
-def test_x_t_is_what_the_network_saw(name):
-    """In any scheduler's scale the first state is Eq. 8's x_init; the trace leaves the pictures as they are."""
+def test_x_t_is_what_the_network_saw(name: Any) -> None:
+    """In any scheduler's scale the first state is Eq. 8's x_init; the trace leaves the images as they are."""
     pipe = tiny_pipeline()
     prior = tiny_prior(pipe, ("garment",))
-    plain = GenerateConfig(
-        "mean",
+    plain = SamplingSettings(
+        start="mean",
         zero_mean=False,
-        steps=4,
+        num_inference_steps=4,
         scheduler=name + "Scheduler",
-        spacing="leading",
-        guidance=1.0,
+        timestep_spacing="leading",
+        guidance_scale=1.0,
         look_ahead=0,
     )
     config = replace(plain, trace=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -17,15 +18,7 @@ from onbrand.data.latents import Key, Store
 from onbrand.data.records import read_folder
 from onbrand.models.controlnet import new_controlnet
 from onbrand.models.pipeline import encode, fingerprint, load
-from onbrand.options.train import (
-    ControlNetConfig,
-    EngineConfig,
-    LogConfig,
-    LoraConfig,
-    LossConfig,
-    OptimConfig,
-    TrainConfig,
-)
+from onbrand.options.train import TrainSettings
 from tiny import tiny_pipeline, tiny_prior
 
 CLASSES = ("product photo", "figure photo")
@@ -33,16 +26,16 @@ COUNT = 8
 
 
 def lay(folder: Path, prediction_type: str = "epsilon", flip: bool = False) -> None:
-    """photos/ (8 pictures of 16x16 in 2 classes, with captions and control pictures: what they show, cut out), model/,
+    """photos/ (8 images of 16x16 in 2 classes, with captions and control images: what they show, cut out), model/,
     latents/ and prior.safetensors."""
     photos = folder / "photos"
     (photos / "cut").mkdir(parents=True)
     rows = []
     for i in range(COUNT):
-        picture, cut = Image.new("RGB", (16, 16), "white"), Image.new("RGBA", (16, 16))
-        for one in (picture, cut):
+        image, cut = Image.new("RGB", (16, 16), "white"), Image.new("RGBA", (16, 16))
+        for one in (image, cut):
             one.paste((20 * i, 255 - 30 * i, 90), (3, 3 + i % 4, 11, 14))
-        picture.save(photos / f"{i}.png")
+        image.save(photos / f"{i}.png")
         cut.save(photos / "cut" / f"{i}.png")
         kind = CLASSES[i % 2]
         row = {"file_name": f"{i}.png", "text": f"{kind} {i}", "class": kind, "conditioning_file_name": f"cut/{i}.png"}
@@ -55,7 +48,7 @@ def lay(folder: Path, prediction_type: str = "epsilon", flip: bool = False) -> N
     encode_all(read_folder(photos)[0], lambda x: encode(pipe, x), store, progress=False)
 
 
-def open_all(folder: Path, flip: bool = False, method: str = "full"):
+def open_all(folder: Path, flip: bool = False, method: str = "full") -> Any:
     """(pipe, records, store, prior) of a folder that `lay` made; the pipe ready for a method of training."""
     pipe = load(folder / "model")
     if method == "controlnet":
@@ -64,15 +57,13 @@ def open_all(folder: Path, flip: bool = False, method: str = "full"):
     return pipe, read_folder(folder / "photos")[0], store, Prior.load(folder / "prior.safetensors")
 
 
-def settings(**given) -> TrainConfig:
-    """A short run, by the paper's offset and gain; the groups of settings are given as dicts."""
-    kinds = {"lora": LoraConfig, "controlnet": ControlNetConfig, "optim": OptimConfig, "loss": LossConfig,
-             "engine": EngineConfig, "log": LogConfig}  # fmt: skip
-    made = {"offset": "mean", "gain": "window", "steps": 6, "batch": 4, "optim": {"lr": 1e-3}} | given
-    return TrainConfig(**{key: kinds[key](**value) if key in kinds else value for key, value in made.items()})
+def settings(**given: Any) -> TrainSettings:
+    """A short run, by the paper's start and gain."""
+    short = {"start": "mean", "gain": "window", "max_train_steps": 6, "train_batch_size": 4, "learning_rate": 1e-3}
+    return TrainSettings(**short | given)
 
 
-def run(folder: str | Path, out: str | Path, given: dict) -> None:
+def run(folder: str | Path, out: str | Path, given: dict[str, Any]) -> None:
     """Trains to the end, from wherever `out` stands."""
     from onbrand.training.loop import train
 

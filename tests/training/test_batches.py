@@ -1,6 +1,8 @@
 """What a batch holds: latents drawn from their posteriors, the start of each kind, dropped captions."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,48 +16,48 @@ from onbrand.training.batches import Batches, Captions
 
 
 @pytest.fixture(scope="module")
-def parts(home):
+def parts(home: Any) -> Any:
     pipe, records, store, prior = open_all(home)
     return pipe, store.look_up(records), store, prior
 
 
-def batch_of(parts, positions=range(COUNT), **given):
-    pipe, pictures, store, prior = parts
-    return Batches(pipe, pictures, store, prior, settings(**given), 1000)(positions)
+def batch_of(parts: Any, positions: Any = range(COUNT), **given: Any) -> Any:
+    pipe, images, store, prior = parts
+    return Batches(pipe, images, store, prior, settings(**given), 1000)(positions)
 
 
-def chosen_of(parts, positions=range(COUNT)):
+def chosen_of(parts: Any, positions: Any = range(COUNT)) -> Any:
     return [parts[1].used[i] for i in rng.order(0, COUNT, positions)]
 
 
-def test_latents_are_drawn_from_the_posterior_as_diffusers_draws_them(parts):
-    pipe, pictures, store, _ = parts
+def test_latents_are_drawn_from_the_posterior_as_diffusers_draws_them(parts: Any) -> None:
+    pipe, images, store, _ = parts
     order = rng.order(0, COUNT, range(COUNT))
-    mean, logvar = store.get([pictures.keys[i] for i in order])
+    mean, logvar = store.get([images.keys[i] for i in order])
     posterior = DiagonalGaussianDistribution(torch.cat([mean, logvar], dim=1))
     noise = (batch_of(parts).x0 / pipe.vae.config.scaling_factor - posterior.mean) / posterior.std
     again = (batch_of(parts, range(COUNT, 2 * COUNT)).x0).std()
     assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1 and again > 0
 
 
-def test_each_start_is_what_generation_would_have(parts):
+def test_each_start_is_what_generation_would_have(parts: Any) -> None:
     prior, classes = parts[3], [record.class_name for record in chosen_of(parts)]
     assert set(classes) == set(CLASSES)
-    mean = batch_of(parts, offset="mean")
+    mean = batch_of(parts, start="mean")
     assert torch.equal(mean.x_start, prior.mean(classes))
-    projected = batch_of(parts, offset="pca", k=2)
+    projected = batch_of(parts, start="pca", k=2)
     torch.testing.assert_close(projected.x_start, prior.project(projected.x0, classes, 2))
     _, pooled = embed(parts[0], [record.text for record in chosen_of(parts)])
-    text = batch_of(parts, offset="text").x_start
+    text = batch_of(parts, start="text").x_start
     for i, name in enumerate(classes):
         torch.testing.assert_close(text[i : i + 1], prior.text[name].mean(prior.gaussians[name], pooled[i : i + 1]))
-    assert torch.equal(batch_of(parts, offset="none").x_start, batch_of(parts, offset="none").x0)
+    assert torch.equal(batch_of(parts, start="noise").x_start, batch_of(parts, start="noise").x0)
 
 
-def test_a_sampled_start_is_drawn_from_the_prior_and_knows_nothing_of_the_picture(parts):
+def test_a_sampled_start_is_drawn_from_the_prior_and_knows_nothing_of_the_image(parts: Any) -> None:
     prior = parts[3]
     positions = range(80 * COUNT)
-    drawn = batch_of(parts, positions, offset="pca", k=3, draw="sampled")
+    drawn = batch_of(parts, positions, start="pca", k=3, draw="sampled")
     name = CLASSES[0]
     here = torch.tensor([record.class_name == name for record in chosen_of(parts, positions)])
     gaussian = prior.gaussians[name]
@@ -67,10 +69,10 @@ def test_a_sampled_start_is_drawn_from_the_prior_and_knows_nothing_of_the_pictur
     assert correlation.abs().max() < 0.25
 
 
-@pytest.mark.parametrize("offset", ["mean", "pca", "text"])
-def test_a_dropped_caption_keeps_its_start(parts, offset):
-    kept = batch_of(parts, offset=offset, loss={"dropout": 0.0})
-    dropped = batch_of(parts, offset=offset, loss={"dropout": 1.0})
+@pytest.mark.parametrize("start", ["mean", "pca", "text"])
+def test_a_dropped_caption_keeps_its_start(parts: Any, start: Any) -> None:
+    kept = batch_of(parts, start=start, caption_dropout_rate=0.0)
+    dropped = batch_of(parts, start=start, caption_dropout_rate=1.0)
     assert torch.equal(kept.x_start, dropped.x_start) and torch.equal(kept.noise, dropped.noise)
     empty, _ = embed(parts[0], [""])
     torch.testing.assert_close(dropped.hidden, empty.expand_as(dropped.hidden))
@@ -79,15 +81,15 @@ def test_a_dropped_caption_keeps_its_start(parts, offset):
     assert not torch.allclose(full, empty.expand_as(full))
 
 
-def test_captions_are_dropped_at_their_rate(parts):
+def test_captions_are_dropped_at_their_rate(parts: Any) -> None:
     positions = range(100 * COUNT)
-    hidden = batch_of(parts, positions, loss={"dropout": 0.25}).hidden
+    hidden = batch_of(parts, positions, caption_dropout_rate=0.25).hidden
     empty, _ = embed(parts[0], [""])
     share = (hidden - empty).abs().amax((1, 2)).lt(1e-5).float().mean()
     assert abs(share - 0.25) < 0.06
 
 
-def test_mirrored_pictures_are_taken_half_the_time(parts, tmp_path):
+def test_mirrored_images_are_taken_half_the_time(parts: Any, tmp_path: Path) -> None:
     from job import lay
 
     lay(tmp_path / "flip", flip=True)
@@ -99,22 +101,22 @@ def test_mirrored_pictures_are_taken_half_the_time(parts, tmp_path):
     assert 0.3 < same.float().mean() < 0.7
 
 
-def test_the_same_batch_for_every_offset_but_for_the_start(parts):
-    none, mean = batch_of(parts, offset="none"), batch_of(parts, offset="mean", gain="constant")
+def test_the_same_batch_for_every_kind_of_training_but_for_the_start(parts: Any) -> None:
+    none, mean = batch_of(parts, start="noise"), batch_of(parts, start="mean", gain="constant")
     assert torch.equal(replace(none, x_start=mean.x_start).noise, mean.noise)
     for name in ("x0", "noise", "timesteps", "hidden"):
         assert torch.equal(getattr(none, name), getattr(mean, name)), name
 
 
-def test_offset_noise_shifts_whole_channels(parts):
-    plain = batch_of(parts, offset="none")
-    shifted = batch_of(parts, offset="none", loss={"noise_offset": 0.1})
+def test_offset_noise_shifts_whole_channels(parts: Any) -> None:
+    plain = batch_of(parts, start="noise")
+    shifted = batch_of(parts, start="noise", noise_offset=0.1)
     difference = shifted.noise - plain.noise
     assert difference.std((2, 3)).max() < 1e-6 and 0.05 < difference.std() < 0.2
 
 
-def test_perturbation_is_another_noise_and_changes_nothing_else(parts):
-    plain, perturbed = batch_of(parts, range(80)), batch_of(parts, range(80), loss={"input_perturbation": 0.1})
+def test_perturbation_is_another_noise_and_changes_nothing_else(parts: Any) -> None:
+    plain, perturbed = batch_of(parts, range(80)), batch_of(parts, range(80), input_perturbation=0.1)
     assert plain.perturbation is None
     for name in ("x0", "x_start", "noise", "timesteps", "hidden"):
         assert torch.equal(getattr(plain, name), getattr(perturbed, name)), name
@@ -124,14 +126,14 @@ def test_perturbation_is_another_noise_and_changes_nothing_else(parts):
         assert abs(torch.corrcoef(torch.stack([xi, other.flatten()]))[0, 1]) < 0.02
 
 
-def test_only_the_timesteps_asked_for_are_drawn_and_all_of_them_alike(parts):
-    drawn = batch_of(parts, range(600), loss={"timesteps": [990, 999]}).timesteps
+def test_only_the_timesteps_asked_for_are_drawn_and_all_of_them_alike(parts: Any) -> None:
+    drawn = batch_of(parts, range(600), timestep_range=[990, 999]).timesteps
     counts = torch.bincount(drawn, minlength=1000)
     assert counts[:990].sum() == 0 and stats.chisquare(counts[990:]).pvalue > 1e-3
-    assert torch.equal(batch_of(parts, loss={"timesteps": [0, 999]}).timesteps, batch_of(parts).timesteps)
+    assert torch.equal(batch_of(parts, timestep_range=[0, 999]).timesteps, batch_of(parts).timesteps)
 
 
-def test_captions_that_do_not_fit_in_memory_are_encoded_when_needed(parts):
+def test_captions_that_do_not_fit_in_memory_are_encoded_when_needed(parts: Any) -> None:
     texts = [record.text for record in parts[1].used]
     table, none = Captions(parts[0], texts), Captions(parts[0], texts, limit=0)
     for kept, fresh in zip(table(texts[:3]), none(texts[:3]), strict=True):

@@ -3,6 +3,8 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,26 +14,26 @@ from job import lay, open_all, settings
 from PIL import Image
 
 from onbrand import api
-from onbrand.data.images import open_picture, to_tensor
+from onbrand.data.images import open_image, to_tensor
 from onbrand.models import pipeline
 from onbrand.models.controlnet import nets_of, new_controlnet, open_controlnets
 from onbrand.models.denoiser import controlnet, full
-from onbrand.options.generate import GenerateConfig
+from onbrand.options.generate import SamplingSettings
 from onbrand.sampling.manifest import remake
 from onbrand.sampling.requests import Request, read_requests
 from onbrand.sampling.sampler import plan, sample
 from onbrand.sampling.start import start
 from onbrand.training.batches import Batches
 from onbrand.training.loop import train
-from onbrand.training.validation import validation
+from onbrand.training.validation import make_validation
 from tiny import tiny_pipeline
 
-GIVEN = {"method": "controlnet", "steps": 3, "optim": {"lr": 1e-2}, "gain": "constant"}
-FEW = GenerateConfig(steps=20, guidance=2.0, batch=3, start="mean")
+GIVEN = {"method": "controlnet", "max_train_steps": 3, "learning_rate": 1e-2, "gain": "constant"}
+FEW = SamplingSettings(num_inference_steps=20, guidance_scale=2.0, batch_size=3, start="mean")
 
 
 @pytest.fixture(scope="module")
-def run(home, tmp_path_factory):
+def run(home: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run folder, and the pipeline as training left it."""
     out = tmp_path_factory.mktemp("controlnet")
     pipe, *rest = open_all(home, method="controlnet")
@@ -40,19 +42,19 @@ def run(home, tmp_path_factory):
     return out, pipe
 
 
-def asked(home, count=3):
+def asked(home: Any, count: Any = 3) -> Any:
     """Requests that are the photos' own."""
     return read_requests(home / "photos" / "metadata.jsonl")[:count]
 
 
-def answer(denoiser, condition) -> torch.Tensor:
+def answer(denoiser: Any, condition: Any) -> torch.Tensor:
     draw = torch.Generator().manual_seed(3)
     x, hidden = torch.randn(2, 4, 8, 8, generator=draw), torch.randn(2, 32, 16, generator=draw)
     with torch.no_grad():
         return denoiser(x, torch.tensor([900, 20]), hidden, *([] if condition is None else [condition]))
 
 
-def test_at_first_it_changes_nothing_and_then_it_reads_the_control_picture(home, run):
+def test_at_first_it_changes_nothing_and_then_it_reads_the_control_image(home: Any, run: Any) -> None:
     black, white = torch.zeros(2, 3, 16, 16), torch.ones(2, 3, 16, 16)
     alone = answer(full(open_all(home)[0]), None)
     fresh = controlnet(open_all(home, method="controlnet")[0])
@@ -61,24 +63,24 @@ def test_at_first_it_changes_nothing_and_then_it_reads_the_control_picture(home,
     assert not torch.allclose(answer(taught, black), answer(taught, white), atol=1e-4)
 
 
-def test_only_the_controlnet_learns_unless_the_unet_is_asked_for(home, run, tmp_path):
+def test_only_the_controlnet_learns_unless_the_unet_is_asked_for(home: Any, run: Any, tmp_path: Path) -> None:
     before = open_all(home)[0].unet.state_dict()
     assert all(torch.equal(weight, before[name]) for name, weight in run[1].unet.state_dict().items())
     pipe, *rest = open_all(home, method="controlnet")
-    for _ in train(pipe, *rest, settings(**GIVEN | {"controlnet": {"unet": True}, "steps": 1}), tmp_path):
+    for _ in train(pipe, *rest, settings(**GIVEN | {"train_unet": True, "max_train_steps": 1}), tmp_path):
         pass
     assert not all(torch.equal(weight, before[name]) for name, weight in pipe.unet.state_dict().items())
 
 
-def test_pictures_are_what_diffusers_own_pipeline_makes_without_onbrand(home, run):
-    """Its loading, its reading of a PIL control picture, its ControlNet branch; ours is the start alone."""
+def test_images_are_what_diffusers_own_pipeline_makes_without_onbrand(home: Any, run: Any) -> None:
+    """Its loading, its reading of a PIL control image, its ControlNet branch; ours is the start alone."""
     out, _ = run
     prior, requests = open_all(home)[3], asked(home)
     ours = list(sample(pipeline.load(out), prior, requests, FEW))
     theirs = StableDiffusionControlNetPipeline.from_pretrained(out / "model", safety_checker=None)
     theirs.set_progress_bar_config(disable=True)
     prompts = [request.prompt for request in requests]
-    latents = start(pipeline.load(out), prior, prompts, seeds=[r.seed for r in requests], kind="mean",
+    latents = start(pipeline.load(out), prior, prompts, seeds=[r.seed for r in requests], start="mean",
                     classes=[r.class_name for r in requests])  # fmt: skip
     control = []
     for request in requests:
@@ -89,7 +91,7 @@ def test_pictures_are_what_diffusers_own_pipeline_makes_without_onbrand(home, ru
     torch.testing.assert_close(torch.stack([p.latents for p in ours]), made.images, atol=1e-5, rtol=1e-5)
 
 
-def test_several_are_given_each_its_picture_and_its_scale(home, run, tmp_path):
+def test_several_are_given_each_its_image_and_its_scale(home: Any, run: Any, tmp_path: Path) -> None:
     out, _ = run
     prior = open_all(home)[3]
     other = new_controlnet(open_all(home)[0], 5)
@@ -101,12 +103,14 @@ def test_several_are_given_each_its_picture_and_its_scale(home, run, tmp_path):
     requests = [Request(r.prompt, r.seed, r.class_name, conditioning=(*r.conditioning, str(home / "photos" / "0.png")))
                 for r in asked(home, 2)]  # fmt: skip
 
-    def of(scale, pipe=None):
+    def of(scale: Any, pipe: Any = None) -> Any:
         pipe = pipe or pipeline.load(home / "model", controlnet=place)
-        config = GenerateConfig(steps=20, guidance=2.0, start="mean", look_ahead=0, controlnet_scale=scale)
+        config = SamplingSettings(
+            num_inference_steps=20, guidance_scale=2.0, start="mean", look_ahead=0, controlnet_conditioning_scale=scale
+        )
         return torch.stack([p.latents for p in sample(pipe, prior, requests, config)])
 
-    alone = GenerateConfig(steps=20, guidance=2.0, start="mean", look_ahead=0)
+    alone = SamplingSettings(num_inference_steps=20, guidance_scale=2.0, start="mean", look_ahead=0)
     first = list(sample(pipeline.load(out), prior, asked(home, 2), alone))
     torch.testing.assert_close(of((1.0, 0.0)), torch.stack([p.latents for p in first]), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(of((1.0, 0.5)), of((1.0, 0.0)), atol=1e-3)
@@ -120,7 +124,7 @@ def test_several_are_given_each_its_picture_and_its_scale(home, run, tmp_path):
     torch.testing.assert_close(of((0.3, 0.5), theirs), of((0.3, 0.5)))
 
 
-def test_what_is_given_can_be_laid_over_what_is_made(home, run):
+def test_what_is_given_can_be_laid_over_what_is_made(home: Any, run: Any) -> None:
     """To the last byte where it is given, and nothing beside it is touched; edges are never laid over."""
     prior, requests = open_all(home)[3], asked(home)
     requests[1] = replace(requests[1], conditioning=(str(home / "photos" / "1.png"),))
@@ -136,43 +140,45 @@ def test_what_is_given_can_be_laid_over_what_is_made(home, run):
         plan(open_all(home)[0], prior, requests, replace(FEW, overlay=True))
 
 
-def test_how_it_was_trained_goes_where_it_goes(home, run):
+def test_how_it_was_trained_goes_where_it_goes(home: Any, run: Any) -> None:
     out, _ = run
-    record = pipeline.offset_config(out)
-    assert record["gain"] == "constant" and record["start"] == 951
+    record = pipeline.trained_start_in(out)
+    assert record["gain"] == "constant" and record["start_timestep"] == 951
     for loaded in (pipeline.load(out), pipeline.load(home / "model", controlnet=[out])):
-        assert pipeline.offset_of(loaded) == record
-        assert plan(loaded, open_all(home)[3], asked(home), GenerateConfig()).kind == "mean"
+        assert pipeline.trained_start_of(loaded) == record
+        assert plan(loaded, open_all(home)[3], asked(home), SamplingSettings()).start.start == "mean"
 
 
-def test_from_the_command_line_to_a_picture_made_again(home, run, tmp_path):
+def test_from_the_command_line_to_a_image_made_again(home: Any, run: Any, tmp_path: Path) -> None:
     out, _ = run
-    given = {"model": home / "model", "controlnet": str(out), "config": FEW}
+    given = {"model": home / "model", "controlnet": str(out), **vars(FEW)}
     few = home / "photos" / "few.jsonl"
     few.write_text("".join((home / "photos" / "metadata.jsonl").read_text().splitlines(True)[:2]))
-    api.generate(few, out=tmp_path / "pictures", **given)
-    line = json.loads((tmp_path / "pictures" / "manifest.jsonl").read_text().splitlines()[1])
+    api.generate(few, output_dir=tmp_path / "images", **given)
+    line = json.loads((tmp_path / "images" / "manifest.jsonl").read_text().splitlines()[1])
     assert line["conditioning"] == [str(home / "photos" / "cut" / "1.png")]
     assert line["start"] == "mean" and len(line["conditioning_sha256"][0]) == 64
     pipe, prior = pipeline.load(home / "model", controlnet=[out]), open_all(home)[3]
-    again = to_tensor(remake(tmp_path / "pictures", 1, pipe, prior).image)
-    assert torch.equal(again, to_tensor(open_picture(tmp_path / "pictures" / "00001.png")))
+    again = to_tensor(remake(tmp_path / "images", 1, pipe, prior).image)
+    assert torch.equal(again, to_tensor(open_image(tmp_path / "images" / "00001.png")))
     with pytest.raises(ValueError, match="made with other settings"):
-        remake(tmp_path / "pictures", 1, pipeline.load(home / "model"), prior)
+        remake(tmp_path / "images", 1, pipeline.load(home / "model"), prior)
     changed = shutil.copytree(home / "photos", tmp_path / "photos")
-    folder = shutil.copytree(tmp_path / "pictures", tmp_path / "moved")
+    folder = shutil.copytree(tmp_path / "images", tmp_path / "moved")
     with pytest.raises(ValueError, match="made with other settings: requests.sha256"):  # resumed on other controls
         few.write_text(few.read_text().replace("cut/1.png", "cut/2.png"))
-        api.generate(few, out=tmp_path / "pictures", **given)
+        api.generate(few, output_dir=tmp_path / "images", **given)
     text = (folder / "manifest.jsonl").read_text().replace(str(home / "photos"), str(changed))
     (folder / "manifest.jsonl").write_text(text)
     remake(folder, 1, pipe, prior)
     shutil.copy(changed / "cut" / "2.png", changed / "cut" / "1.png")
-    with pytest.raises(ValueError, match="not the control pictures any more"):
+    with pytest.raises(ValueError, match="not the control images any more"):
         remake(folder, 1, pipe, prior)
 
 
-def test_a_batch_has_the_pictures_own_controls_mirrored_with_them(tmp_path, monkeypatch):
+def test_a_batch_has_the_images_own_controls_mirrored_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lay(tmp_path / "job", flip=True)
     pipe, records, store, prior = open_all(tmp_path / "job", flip=True, method="controlnet")
     get = store.get
@@ -189,14 +195,14 @@ def test_a_batch_has_the_pictures_own_controls_mirrored_with_them(tmp_path, monk
                 likely.append((float(apart), i, flip))
         apart, i, flip = min(likely)
         assert apart < 1e-4
-        cut = to_tensor(open_picture(records[i].conditioning, ground=(0, 255, 0)))
+        cut = to_tensor(open_image(records[i].conditioning, background=(0, 255, 0)))
         expected = (cut.flip(-1) if flip else cut) / 2 + 0.5
         torch.testing.assert_close(control, expected)
         seen.add(flip)
     assert seen == {False, True}
 
 
-def test_what_does_not_go_is_said_before_any_work(home, run, tmp_path):
+def test_what_does_not_go_is_said_before_any_work(home: Any, run: Any, tmp_path: Path) -> None:
     out, pipe = run
     plain, records, store, prior = open_all(home)
     with pytest.raises(ValueError, match="trains one ControlNet; this pipeline has 0"):
@@ -210,10 +216,10 @@ def test_what_does_not_go_is_said_before_any_work(home, run, tmp_path):
     loaded = pipeline.load(out)
     with pytest.raises(ValueError, match="here 1; request 0 has 0"):
         plan(loaded, prior, [Request("product photo", 0)], FEW)
-    with pytest.raises(ValueError, match="every control picture must open; .*gone.png"):
+    with pytest.raises(ValueError, match="every control image must open; .*gone.png"):
         plan(loaded, prior, [Request("product photo", 0, conditioning=("gone.png",))], FEW)
     with pytest.raises(ValueError, match="one for each of 1 ControlNets; got 2"):
-        plan(loaded, prior, asked(home), GenerateConfig(controlnet_scale=(1.0, 2.0)))
+        plan(loaded, prior, asked(home), SamplingSettings(controlnet_conditioning_scale=(1.0, 2.0)))
     with pytest.raises(ValueError, match="a ControlNet is a folder"):
         open_controlnets(plain, [tmp_path])
     for key, value in {"cross_attention_dim": 24, "layers_per_block": 2}.items():
@@ -222,7 +228,7 @@ def test_what_does_not_go_is_said_before_any_work(home, run, tmp_path):
         with pytest.raises(ValueError, match=f"differ in {key} {value} and"):
             open_controlnets(other, [out])
     with pytest.raises(ValueError, match="this model has none: omit them"):
-        plan(plain, prior, asked(home), replace(FEW, controlnet_scale=0.5))
+        plan(plain, prior, asked(home), replace(FEW, controlnet_conditioning_scale=0.5))
     pair = pipeline.load(home / "model", lora=lora_with_words(home, tmp_path / "lora"))
     with pytest.raises(ValueError, match="no part of a whole model"):
         pipeline.save(pair, tmp_path / "saved")
@@ -231,21 +237,21 @@ def test_what_does_not_go_is_said_before_any_work(home, run, tmp_path):
     assert not (tmp_path / "run").exists() and not (tmp_path / "saved").exists()
 
 
-def lora_with_words(home, out):
+def lora_with_words(home: Any, out: Any) -> Any:
     """A run folder of a LoRA of UNet and text encoder."""
-    given = {"method": "lora", "lora": {"rank": 2, "text_encoder": True}, "steps": 1}
+    given = {"method": "lora", "rank": 2, "train_text_encoder": True, "max_train_steps": 1}
     for _ in train(*open_all(home), settings(**given), out):
         pass
     return out
 
 
-def test_a_control_picture_that_does_not_open_is_said_before_the_first_step(tmp_path):
+def test_a_control_image_that_does_not_open_is_said_before_the_first_step(tmp_path: Path) -> None:
     lay(tmp_path / "job")
-    (tmp_path / "job" / "photos" / "cut" / "5.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="every control picture must open; .*5.png"):
+    (tmp_path / "job" / "photos" / "cut" / "5.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="every control image must open; .*5.png"):
         train(*open_all(tmp_path / "job", method="controlnet"), settings(**GIVEN), tmp_path / "run")
-    config = settings(**GIVEN | {"log": {"validate_every": 1}})
-    given = {"prior": tmp_path / "job" / "prior.safetensors", "config": config}
+    config = settings(**GIVEN | {"validation_steps": 1})
+    given = {"prior": tmp_path / "job" / "prior.safetensors", **vars(config)}
     metadata = tmp_path / "job" / "photos" / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace(', "conditioning_file_name": "cut/5.png"', ""))
     with pytest.warns(UserWarning, match="named by no metadata"), pytest.raises(ValueError, match="1 of 8 have none"):
@@ -253,16 +259,16 @@ def test_a_control_picture_that_does_not_open_is_said_before_the_first_step(tmp_
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
-def test_one_that_learnt_with_its_unet_goes_with_it_alone(home, tmp_path):
+def test_one_that_learnt_with_its_unet_goes_with_it_alone(home: Any, tmp_path: Path) -> None:
     pipe, *rest = open_all(home, method="controlnet")
-    for _ in train(pipe, *rest, settings(**GIVEN | {"controlnet": {"unet": True}, "steps": 1}), tmp_path):
+    for _ in train(pipe, *rest, settings(**GIVEN | {"train_unet": True, "max_train_steps": 1}), tmp_path):
         pass
     assert len(nets_of(pipeline.load(tmp_path))) == 1
     with pytest.raises(ValueError, match="learnt with its ControlNet: give it as the model"):
         pipeline.load(home / "model", controlnet=[tmp_path])
 
 
-def test_more_are_put_beside_the_models_own(run):
+def test_more_are_put_beside_the_models_own(run: Any) -> None:
     """And beside the UNet of a pipeline that was made in code, not read."""
     out, pipe = run
     assert len(nets_of(open_controlnets(tiny_pipeline(), [out]))) == 1
@@ -270,7 +276,7 @@ def test_more_are_put_beside_the_models_own(run):
     assert [pipeline.fingerprint(net) for net in nets_of(both)] == [pipeline.fingerprint(nets_of(pipe)[0])] * 2
 
 
-def test_half_precision_alone_is_found(home, run, tmp_path):
+def test_half_precision_alone_is_found(home: Any, run: Any, tmp_path: Path) -> None:
     nets_of(run[1])[0].save_pretrained(tmp_path / "half", variant="fp16")
     (weights,) = (tmp_path / "half").glob("*.safetensors")
     assert weights.name.endswith(".fp16.safetensors")
@@ -280,11 +286,11 @@ def test_half_precision_alone_is_found(home, run, tmp_path):
         pipeline.load(home / "model", controlnet=[tmp_path / "half"])
 
 
-def test_it_is_resumed_on_its_own_control_pictures_and_unet(home, run, tmp_path):
+def test_it_is_resumed_on_its_own_control_images_and_unet(home: Any, run: Any, tmp_path: Path) -> None:
     out, _ = run
     pipe, records, store, prior = open_all(home, method="controlnet")
     swapped = [replace(records[0], conditioning=records[1].conditioning), *records[1:]]
-    with pytest.raises(ValueError, match="the pictures given now"):
+    with pytest.raises(ValueError, match="the images given now"):
         train(pipe, swapped, store, prior, settings(**GIVEN), out)
     with torch.no_grad():
         pipe.unet.conv_in.bias += 1
@@ -294,8 +300,8 @@ def test_it_is_resumed_on_its_own_control_pictures_and_unet(home, run, tmp_path)
     assert [step.step for step in train(again, records, store, prior, settings(**GIVEN), tmp_path)] == [1, 2, 3]
 
 
-def test_first_weights_follow_from_the_seed_alone():
-    def drawn(seed):
+def test_first_weights_follow_from_the_seed_alone() -> None:
+    def drawn(seed: Any) -> Any:
         torch.rand(seed + 5)  # whatever was drawn before
         return new_controlnet(tiny_pipeline(), seed).controlnet.controlnet_cond_embedding.conv_in.weight
 
@@ -303,28 +309,28 @@ def test_first_weights_follow_from_the_seed_alone():
 
 
 @pytest.mark.parametrize("halvings", [1, 2, 3])
-def test_a_control_picture_is_brought_to_the_latents_size_of_any_vae(halvings):
+def test_a_control_image_is_brought_to_the_latents_size_of_any_vae(halvings: Any) -> None:
     pipe = tiny_pipeline()
     pipe.vae.register_to_config(block_out_channels=(8,) * (halvings + 1))
     net = new_controlnet(pipe).controlnet
     assert net.controlnet_cond_embedding(torch.zeros(1, 3, 64, 64)).shape[-1] == 64 >> halvings
 
 
-def test_validation_is_made_with_the_records_own_control_pictures(home, run, tmp_path):
-    config = settings(**GIVEN | {"log": {"validate_every": 1, "pictures": 2}})
-    made = validation(run[1], open_all(home)[1], open_all(home)[3], config, tmp_path)
+def test_validation_is_made_with_the_records_own_control_images(home: Any, run: Any, tmp_path: Path) -> None:
+    config = settings(**GIVEN | {"validation_steps": 1, "num_validation_images": 2})
+    made = make_validation(run[1], open_all(home)[1], open_all(home)[3], config, tmp_path)
     cut = home / "photos" / "cut"
-    assert [request.conditioning for request in made.planned.requests] == [(str(cut / f"{i}.png"),) for i in (0, 1)]
+    assert [request.conditioning for request in made.plan.requests] == [(str(cut / f"{i}.png"),) for i in (0, 1)]
 
 
-def test_a_control_pictures_contrast_comes_through_to_the_last_layer():
-    """That one is zero and learns first: what it is given must tell pictures apart. torch's own draw: a thousandth."""
+def test_a_control_images_contrast_comes_through_to_the_last_layer() -> None:
+    """That one is zero and learns first: what it is given must tell images apart. torch's own draw: a thousandth."""
     pipe = tiny_pipeline()
     pipe.vae.register_to_config(block_out_channels=(8,) * 4)
     reader = new_controlnet(pipe).controlnet.controlnet_cond_embedding
-    pictures, given = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)), []
+    images, given = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)), []
     reader.conv_out.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     with torch.no_grad():
-        reader(pictures)
-    assert 0.05 < float(given[0].std(0).mean() / pictures.std(0).mean()) < 10
+        reader(images)
+    assert 0.05 < float(given[0].std(0).mean() / images.std(0).mean()) < 10
     assert not reader.conv_out.weight.any() and not reader.conv_out.bias.any()

@@ -6,6 +6,8 @@ import warnings
 from contextlib import closing
 from dataclasses import replace
 from functools import partial, partialmethod
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,19 +22,19 @@ from onbrand.models.pipeline import decode
 from onbrand.training import batches
 from onbrand.training.batches import Batches
 from onbrand.training.loop import train
-from onbrand.training.state import check_same, flatten
+from onbrand.training.state import check_same, settings_of
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 TRACED = pytest.mark.filterwarnings("ignore")  # torch warns of itself while it traces and compiles
-AHEAD = {"engine": {"accumulation": 2, "prefetch": True}}
+AHEAD = {"prefetch": True}
 
 
 @pytest.fixture
-def makers(monkeypatch):
+def makers(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The threads in which batches were made, in their order; beside the network it takes longer than the step."""
     seen, make, here = [], Batches.__call__, threading.current_thread()
 
-    def watched(self, positions):
+    def watched(self: Any, positions: Any) -> Any:
         time.sleep(0.0 if threading.current_thread() is here else 0.5)
         batch = make(self, positions)
         seen.append(threading.current_thread())
@@ -43,16 +45,18 @@ def makers(monkeypatch):
 
 
 @pytest.mark.parametrize("more", [{}, LORA, CONTROL], ids=["full", "lora", "controlnet"])
-def test_batches_made_ahead_are_the_same_bytes(home, tmp_path, more):
+def test_batches_made_ahead_are_the_same_bytes(home: Any, tmp_path: Path, more: Any) -> None:
     for out, engine in (("plain", {}), ("ahead", AHEAD)):
         opened = open_all(home, method=more.get("method", "full"))
         list(train(*opened, settings(**EVERYTHING | more | engine), tmp_path / out))
     same(tmp_path / "plain", tmp_path / "ahead")
 
 
-def test_the_next_batch_is_made_beside_the_network_and_nothing_between_two_steps(home, tmp_path, makers):
+def test_the_next_batch_is_made_beside_the_network_and_nothing_between_two_steps(
+    home: Any, tmp_path: Path, makers: Any
+) -> None:
     before = set(threading.enumerate())
-    with closing(train(*open_all(home), settings(steps=3, engine={"prefetch": True}), tmp_path)) as run:
+    with closing(train(*open_all(home), settings(max_train_steps=3, prefetch=True), tmp_path)) as run:
         for made in (2, 3, 3):
             next(run)
             assert len(makers) == made, "none behind the last step"
@@ -61,42 +65,46 @@ def test_the_next_batch_is_made_beside_the_network_and_nothing_between_two_steps
     assert set(threading.enumerate()) == before
 
 
-def test_a_closed_run_ends_its_thread(home, tmp_path):
+def test_a_closed_run_ends_its_thread(home: Any, tmp_path: Path) -> None:
     before = set(threading.enumerate())
-    run = train(*open_all(home), settings(steps=9, engine={"prefetch": True}), tmp_path)
+    run = train(*open_all(home), settings(max_train_steps=9, prefetch=True), tmp_path)
     next(run)
     assert set(threading.enumerate()) > before
     run.close()
     assert set(threading.enumerate()) == before
 
 
-def test_on_a_cpu_nothing_is_made_ahead_unless_asked_for(home, tmp_path, makers):
-    list(train(*open_all(home), settings(steps=2), tmp_path))
+def test_on_a_cpu_nothing_is_made_ahead_unless_asked_for(home: Any, tmp_path: Path, makers: Any) -> None:
+    list(train(*open_all(home), settings(max_train_steps=2), tmp_path))
     assert set(makers) == {threading.current_thread()}
 
 
-def test_a_text_encoder_that_learns_is_not_read_beside_the_network(home, tmp_path, makers, monkeypatch):
+def test_a_text_encoder_that_learns_is_not_read_beside_the_network(
+    home: Any, tmp_path: Path, makers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of captions that do not fit in memory: its LoRA is switched off while a start reads it."""
     monkeypatch.setattr(batches.Captions.__init__, "__defaults__", (0, False))
     for out, words, ahead in (("both", True, False), ("unet", False, True)):
         makers.clear()
-        given = {"method": "lora", "lora": {"rank": 2, "text_encoder": words}, "steps": 2, "engine": {"prefetch": True}}
+        given = {"method": "lora", "rank": 2, "train_text_encoder": words, "max_train_steps": 2, "prefetch": True}
         list(train(*open_all(home), settings(**given), tmp_path / out))
         assert (makers[-1] is not threading.current_thread()) is ahead
 
 
-def test_what_a_batch_stumbles_on_comes_out_of_the_loop_at_its_step(home, tmp_path, monkeypatch):
+def test_what_a_batch_stumbles_on_comes_out_of_the_loop_at_its_step(
+    home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipe, records, store, prior = open_all(home)
     error, get, calls = OSError("the disk is gone"), store.get, []
 
-    def read(*given):
+    def read(*given: Any) -> Any:
         calls.append(given)
         if len(calls) > 3:  # one before the first step, in the check
             raise error
         return get(*given)
 
     monkeypatch.setattr(store, "get", read)
-    run = train(pipe, records, store, prior, settings(engine={"prefetch": True}), tmp_path)
+    run = train(pipe, records, store, prior, settings(prefetch=True), tmp_path)
     assert [next(run).step for _ in range(2)] == [1, 2]
     with pytest.raises(OSError) as raised:
         next(run)
@@ -104,20 +112,22 @@ def test_what_a_batch_stumbles_on_comes_out_of_the_loop_at_its_step(home, tmp_pa
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_run_is_resumed_with_prefetch_or_without_but_not_with_other_products():
-    flat = flatten(settings())
-    check_same(flat, settings(engine={"prefetch": True}))
-    with pytest.raises(ValueError, match="engine.tf32 was False and now is True"):
-        check_same(flat, settings(engine={"tf32": True}))
+def test_a_run_is_resumed_with_prefetch_or_without_but_not_with_other_products() -> None:
+    recorded = settings_of(settings()) | {"total_batch_size": 4}
+    check_same(recorded, settings(prefetch=True), 4)
+    with pytest.raises(ValueError, match="allow_tf32 was False and now is True"):
+        check_same(recorded, settings(allow_tf32=True), 4)
 
 
 @pytest.mark.parametrize("allowed", [False, True])
-def test_products_are_rounded_where_asked_for_and_behind_a_run_as_before(home, tmp_path, allowed):
-    def flags():
+def test_products_are_rounded_where_asked_for_and_behind_a_run_as_before(
+    home: Any, tmp_path: Path, allowed: Any
+) -> None:
+    def flags() -> Any:
         return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
     before = flags()
-    run = train(*open_all(home), settings(engine={"tf32": allowed}), tmp_path)
+    run = train(*open_all(home), settings(allow_tf32=allowed), tmp_path)
     next(run)
     assert flags() == (allowed, allowed)
     run.close()
@@ -125,9 +135,9 @@ def test_products_are_rounded_where_asked_for_and_behind_a_run_as_before(home, t
 
 
 @pytest.mark.parametrize("fused", [True, None])
-def test_an_optimiser_state_of_a_gpu_is_gone_on_with(home, tmp_path, fused):
+def test_an_optimiser_state_of_a_gpu_is_gone_on_with(home: Any, tmp_path: Path, fused: Any) -> None:
     """There the step is fused, its weights have channels last and it counts in tensors of the device."""
-    through, parts = settings(steps=4), settings(steps=2)
+    through, parts = settings(max_train_steps=4), settings(max_train_steps=2)
     list(train(*open_all(home), through, tmp_path / "whole"))
     list(train(*open_all(home), parts, tmp_path / "parts"))
     file = tmp_path / "parts" / "state" / "step-00000002" / "optimizer.pt"
@@ -138,39 +148,40 @@ def test_an_optimiser_state_of_a_gpu_is_gone_on_with(home, tmp_path, fused):
                 moments[name] = moment.contiguous(memory_format=torch.channels_last)
     state["param_groups"][0]["fused"] = fused
     torch.save(state, file)
-    list(train(*open_all(home), replace(parts, steps=4), tmp_path / "parts"))
+    list(train(*open_all(home), replace(parts, max_train_steps=4), tmp_path / "parts"))
     same(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_moments_lie_in_memory_as_their_weights_do(home, tmp_path):
+def test_moments_lie_in_memory_as_their_weights_do(home: Any, tmp_path: Path) -> None:
     """As a fused step needs it: a run of a CPU, gone on with by weights that have channels last."""
-    list(train(*open_all(home), settings(steps=1), tmp_path))
+    list(train(*open_all(home), settings(max_train_steps=1), tmp_path))
     pipe, *rest = open_all(home)
     pipe.unet.to(memory_format=torch.channels_last)
-    run = train(pipe, *rest, settings(steps=3), tmp_path)
+    run = train(pipe, *rest, settings(max_train_steps=3), tmp_path)
     next(run)
-    optimizer = run.gi_frame.f_locals["self"].accelerator._optimizers[-1]
+    optimizer = run.gi_frame.f_locals["accelerator"]._optimizers[-1]
     weight = pipe.unet.conv_in.weight
     assert weight.stride(1) == 1 and weight.shape[1] > 1
     assert {optimizer.state[weight][name].stride() for name in ("exp_avg", "exp_avg_sq")} == {weight.stride()}
 
 
 @GPU
-def test_on_a_gpu_the_step_is_fused_and_gone_on_with_from_a_cpus_state(home, tmp_path):
-    list(train(*open_all(home), settings(steps=1), tmp_path))
+def test_on_a_gpu_the_step_is_fused_and_gone_on_with_from_a_cpus_state(home: Any, tmp_path: Path) -> None:
+    list(train(*open_all(home), settings(max_train_steps=1), tmp_path))
     AcceleratorState._reset_state(reset_partial_state=True)
     pipe, *rest = open_all(home)
-    list(train(pipe.to("cuda"), *rest, settings(steps=3, engine={"precision": "no"}), tmp_path))
+    list(train(pipe.to("cuda"), *rest, settings(max_train_steps=3, mixed_precision="no"), tmp_path))
     weight = torch.nn.Parameter(torch.zeros(2, device="cuda"))
     assert optimizer_of("adamw")([weight], 1e-3).defaults["fused"]
 
 
 @GPU
-@pytest.mark.parametrize("more", [{}, {"offset": "pca"}, {"offset": "text"}, LORA, CONTROL], ids=str)
-def test_on_a_gpu_a_step_waits_for_it_once(home, tmp_path, more):
+@pytest.mark.parametrize("more", [{}, {"start": "pca"}, {"start": "text"}, LORA, CONTROL], ids=str)
+def test_on_a_gpu_a_step_waits_for_it_once(home: Any, tmp_path: Path, more: Any) -> None:
     """By torch's own count of calls that wait; of the thread that makes batches too."""
     pipe, *rest = open_all(home, method=more.get("method", "full"))
-    run = train(pipe.to("cuda"), *rest, settings(**more | {"steps": 9, "optim": {"lr": 1e-3, "ema": 0.9}}), tmp_path)
+    config = settings(**more | {"max_train_steps": 9, "learning_rate": 1e-3, "ema_decay": 0.9})
+    run = train(pipe.to("cuda"), *rest, config, tmp_path)
     next(run), next(run)
     with warnings.catch_warnings(record=True) as waits:
         warnings.simplefilter("always")
@@ -183,77 +194,77 @@ def test_on_a_gpu_a_step_waits_for_it_once(home, tmp_path, more):
 
 @GPU
 @TRACED
-def test_compiled_for_a_gpu_a_run_learns_the_same(home, tmp_path):
+def test_compiled_for_a_gpu_a_run_learns_the_same(home: Any, tmp_path: Path) -> None:
     losses = []
     for asked in (False, True):
         AcceleratorState._reset_state(reset_partial_state=True)
         pipe, *rest = open_all(home)
-        given = {"optim": {"lr": 1e-3, "eps": 1e-3}, "engine": {"compile": asked, "precision": "no"}}
-        run = train(pipe.to("cuda"), *rest, settings(steps=4, **given), tmp_path / str(asked))
+        given = {"learning_rate": 1e-3, "adam_epsilon": 1e-3, "compile": asked, "mixed_precision": "no"}
+        run = train(pipe.to("cuda"), *rest, settings(max_train_steps=4, **given), tmp_path / str(asked))
         losses.append([step.loss for step in run])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def by(backend):
+def by(backend: Any) -> Any:
     """nn.Module.compile with another backend: one that needs no C++ compiler, or one that is wrong."""
     torch.compiler.reset()
     return partialmethod(nn.Module.compile, backend=backend)
 
 
 @TRACED
-def test_a_compiled_run_is_the_same_run_with_the_same_names(home, tmp_path, monkeypatch):
+def test_a_compiled_run_is_the_same_run_with_the_same_names(
+    home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the backend that traces and computes as before; validation, in other shapes, is not compiled."""
     monkeypatch.setattr(nn.Module, "compile", by("eager"))
-    given = EVERYTHING | LORA | {"log": {"validate_every": 2}}
+    given = EVERYTHING | LORA | {"validation_steps": 2}
     list(train(*open_all(home), settings(**given), tmp_path / "plain", lambda pipe, step: None))
     traced = []
     monkeypatch.setattr(nn.Module, "compile", by(lambda graph, inputs: traced.append(inputs) or graph.forward))
     pipe, *rest = open_all(home)
 
-    def show(pipe, step):
+    def show(pipe: Any, step: Any) -> None:
         before = len(traced)
         sample = torch.zeros(3, 4, 8, 8), 7, torch.zeros(3, 32, 16)
         assert pipe.unet(*sample).sample.shape == (3, 4, 8, 8) and len(traced) == before > 0
 
-    list(
-        train(
-            pipe, *rest, settings(**given | {"engine": {"compile": True, "accumulation": 2}}), tmp_path / "ours", show
-        )
-    )
+    list(train(pipe, *rest, settings(**given | {"compile": True}), tmp_path / "ours", show))
     same(tmp_path / "plain", tmp_path / "ours")
     before = len(traced)
     pipe.unet(torch.zeros(1, 4, 8, 8), 7, torch.zeros(1, 32, 16))
     assert len(traced) == before, "behind the run it is as it was"
 
 
-def scaled(factor):
+def scaled(factor: Any) -> Any:
     return lambda graph, _: lambda *given: [part * factor for part in graph.forward(*given)]
 
 
-def cut(graph, _):
-    def call(*given):
+def cut(graph: Any, _: Any) -> Any:
+    def call(*given: Any) -> Any:
         return graph.forward(*(part.detach() if torch.is_tensor(part) and part.ndim == 2 else part for part in given))
 
     return call
 
 
 @pytest.mark.parametrize("wrong", [scaled(0.5), scaled(float("nan")), cut], ids=["half", "no number", "cut off"])
-def test_networks_that_are_compiled_wrong_are_refused_before_the_first_step(home, tmp_path, monkeypatch, wrong):
+def test_networks_that_are_compiled_wrong_are_refused_before_the_first_step(
+    home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Any
+) -> None:
     """Cut off, as torch 2.13 does on a CPU: some weights learn nothing, and the loss does not tell."""
     monkeypatch.setattr(nn.Module, "compile", by(wrong))
     with pytest.raises(ValueError, match=r"compiles these networks wrong: the gradients of \d+% of their weights"):
-        next(train(*open_all(home), settings(engine={"compile": True}), tmp_path))
+        next(train(*open_all(home), settings(compile=True), tmp_path))
     assert (tmp_path / "log.jsonl").exists() is False
 
 
 @pytest.mark.prove
 @TRACED
 @pytest.mark.parametrize("more", [{}, LORA], ids=["full", "lora"])
-def test_compiled_by_torch_a_run_learns_the_same_or_is_refused(home, tmp_path, more):
+def test_compiled_by_torch_a_run_learns_the_same_or_is_refused(home: Any, tmp_path: Path, more: Any) -> None:
     """torch 2.13 compiles the whole UNet's gradients wrong on a CPU; minutes of a C++ compiler."""
     losses = {}
     for asked in (False, True):
-        given = {"steps": 3, "optim": {"lr": 1e-3, "eps": 1e-3}, "engine": {"compile": asked}}
+        given = {"max_train_steps": 3, "learning_rate": 1e-3, "adam_epsilon": 1e-3, "compile": asked}
         try:
             losses[asked] = [
                 step.loss for step in train(*open_all(home), settings(**more | given), tmp_path / str(asked))
@@ -265,57 +276,54 @@ def test_compiled_by_torch_a_run_learns_the_same_or_is_refused(home, tmp_path, m
 
 
 @pytest.mark.parametrize("more", [{}, LORA, CONTROL], ids=["full", "lora with the text encoder", "controlnet"])
-def test_what_no_step_needs_waits_on_the_cpu_and_changes_nothing(home, tmp_path, more):
+def test_what_no_step_needs_waits_on_the_cpu_and_changes_nothing(home: Any, tmp_path: Path, more: Any) -> None:
     opened = partial(open_all, home, method=more.get("method", "full"))
-    config = settings(**EVERYTHING | more | {"steps": 3, "log": {"validate_every": 2}})
+    config = settings(**EVERYTHING | more | {"max_train_steps": 3, "validation_steps": 2})
     list(train(*opened(), config, tmp_path / "plain", lambda pipe, step: None))
     pipe, *rest = opened()
     seen, whole = [], decode(pipe, torch.ones(3, 4, 8, 8))
 
-    def show(pipe, step):
+    def show(pipe: Any, step: Any) -> None:
         parts = {name: hasattr(getattr(pipe, name), "_hf_hook") for name in ("vae", "text_encoder", "unet")}
         seen.append((parts, pipe.vae.use_slicing, pipe.vae.use_tiling, decode(pipe, torch.ones(3, 4, 8, 8))))
 
-    away = replace(config, engine=replace(config.engine, offload=True))
+    away = replace(config, offload=True)
     list(train(pipe, *rest, away, tmp_path / "away", show))
     same(tmp_path / "plain", tmp_path / "away")
-    (parts, slicing, tiling, pictures), *_ = seen
+    (parts, slicing, tiling, images), *_ = seen
     assert parts == {"vae": True, "text_encoder": more is not LORA, "unet": False} and slicing and tiling
-    torch.testing.assert_close(pictures, whole, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(images, whole, rtol=1e-4, atol=1e-5)
     assert not hasattr(pipe.vae, "_hf_hook") and not pipe.vae.use_slicing and not pipe.vae.use_tiling
 
 
-def test_a_gpu_without_memory_is_one_line_with_the_flags_to_change(home, tmp_path, monkeypatch, capsys):
+def test_a_gpu_without_memory_is_one_line_with_the_settings_to_change(
+    home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1.00 GiB. See documentation."
     monkeypatch.setattr(Batches, "__call__", raising(torch.OutOfMemoryError(said)))
     photos, model, prior = (str(home / name) for name in ("photos", "model", "prior.safetensors"))
-    arguments = ["train", photos, "--model", model, "--prior", prior, "--out", str(tmp_path / "run"), "--device", "cpu"]
+    arguments = ["train", photos, "--model", model, "--prior", prior, "--device", "cpu"]
+    arguments += ["--output_dir", str(tmp_path / "run")]
     assert main(arguments) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "memory (CUDA out of memory. Tried to allocate 2.00 GiB): take a smaller --batch" in line
-    for flag in (
-        "--engine.accumulation",
-        "gradient_checkpointing true",
-        "offload true",
-        "precision bf16",
-        "--resolution",
-    ):
-        assert flag in line
+    assert "memory (CUDA out of memory. Tried to allocate 2.00 GiB): take a smaller train_batch_size" in line
+    remedies = "gradient_accumulation_steps", "gradient_checkpointing", "offload", "mixed_precision bf16"
+    assert all(name in line for name in (*remedies, "resolution"))
     monkeypatch.setattr(Batches, "__call__", raising(RuntimeError("another")))
     with pytest.raises(RuntimeError, match="another"):
         main(arguments)
 
 
-def raising(error):
-    def call(*_):
+def raising(error: Any) -> Any:
+    def call(*_: Any) -> None:
         raise error
 
     return call
 
 
-def test_runs_of_one_process_may_have_other_precisions(home, tmp_path):
+def test_runs_of_one_process_may_have_other_precisions(home: Any, tmp_path: Path) -> None:
     """As in a notebook: accelerate by itself refuses the second."""
     for place, precision in enumerate(("bf16", "no", "bf16")):
         pipe, records, store, prior = open_all(home)
-        config = settings(steps=1, engine={"precision": precision})
+        config = settings(max_train_steps=1, mixed_precision=precision)
         assert len(list(train(pipe, records, store, prior, config, tmp_path / str(place)))) == 1

@@ -1,5 +1,8 @@
 """Half precision: what does not learn is kept in it, to the same bytes; what is saved, measured or started is exact."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -10,23 +13,25 @@ from torch import nn
 from onbrand.models.denoiser import Denoiser
 from onbrand.models.pipeline import decode, embed, encode, fingerprint, load
 from onbrand.sampling.start import start
-from onbrand.training.export import finish
+from onbrand.training.export import save_model
 from onbrand.training.loop import train
 
 FROZEN = {"lora": LORA, "controlnet": CONTROL}
 
 
-def opened(home, more):
+def opened(home: Any, more: Any) -> Any:
     AcceleratorState._reset_state(reset_partial_state=True)
     return open_all(home, method=more.get("method", "full"))
 
 
-def layers(network):
+def layers(network: Any) -> Any:
     return [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
 
 
 @pytest.mark.parametrize("more", FROZEN.values(), ids=FROZEN)
-def test_frozen_layers_in_half_precision_are_what_autocast_makes_of_float32(home, tmp_path, monkeypatch, more):
+def test_frozen_layers_in_half_precision_are_what_autocast_makes_of_float32(
+    home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: Any
+) -> None:
     """To the byte, the saved model too: against a run whose weights stay in float32 under accelerate's autocast."""
     config = settings(**EVERYTHING | more | HALF)
     pipe, *rest = opened(home, more)
@@ -45,22 +50,24 @@ def test_frozen_layers_in_half_precision_are_what_autocast_makes_of_float32(home
 
 
 @pytest.mark.parametrize("more", [{}, BOTH], ids=["full", "controlnet and UNet"])
-def test_weights_that_learn_stay_in_float32(home, tmp_path, more):
+def test_weights_that_learn_stay_in_float32(home: Any, tmp_path: Path, more: Any) -> None:
     pipe, *rest = opened(home, more)
     list(train(pipe, *rest, settings(**EVERYTHING | more | HALF), tmp_path))
     for network in (pipe.unet, pipe.vae, pipe.text_encoder):
         assert {weight.dtype for weight in network.parameters()} == {torch.float32}
 
 
-def test_the_unet_beside_a_controlnet_is_saved_as_it_was_also_by_a_run_that_was_stopped(home, tmp_path, capsys):
-    config = settings(**CONTROL | HALF | {"log": {"checkpoint_every": 1}})
+def test_the_unet_beside_a_controlnet_is_saved_as_it_was_also_by_a_run_that_was_stopped(
+    home: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = settings(**CONTROL | HALF | {"checkpointing_steps": 1})
     pipe, *rest = opened(home, CONTROL)
     capsys.readouterr()
     run = train(pipe, *rest, config, tmp_path)
     next(run), next(run)
     run.close()
     assert not capsys.readouterr().err, "diffusers has nothing to say of it"
-    finish(pipe, rest[2], config, tmp_path)
+    save_model(pipe, rest[2], config, tmp_path)
     before, saved = load(home / "model"), load(tmp_path)
     for name, weight in before.unet.state_dict().items():
         assert torch.equal(saved.unet.state_dict()[name], weight), name
@@ -68,28 +75,30 @@ def test_the_unet_beside_a_controlnet_is_saved_as_it_was_also_by_a_run_that_was_
     assert {file.name for file in tmp_path.iterdir()} == {"config.yaml", "log.jsonl", "state", "model"}
 
 
-def test_a_pipeline_left_in_half_precision_is_not_trained_again(home, tmp_path):
+def test_a_pipeline_left_in_half_precision_is_not_trained_again(home: Any, tmp_path: Path) -> None:
     pipe, *rest = opened(home, CONTROL)
-    list(train(pipe, *rest, settings(**CONTROL | HALF, steps=1), tmp_path))
+    list(train(pipe, *rest, settings(**CONTROL | HALF, max_train_steps=1), tmp_path))
     with pytest.raises(ValueError, match="these are bfloat16, float32: load it anew"):
-        train(pipe, *rest, settings(**CONTROL | HALF, steps=2), tmp_path)
+        train(pipe, *rest, settings(**CONTROL | HALF, max_train_steps=2), tmp_path)
 
 
 @pytest.mark.parametrize("more", [{}, *FROZEN.values()], ids=["full", *FROZEN])
-def test_whoever_calls_the_unet_during_a_run_has_it_in_half_precision_from_an_exact_start(home, tmp_path, more):
+def test_whoever_calls_the_unet_during_a_run_has_it_in_half_precision_from_an_exact_start(
+    home: Any, tmp_path: Path, more: Any
+) -> None:
     """Validation, and a caller between two steps; behind the run it is in half precision by itself."""
     pipe, records, store, prior = opened(home, more)
-    exact = start(pipe, prior, ["product photo 1"], seeds=3, kind="text", look_ahead=0)
-    picture, hidden = decode(pipe, exact), embed(pipe, ["product photo 1"])[0]
-    means, seen = encode(pipe, picture)[0], []
+    exact = start(pipe, prior, ["product photo 1"], seeds=3, start="text", look_ahead=0)
+    image, hidden = decode(pipe, exact), embed(pipe, ["product photo 1"])[0]
+    means, seen = encode(pipe, image)[0], []
 
-    def look(*_):
-        assert torch.equal(start(pipe, prior, ["product photo 1"], seeds=3, kind="text", look_ahead=0), exact)
-        assert torch.equal(decode(pipe, exact), picture) and torch.equal(encode(pipe, picture)[0], means)
+    def look(*_: Any) -> None:
+        assert torch.equal(start(pipe, prior, ["product photo 1"], seeds=3, start="text", look_ahead=0), exact)
+        assert torch.equal(decode(pipe, exact), image) and torch.equal(encode(pipe, image)[0], means)
         with torch.no_grad():
             seen.append(pipe.unet(exact, 900, hidden).sample)
 
-    config = settings(**more | HALF, steps=1, log={"validate_every": 1})
+    config = settings(**more | HALF, max_train_steps=1, validation_steps=1)
     for _ in train(pipe, records, store, prior, config, tmp_path, look):
         look()
     assert [noise.dtype for noise in seen] == [torch.bfloat16] * 2 and torch.equal(*seen)

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,37 +19,38 @@ from diffusers.models.attention_processor import AttnProcessor
 from job import CLASSES, open_all, settings
 
 from onbrand.core.prior import Prior
-from onbrand.models.pipeline import load, offset_config
-from onbrand.options.generate import GenerateConfig
-from onbrand.options.train import TrainConfig
+from onbrand.errors import OnbrandError
+from onbrand.models.pipeline import load, trained_start_in
+from onbrand.options.generate import SamplingSettings
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import sample
 from onbrand.training.batches import Batches
-from onbrand.training.export import describe, finish
+from onbrand.training.export import describe_start, save_model
 from onbrand.training.loop import train
+from onbrand.training.state import load_state, settings_of, total_batch_size
 
 
-def weights_of(pipe):
+def weights_of(pipe: Any) -> Any:
     return [weight.detach().clone() for weight in pipe.unet.parameters()]
 
 
-def log_of(out):
+def log_of(out: Any) -> Any:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-def test_it_overfits_eight_pictures(home, tmp_path):
-    given = {"steps": 60, "batch": 8, "optim": {"lr": 1e-2}, "loss": {"dropout": 0.0}}
+def test_it_overfits_eight_images(home: Any, tmp_path: Path) -> None:
+    given = {"max_train_steps": 60, "train_batch_size": 8, "learning_rate": 1e-2, "caption_dropout_rate": 0.0}
     losses = [step.loss for step in train(*open_all(home), settings(**given), tmp_path)]
     assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
 
 
-def adafactor(weights):
+def adafactor(weights: Any) -> Any:
     from transformers.optimization import Adafactor
 
     return Adafactor(weights, lr=1e-3, scale_parameter=False, relative_step=False, weight_decay=1.0)
 
 
-def prodigy(weights):
+def prodigy(weights: Any) -> Any:
     """As in diffusers' DreamBooth script; its step is 1e-6 at first, and lr makes it 1e-3."""
     package = pytest.importorskip("prodigyopt")
     told = {"decouple": True, "use_bias_correction": True, "safeguard_warmup": True}
@@ -62,10 +65,10 @@ def prodigy(weights):
         ("prodigy", 1e3, prodigy),
     ],
 )
-def test_without_offset_it_is_a_plain_diffusers_loop(home, tmp_path, name, lr, make):
+def test_without_offset_it_is_a_plain_diffusers_loop(home: Any, tmp_path: Path, name: Any, lr: Any, make: Any) -> None:
     """Three steps of the optimiser on DDIMScheduler's own add_noise, with the run's draws: the same weights."""
     pipe, records, store, prior = open_all(home)
-    config = settings(steps=3, offset="none", optim={"name": name, "lr": lr, "weight_decay": 1.0})
+    config = settings(max_train_steps=3, start="noise", optimizer=name, learning_rate=lr, adam_weight_decay=1.0)
     unet, batches = copy.deepcopy(pipe.unet), Batches(pipe, store.look_up(records), store, None, config, 1000)
     unet.set_attn_processor(AttnProcessor())  # the unfused one, as on a CPU: Adam makes rounding visible
     optimizer = make(unet.parameters())
@@ -83,9 +86,9 @@ def test_without_offset_it_is_a_plain_diffusers_loop(home, tmp_path, name, lr, m
         torch.testing.assert_close(mine, plain.detach(), rtol=1e-5, atol=1e-6)
 
 
-def test_the_folder_tells_the_run(home, tmp_path):
-    optim = {"lr": 1e-3, "schedule": "cosine", "warmup": 2}
-    config = settings(steps=6, optim=optim, gain="constant", first=500, log={"checkpoint_every": 2})
+def test_the_folder_tells_the_run(home: Any, tmp_path: Path) -> None:
+    course = {"learning_rate": 1e-3, "lr_scheduler": "cosine", "lr_warmup_steps": 2}
+    config = settings(max_train_steps=6, gain="constant", start_timestep=500, checkpointing_steps=2, **course)
     steps = list(train(*open_all(home), config, tmp_path))
     assert [step.step for step in steps] == list(range(1, 7))
     lines = log_of(tmp_path)
@@ -94,26 +97,26 @@ def test_the_folder_tells_the_run(home, tmp_path):
     rates = [1e-3 * (s / 2 if s < 2 else 0.5 * (1 + math.cos(math.pi * (s - 2) / 4))) for s in range(6)]
     assert [line["lr"] for line in lines] == pytest.approx(rates)
     raw = yaml.safe_load((tmp_path / "config.yaml").read_text())
-    raw["optim"]["betas"] = tuple(raw["optim"]["betas"])
-    raw["lora"]["targets"] = tuple(raw["lora"]["targets"])
-    assert raw["controlnet"] == {"unet": False}
-    assert settings(**raw) == config
+    assert raw.pop("schema") == 2 and raw == settings_of(config)
+    assert settings(**raw | {"target_modules": tuple(raw["target_modules"])}) == config
     assert sorted(os.listdir(tmp_path / "state")) == ["step-00000004", "step-00000006"]
-    assert offset_config(tmp_path)["gain"] == "constant" and offset_config(tmp_path)["start"] == 500
+    told = trained_start_in(tmp_path)
+    assert (told["gain"], told["start_timestep"]) == ("constant", 500)
 
 
-def test_what_is_saved_loads_without_onbrand(home, tmp_path):
+def test_what_is_saved_loads_without_onbrand(home: Any, tmp_path: Path) -> None:
     pipe, records, store, prior = open_all(home)
-    for _ in train(pipe, records, store, prior, settings(steps=2), tmp_path):
+    for _ in train(pipe, records, store, prior, settings(max_train_steps=2), tmp_path):
         pass
     saved = load(tmp_path)
     for mine, loaded in zip(weights_of(pipe), weights_of(saved), strict=True):
         assert torch.equal(mine, loaded)
-    assert offset_config(tmp_path) == {
+    assert trained_start_in(tmp_path) == {
+        "schema": 2,
         "gain": "window",
-        "kind": "mean",
+        "start": "mean",
         "k": 0,
-        "first": 950,
+        "start_timestep": 950,
         "prior": prior.fingerprint,
     }
     assert Prior.load(tmp_path / "model" / "onbrand" / "prior.safetensors").fingerprint == prior.fingerprint
@@ -129,15 +132,15 @@ def test_what_is_saved_loads_without_onbrand(home, tmp_path):
     assert done.stdout.strip().endswith("(1, 16, 16, 3)"), done.stderr
 
 
-def test_plain_training_saves_no_window(home, tmp_path):
-    for _ in train(*open_all(home), settings(steps=1, offset="none"), tmp_path):
+def test_plain_training_saves_no_window(home: Any, tmp_path: Path) -> None:
+    for _ in train(*open_all(home), settings(max_train_steps=1, start="noise"), tmp_path):
         pass
-    assert offset_config(tmp_path) is None
+    assert trained_start_in(tmp_path) is None
 
 
-def test_the_running_mean_is_diffusers_and_is_what_is_saved(home, tmp_path):
+def test_the_running_mean_is_diffusers_and_is_what_is_saved(home: Any, tmp_path: Path) -> None:
     pipe, records, store, prior = open_all(home)
-    config = settings(steps=5, optim={"lr": 1e-2, "ema": 0.3}, log={"validate_every": 5})
+    config = settings(max_train_steps=5, learning_rate=1e-2, ema_decay=0.3, validation_steps=5)
     shadow, last, seen = None, None, []
     run = train(pipe, records, store, prior, config, tmp_path, lambda pipe, step: seen.append(weights_of(pipe)))
     for step in run:
@@ -151,11 +154,12 @@ def test_the_running_mean_is_diffusers_and_is_what_is_saved(home, tmp_path):
         assert raw.numel() < 16 or not torch.equal(saved, raw)
 
 
-def test_accumulation_and_checkpointing_change_the_memory_not_the_result(home, tmp_path):
+def test_accumulation_and_checkpointing_change_the_memory_not_the_result(home: Any, tmp_path: Path) -> None:
     results = {}
-    for name, engine in {"one": {}, "two": {"accumulation": 2}, "again": {"gradient_checkpointing": True}}.items():
+    two = {"train_batch_size": 2, "gradient_accumulation_steps": 2}
+    for name, engine in {"one": {}, "two": two, "again": {"gradient_checkpointing": True}}.items():
         pipe, *rest = open_all(home)
-        config = settings(steps=3, optim={"lr": 1e-3, "eps": 1e-3}, engine=engine)
+        config = settings(max_train_steps=3, learning_rate=1e-3, adam_epsilon=1e-3, **engine)
         losses = [step.loss for step in train(pipe, *rest, config, tmp_path / name)]
         results[name] = losses, weights_of(pipe)
         pipe.unet.disable_gradient_checkpointing()
@@ -165,41 +169,43 @@ def test_accumulation_and_checkpointing_change_the_memory_not_the_result(home, t
             torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-5)
 
 
-def test_bf16_is_near_full_precision(home, tmp_path):
+def test_bf16_is_near_full_precision(home: Any, tmp_path: Path) -> None:
     from accelerate.state import AcceleratorState
 
     losses = {}
     for precision in ("no", "bf16"):
         AcceleratorState._reset_state(reset_partial_state=True)
         pipe, *rest = open_all(home)
-        config = settings(steps=2, engine={"precision": precision})
+        config = settings(max_train_steps=2, mixed_precision=precision)
         losses[precision] = [step.loss for step in train(pipe, *rest, config, tmp_path / precision)]
         assert next(pipe.unet.parameters()).dtype == torch.float32
     assert losses["bf16"] != losses["no"] and losses["bf16"] == pytest.approx(losses["no"], rel=0.02)
 
 
-def test_validation_pictures_come_from_the_same_start_and_change_nothing(home, tmp_path):
-    plain, shown = (settings(steps=4, offset="pca", log={"validate_every": every}) for every in (0, 2))
+def test_validation_images_come_from_the_same_start_and_change_nothing(home: Any, tmp_path: Path) -> None:
+    plain, shown = (settings(max_train_steps=4, start="pca", validation_steps=every) for every in (0, 2))
     pipe, records, store, prior = open_all(home)
     losses = [step.loss for step in train(pipe, records, store, prior, plain, tmp_path / "plain")]
-    after, pictures = weights_of(pipe), {}
-    trained = describe(shown, 950)
+    after, images = weights_of(pipe), {}
+    trained = describe_start(shown, 950)
     requests = [Request(f"{name} 1", seed) for seed, name in enumerate(CLASSES)]
 
-    def show(pipe, step):
-        made = sample(pipe, prior, requests, GenerateConfig(start="pca", steps=20, batch=2), trained)
-        pictures[step] = torch.stack([picture.latents for picture in made])
+    def show(pipe: Any, step: Any) -> None:
+        made = sample(
+            pipe, prior, requests, SamplingSettings(start="pca", num_inference_steps=20, batch_size=2), trained
+        )
+        images[step] = torch.stack([image.latents for image in made])
         torch.randn(7)
 
     pipe, *_ = open_all(home)
     assert [s.loss for s in train(pipe, records, store, prior, shown, tmp_path / "shown", show)] == losses
     assert all(torch.equal(one, other) for one, other in zip(after, weights_of(pipe), strict=True))
-    assert list(pictures) == [2, 4] and not torch.equal(pictures[2], pictures[4])
+    assert list(images) == [2, 4] and not torch.equal(images[2], images[4])
 
 
-def test_a_tracker_gets_every_step(home, tmp_path):
+def test_a_tracker_gets_every_step(home: Any, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    for _ in train(*open_all(home), settings(steps=2, log={"tracker": "tensorboard"}), tmp_path):
+    for _ in train(*open_all(home), settings(max_train_steps=2, report_to="tensorboard"), tmp_path):
         pass
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -208,17 +214,17 @@ def test_a_tracker_gets_every_step(home, tmp_path):
     assert [event.step for event in events.Scalars("loss")] == [1, 2]
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_is_not_kept(home, tmp_path):
-    config = settings(steps=20, optim={"lr": 1e30, "clip": None}, log={"checkpoint_every": 50})
-    with pytest.raises(FloatingPointError, match="smaller optim.lr"):
+def test_a_loss_that_is_no_number_ends_the_run_and_is_not_kept(home: Any, tmp_path: Path) -> None:
+    config = settings(max_train_steps=20, learning_rate=1e30, max_grad_norm=None, checkpointing_steps=50)
+    with pytest.raises(OnbrandError, match="smaller learning_rate"):
         for _ in train(*open_all(home), config, tmp_path):
             pass
     assert not (tmp_path / "state").exists()
     with pytest.raises(ValueError, match="train longer"):
-        finish(*open_all(home)[:1], None, config, tmp_path)
+        save_model(*open_all(home)[:1], None, config, tmp_path)
 
 
-def other_prior(prior, **changed):
+def other_prior(prior: Any, **changed: Any) -> Any:
     from dataclasses import replace
 
     return Prior(prior.gaussians, replace(prior.provenance, **changed), prior.text)
@@ -227,13 +233,13 @@ def other_prior(prior, **changed):
 @pytest.mark.parametrize(
     ("config", "change", "said"),
     [
-        (settings(), lambda p, prior: (p, None), "offset mean needs a prior; got none"),
-        (settings(first=1000), None, "0..999; got 1000"),
-        (settings(offset="pca", k=4), None, "fitted with 3 components: got k = 4"),
+        (settings(), lambda p, prior: (p, None), "start mean needs a prior; got none"),
+        (settings(start_timestep=1000), None, "0..999; got 1000"),
+        (settings(start="pca", k=4), None, "fitted with 3 components: got k = 4"),
         (settings(), lambda p, prior: (p, other_prior(prior, vae="0" * 64)), "fitted with vae 000"),
         (settings(), lambda p, prior: (p, other_prior(prior, scaling_factor=1.0)), "scaling_factor 1.0"),
         (
-            settings(offset="text"),
+            settings(start="text"),
             lambda p, prior: (p, Prior(prior.gaussians, prior.provenance)),
             "regression from text",
         ),
@@ -243,11 +249,13 @@ def other_prior(prior, **changed):
             "'figure photo' is no class",
         ),
         (settings(), lambda p, prior: (p.to(torch.bfloat16), prior), "its weights in float32; these are bfloat16"),
-        (settings(engine={"precision": "fp16"}), None, "fp16 needs a GPU"),
-        (settings(log={"tracker": "dvclive"}), None, "known to accelerate and installed"),
+        (settings(mixed_precision="fp16"), None, "fp16 needs a GPU"),
+        (settings(report_to="dvclive"), None, "known to accelerate and installed"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_written(home, tmp_path, config, change, said):
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    home: Any, tmp_path: Path, config: Any, change: Any, said: Any
+) -> None:
     pipe, records, store, prior = open_all(home)
     if change:
         pipe, prior = change(pipe, prior)
@@ -258,44 +266,53 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(home, tmp_path,
 
 
 @pytest.mark.parametrize(("name", "package"), [("prodigy", "prodigyopt"), ("adamw8bit", "bitsandbytes")])
-def test_an_optimiser_that_is_not_installed_is_named_before_any_work(home, tmp_path, monkeypatch, name, package):
+def test_an_optimiser_that_is_not_installed_is_named_before_any_work(
+    home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: Any, package: Any
+) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=f"optim.name {name} .* pip install {package}"):
-        train(*open_all(home), settings(optim={"name": name, "lr": 1.0}), tmp_path / "run")
+    with pytest.raises(ValueError, match=f"{name} .* pip install {package}"):
+        train(*open_all(home), settings(optimizer=name, learning_rate=1.0), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_scheduler_without_a_start_is_refused_and_the_start_is_the_live_schedulers(home, tmp_path):
+def test_a_scheduler_without_a_start_is_refused_and_the_start_is_the_live_schedulers(home: Any, tmp_path: Path) -> None:
     pipe, records, store, prior = open_all(home)
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
-    for _ in train(pipe, records, store, prior, settings(steps=1, gain="constant"), tmp_path / "trailing"):
+    for _ in train(pipe, records, store, prior, settings(max_train_steps=1, gain="constant"), tmp_path / "trailing"):
         pass
-    assert offset_config(tmp_path / "trailing")["start"] == 999
+    assert trained_start_in(tmp_path / "trailing")["start_timestep"] == 999
     pipe.scheduler = FlowMatchEulerDiscreteScheduler()
     with pytest.raises(ValueError, match="flow"):
         train(pipe, records, store, prior, settings(), tmp_path / "flow")
 
 
-def test_the_batch_counts_all_parts():
-    with pytest.raises(ValueError, match="multiple of engine.accumulation"):
-        TrainConfig(batch=5, engine=type(TrainConfig().engine)(accumulation=2))
+def test_the_batch_is_what_one_part_of_a_step_holds(home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As diffusers counts it: a step sees train_batch_size x gradient_accumulation_steps images, one after another,
+    and what is recorded is that number."""
+    taken, make = [], Batches.__call__
+    monkeypatch.setattr(Batches, "__call__", lambda self, positions: taken.append(positions) or make(self, positions))
+    config = settings(max_train_steps=2, train_batch_size=3, gradient_accumulation_steps=2)
+    assert total_batch_size(config, 1) == 6 and total_batch_size(config, 4) == 24
+    list(train(*open_all(home), config, tmp_path))
+    assert [list(positions) for positions in taken] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    assert load_state(tmp_path / "state").settings["total_batch_size"] == 6
 
 
-def test_a_network_taught_to_predict_v_is_trained_as_one_that_always_did(home, tmp_path):
+def test_a_network_taught_to_predict_v_is_trained_as_one_that_always_did(home: Any, tmp_path: Path) -> None:
     """The same steps to the bit, from the same weights; the saved model says it, and where its start is."""
     pipe, records, store, prior = open_all(home)
-    config = settings(steps=3, gain="constant", prediction="v_prediction")
+    config = settings(max_train_steps=3, gain="constant", prediction_type="v_prediction")
     taught = list(train(pipe, records, store, prior, config, tmp_path / "taught"))
     other = open_all(home)[0]
     kind = {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
     other.scheduler = DDIMScheduler.from_config(other.scheduler.config, **kind)
-    always = list(train(other, records, store, prior, replace(config, prediction=None), tmp_path / "always"))
+    always = list(train(other, records, store, prior, replace(config, prediction_type=None), tmp_path / "always"))
     assert [step.loss for step in taught] == [step.loss for step in always]
-    plain = list(train(*open_all(home), replace(config, prediction=None), tmp_path / "plain"))
+    plain = list(train(*open_all(home), replace(config, prediction_type=None), tmp_path / "plain"))
     assert [step.loss for step in plain] != [step.loss for step in always]
     scheduler = StableDiffusionPipeline.from_pretrained(tmp_path / "taught" / "model", safety_checker=None).scheduler
     assert {name: scheduler.config[name] for name in kind} == kind
-    assert offset_config(tmp_path / "taught")["start"] == 999
+    assert trained_start_in(tmp_path / "taught")["start_timestep"] == 999
     for given in ({"method": "lora"}, {"method": "controlnet"}):
         with pytest.raises(ValueError, match="learnt by the whole UNet"):
-            settings(prediction="v_prediction", **given)
+            settings(prediction_type="v_prediction", **given)

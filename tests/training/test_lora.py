@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,11 +22,11 @@ from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import plan
 from onbrand.training.loop import train
 
-GIVEN = {"method": "lora", "lora": {"rank": 3, "alpha": 6}, "steps": 4, "optim": {"lr": 1e-2}, "gain": "constant"}
+GIVEN = {"method": "lora", "rank": 3, "lora_alpha": 6, "max_train_steps": 4, "learning_rate": 1e-2, "gain": "constant"}
 
 
 @pytest.fixture(scope="module")
-def run(home, tmp_path_factory):
+def run(home: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run folder, its base and the pipeline as training left it."""
     out = tmp_path_factory.mktemp("lora")
     pipe, records, store, prior = open_all(home)
@@ -34,7 +35,7 @@ def run(home, tmp_path_factory):
     return out, home / "model", pipe
 
 
-def answer(pipe) -> torch.Tensor:
+def answer(pipe: Any) -> torch.Tensor:
     """What its UNet says of a fixed input."""
     draw = torch.Generator().manual_seed(3)
     x, hidden = torch.randn(2, 4, 8, 8, generator=draw), torch.randn(2, 32, 16, generator=draw)
@@ -42,12 +43,12 @@ def answer(pipe) -> torch.Tensor:
         return pipe.unet(x, torch.tensor([900, 20]), hidden).sample
 
 
-def plain(base) -> StableDiffusionPipeline:
+def plain(base: Any) -> StableDiffusionPipeline:
     """The base as diffusers loads it, without onbrand."""
     return StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
 
 
-def test_only_the_low_rank_weights_learn(run):
+def test_only_the_low_rank_weights_learn(run: Any) -> None:
     out, base, pipe = run
     before = plain(base).unet.state_dict()
     learnt = {name.replace(".base_layer.", "."): weight for name, weight in pipe.unet.state_dict().items()}
@@ -60,14 +61,14 @@ def test_only_the_low_rank_weights_learn(run):
 
 
 @pytest.mark.parametrize("file", [LORA, KOHYA])
-def test_diffusers_loads_what_was_trained(run, file):
+def test_diffusers_loads_what_was_trained(run: Any, file: Any) -> None:
     out, base, pipe = run
     loaded = plain(base)
     loaded.load_lora_weights(out / "model", weight_name=file)
     torch.testing.assert_close(answer(loaded), answer(pipe), atol=1e-5, rtol=1e-5)
 
 
-def test_the_files_are_w_plus_alpha_over_rank_b_a(run):
+def test_the_files_are_w_plus_alpha_over_rank_b_a(run: Any) -> None:
     """By hand, from kohya's file and the base alone."""
     out, base, pipe = run
     file, unet = load_file(out / "model" / KOHYA), plain(base).unet
@@ -84,13 +85,13 @@ def test_the_files_are_w_plus_alpha_over_rank_b_a(run):
 
 
 @pytest.mark.parametrize("file", [LORA, KOHYA])
-def test_the_metadata_says_how_it_is_to_be_started(run, home, file):
+def test_the_metadata_says_how_it_is_to_be_started(run: Any, home: Any, file: Any) -> None:
     out, base, _ = run
     told = lora_metadata(out / "model" / file)[1]
     prior = open_all(home)[3]
     assert Path(told["base"]) == base
-    record = {"gain": "constant", "kind": "mean", "k": 0, "start": 951, "prior": prior.fingerprint}
-    assert told["offset"] == record == pipeline.offset_config(out)
+    record = {"schema": 2, "gain": "constant", "start": "mean", "k": 0, "start_timestep": 951}
+    assert told["trained_start"] == record | {"prior": prior.fingerprint} == pipeline.trained_start_in(out)
     with safe_open(out / "model" / file, "pt") as opened:
         metadata = opened.metadata()
     if file == KOHYA:
@@ -99,65 +100,65 @@ def test_the_metadata_says_how_it_is_to_be_started(run, home, file):
         assert json.loads(metadata["lora_adapter_metadata"])["unet.lora_alpha"] == 6, "diffusers' own stays"
 
 
-def test_a_run_is_loaded_with_its_base_and_its_record(run):
+def test_a_run_is_loaded_with_its_base_and_its_record(run: Any) -> None:
     out, base, pipe = run
     for loaded in (pipeline.load(out), pipeline.load(base, lora=out), pipeline.load(base, lora=out / "model" / KOHYA)):
         torch.testing.assert_close(answer(loaded), answer(pipe), atol=1e-5, rtol=1e-5)
-        assert pipeline.offset_of(loaded) == pipeline.offset_config(out)
+        assert pipeline.trained_start_of(loaded) == pipeline.trained_start_in(out)
     assert hasattr(pipeline.load(out, offload=True).vae, "_hf_hook")
     for none in (pipeline.load(base, lora=out, lora_scale=0.0), pipeline.load(out, lora_scale=0.0)):
         torch.testing.assert_close(answer(none), answer(plain(base)))
 
 
-def test_a_start_it_was_not_trained_for_is_refused(home, tmp_path):
+def test_a_start_it_was_not_trained_for_is_refused(home: Any, tmp_path: Path) -> None:
     pipe, records, store, prior = open_all(home)
-    for _ in train(pipe, records, store, prior, settings(**GIVEN | {"gain": "window", "steps": 1}), tmp_path):
+    for _ in train(pipe, records, store, prior, settings(**GIVEN | {"gain": "window", "max_train_steps": 1}), tmp_path):
         pass
-    from onbrand.options.generate import GenerateConfig
+    from onbrand.options.generate import SamplingSettings
 
     requests, prior = [Request("product photo 1", 0)], open_all(home)[3]
-    plan(pipeline.load(tmp_path), prior, requests, GenerateConfig(steps=20))
+    plan(pipeline.load(tmp_path), prior, requests, SamplingSettings(num_inference_steps=20))
     with pytest.raises(ValueError, match="OB003"):
-        plan(pipeline.load(tmp_path), prior, requests, GenerateConfig(steps=10))
+        plan(pipeline.load(tmp_path), prior, requests, SamplingSettings(num_inference_steps=10))
 
 
-def test_merged_it_is_a_whole_model_and_taken_out_again_the_base(run, tmp_path):
+def test_merged_it_is_a_whole_model_and_taken_out_again_the_base(run: Any, tmp_path: Path) -> None:
     out, base, pipe = run
     api.merge(out, tmp_path / "merged")
     torch.testing.assert_close(answer(plain(tmp_path / "merged")), answer(pipe), atol=1e-5, rtol=1e-5)
-    assert pipeline.offset_config(tmp_path / "merged") == pipeline.offset_config(out)
+    assert pipeline.trained_start_in(tmp_path / "merged") == pipeline.trained_start_in(out)
     assert (tmp_path / "merged" / "onbrand" / "prior.safetensors").is_file()
-    api.merge(out, tmp_path / "again", model=tmp_path / "merged", scale=-1)
+    api.merge(out, tmp_path / "again", model=tmp_path / "merged", lora_scale=-1)
     torch.testing.assert_close(answer(plain(tmp_path / "again")), answer(plain(base)), atol=1e-5, rtol=1e-5)
-    assert pipeline.offset_config(tmp_path / "again") is None
+    assert pipeline.trained_start_in(tmp_path / "again") is None
     for taken in (tmp_path / "merged", out):  # the run's own folder would be read as the merged model from then on
         with pytest.raises(ValueError, match="is not empty"):
             api.merge(out, taken)
 
 
-def test_pictures_of_a_lora_start_from_the_prior_beside_it(run, tmp_path):
+def test_images_of_a_lora_start_from_the_prior_beside_it(run: Any, tmp_path: Path) -> None:
     out, base, _ = run
-    from onbrand.options.generate import GenerateConfig
+    from onbrand.options.generate import SamplingSettings
 
-    few = GenerateConfig(steps=20, guidance=1)
+    few = SamplingSettings(num_inference_steps=20, guidance_scale=1)
     for name, given in (("run", {"model": out}), ("both", {"model": base, "lora": out})):
-        api.generate(prompt="product photo 1", out=tmp_path / name, config=few, **given)
+        api.generate(prompt="product photo 1", output_dir=tmp_path / name, **vars(few), **given)
         settings = json.loads((tmp_path / name / "config.json").read_text())
-        assert settings["config"]["start"] == "mean" and settings["offset"]["gain"] == "constant"
+        assert settings["settings"]["start"] == "mean" and settings["trained_start"]["gain"] == "constant"
     assert (tmp_path / "run" / "00000.png").read_bytes() == (tmp_path / "both" / "00000.png").read_bytes()
 
 
-def test_a_lora_on_a_lora_and_a_model_beside_a_lora(run, home, tmp_path):
+def test_a_lora_on_a_lora_and_a_model_beside_a_lora(run: Any, home: Any, tmp_path: Path) -> None:
     out, base, pipe = run
     with pytest.raises(ValueError, match="onbrand merge"):
-        api.train(home / "photos", out, tmp_path / "run", prior=home / "prior.safetensors", config=settings(**GIVEN))
+        api.train(home / "photos", out, tmp_path / "run", prior=home / "prior.safetensors", **vars(settings(**GIVEN)))
     assert not (tmp_path / "run").exists()
     shutil.copytree(base, tmp_path / "whole")
     shutil.copy(out / "model" / LORA, tmp_path / "whole")
     torch.testing.assert_close(answer(pipeline.load(tmp_path / "whole")), answer(plain(base)))
 
 
-def test_what_cannot_be_a_lora_is_refused(home, tmp_path):
+def test_what_cannot_be_a_lora_is_refused(home: Any, tmp_path: Path) -> None:
     pipe = open_all(home)[0]
     with pytest.raises(ValueError, match="none ends in 'to_x'"):
         lora(pipe, 4, None, ["to_q", "to_x"])
@@ -168,12 +169,12 @@ def test_what_cannot_be_a_lora_is_refused(home, tmp_path):
         pipeline.load(home / "model", lora=tmp_path / "lora.safetensors")
     with pytest.raises(ValueError, match="got 0.5 and none: give lora"):
         pipeline.load(home / "model", lora_scale=0.5)
-    with pytest.raises(ValueError, match="lora.rank must be at least 1"):
-        settings(**GIVEN | {"lora": {"rank": 0}})
+    with pytest.raises(ValueError, match="rank must be at least 1"):
+        settings(**GIVEN | {"rank": 0})
 
 
-def test_the_first_weights_follow_from_the_seed_alone(home):
-    def drawn(seed):
+def test_the_first_weights_follow_from_the_seed_alone(home: Any) -> None:
+    def drawn(seed: Any) -> Any:
         torch.rand(seed + 5)  # whatever was drawn before
         return torch.cat([w.flatten() for w in lora(open_all(home)[0], 4, None, ["to_q"], seed).learned.values()])
 
@@ -181,7 +182,7 @@ def test_the_first_weights_follow_from_the_seed_alone(home):
     assert torch.equal(first, drawn(1)) and not torch.equal(first, drawn(2))
 
 
-def test_a_lora_is_resumed_on_its_own_base_alone(run, home):
+def test_a_lora_is_resumed_on_its_own_base_alone(run: Any, home: Any) -> None:
     out, _, _ = run
     pipe, records, store, prior = open_all(home)
     with torch.no_grad():
@@ -190,16 +191,16 @@ def test_a_lora_is_resumed_on_its_own_base_alone(run, home):
         train(pipe, records, store, prior, settings(**GIVEN), out)
 
 
-def words_of(pipe) -> torch.Tensor:
+def words_of(pipe: Any) -> torch.Tensor:
     """What a pipeline's text encoder tells the UNet of a caption."""
     with torch.no_grad():
         return pipe.encode_prompt("product photo 1", "cpu", 1, False)[0]
 
 
-def test_the_text_encoder_learns_too_and_starts_are_told_of_it_as_it_was(home, tmp_path):
+def test_the_text_encoder_learns_too_and_starts_are_told_of_it_as_it_was(home: Any, tmp_path: Path) -> None:
     """diffusers loads it from both files; the prior, fitted to the old one's output, is given that."""
     pipe, records, store, prior = open_all(home)
-    given = GIVEN | {"lora": {"rank": 3, "alpha": 6, "text_encoder": True}, "offset": "text"}
+    given = GIVEN | {"rank": 3, "lora_alpha": 6, "train_text_encoder": True, "start": "text"}
     for _ in train(pipe, records, store, prior, settings(**given), tmp_path / "run"):
         pass
     base, taught = plain(home / "model"), words_of(pipe)
@@ -223,14 +224,14 @@ def test_the_text_encoder_learns_too_and_starts_are_told_of_it_as_it_was(home, t
     assert not (tmp_path / "merged").exists()
 
 
-def test_merged_the_text_encoder_is_a_whole_one(home, tmp_path):
+def test_merged_the_text_encoder_is_a_whole_one(home: Any, tmp_path: Path) -> None:
     pipe, records, store, prior = open_all(home)
-    given = GIVEN | {"lora": {"rank": 3, "text_encoder": True}}
+    given = GIVEN | {"rank": 3, "lora_alpha": None, "train_text_encoder": True}
     for _ in train(pipe, records, store, prior, settings(**given), tmp_path / "run"):
         pass
     api.merge(tmp_path / "run", tmp_path / "merged")
     torch.testing.assert_close(words_of(plain(tmp_path / "merged")), words_of(pipe), atol=1e-5, rtol=1e-5)
-    api.merge(tmp_path / "run", tmp_path / "again", model=tmp_path / "merged", scale=-1)
+    api.merge(tmp_path / "run", tmp_path / "again", model=tmp_path / "merged", lora_scale=-1)
     torch.testing.assert_close(
         words_of(plain(tmp_path / "again")), words_of(plain(home / "model")), atol=1e-5, rtol=1e-5
     )

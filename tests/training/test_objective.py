@@ -1,6 +1,7 @@
 """The loss against diffusers' own training step and against the paper's equations, written out sample by sample."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from diffusers.training_utils import compute_snr
 
 from onbrand.core.offset import matched_noise, window
-from onbrand.options.train import LossConfig, TrainConfig
+from onbrand.options.train import TrainSettings
 from onbrand.training.objective import Batch, make_objective
 from tiny import LENGTH, WIDTH, tiny_pipeline, tiny_prior
 
@@ -16,22 +17,22 @@ TIMES = [3, 500, 949, 950, 951, 999]
 
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction", "sample"])
-def pipe(request):
+def pipe(request: pytest.FixtureRequest) -> Any:
     return tiny_pipeline(prediction_type=request.param)
 
 
-def a_batch(timesteps=TIMES):
+def a_batch(timesteps: Any = TIMES) -> Any:
     g = torch.Generator().manual_seed(0)
     x0, x_start, noise = (torch.randn(len(timesteps), 4, 8, 8, generator=g) for _ in range(3))
     hidden = torch.randn(len(timesteps), LENGTH, WIDTH, generator=g)
     return Batch(x0, x_start, noise, torch.tensor(timesteps), hidden)
 
 
-def of(pipe):
+def of(pipe: Any) -> Any:
     return lambda x_t, t, hidden: pipe.unet(x_t, t, encoder_hidden_states=hidden).sample
 
 
-def goal_of(scheduler, x0, noise, t):
+def goal_of(scheduler: Any, x0: Any, noise: Any, t: Any) -> Any:
     """The target as diffusers' text-to-image example has it (and x0 itself for sample prediction)."""
     kind = scheduler.config.prediction_type
     return {
@@ -41,9 +42,9 @@ def goal_of(scheduler, x0, noise, t):
     }[kind]()
 
 
-def test_without_offset_the_loss_is_diffusers_own(pipe):
+def test_without_offset_the_loss_is_diffusers_own(pipe: Any) -> None:
     batch, scheduler = a_batch(), pipe.scheduler
-    loss = make_objective(scheduler, TrainConfig(offset="none"))(of(pipe), batch)
+    loss = make_objective(scheduler, TrainSettings(start="noise"))(of(pipe), batch)
     x_t = scheduler.add_noise(batch.x0, batch.noise, batch.timesteps)
     output = pipe.unet(x_t, batch.timesteps, batch.hidden).sample
     plain = F.mse_loss(output, goal_of(scheduler, batch.x0, batch.noise, batch.timesteps))
@@ -56,9 +57,9 @@ def test_without_offset_the_loss_is_diffusers_own(pipe):
     pipe.unet.zero_grad()
 
 
-def test_the_window_is_equations_13_to_15(pipe):
+def test_the_window_is_equations_13_to_15(pipe: Any) -> None:
     batch, abars, kind = a_batch(), pipe.scheduler.alphas_cumprod, pipe.scheduler.config.prediction_type
-    loss = make_objective(pipe.scheduler, TrainConfig(gain="window"))(of(pipe), batch)
+    loss = make_objective(pipe.scheduler, TrainSettings(gain="window"))(of(pipe), batch)
     for i, t in enumerate(TIMES):
         x0, x_start, eps = batch.x0[i], batch.x_start[i], batch.noise[i]
         signal, spread = abars[t].sqrt(), (1 - abars[t]).sqrt()
@@ -70,10 +71,10 @@ def test_the_window_is_equations_13_to_15(pipe):
     assert loss.within.tolist() == [False, False, False, True, True, True]
 
 
-def test_the_constant_gain_holds_nothing_of_x0_from_its_start_on(pipe):
+def test_the_constant_gain_holds_nothing_of_x0_from_its_start_on(pipe: Any) -> None:
     batch, abars, kind = a_batch(), pipe.scheduler.alphas_cumprod, pipe.scheduler.config.prediction_type
-    objective = make_objective(pipe.scheduler, TrainConfig(gain="constant"))
-    assert objective.first == 951, "the first timestep of 20 leading steps"
+    objective = make_objective(pipe.scheduler, TrainSettings(gain="constant"))
+    assert objective.start_timestep == 951, "the first timestep of 20 leading steps"
     loss = objective(of(pipe), batch)
     r_start = (abars[951] / (1 - abars[951])).sqrt()
     for i, t in enumerate(TIMES):
@@ -88,18 +89,18 @@ def test_the_constant_gain_holds_nothing_of_x0_from_its_start_on(pipe):
 
 
 @pytest.mark.parametrize("gain", ["window", "constant"])
-def test_diffusers_recovers_x0_from_a_perfect_network(pipe, gain):
+def test_diffusers_recovers_x0_from_a_perfect_network(pipe: Any, gain: Any) -> None:
     """A network that outputs exactly the target: DDIM's pred_original_sample is x0, and the loss is 0."""
     batch, seen = a_batch(), {}
 
-    def goal(x_t, t, hidden):
+    def goal(x_t: Any, t: Any, hidden: Any) -> Any:
         spread = (1 - pipe.scheduler.alphas_cumprod[t]).sqrt()[:, None, None, None]
         signal = pipe.scheduler.alphas_cumprod[t].sqrt()[:, None, None, None]
         noise = (x_t - signal * batch.x0) / spread
         seen["x_t"], seen["out"] = x_t, goal_of(pipe.scheduler, batch.x0, noise, t)
         return seen["out"]
 
-    loss = make_objective(pipe.scheduler, TrainConfig(gain=gain))(goal, batch)
+    loss = make_objective(pipe.scheduler, TrainSettings(gain=gain))(goal, batch)
     assert loss.total.item() < 1e-9
     pipe.scheduler.set_timesteps(1000)
     for i, t in enumerate(TIMES):
@@ -107,34 +108,34 @@ def test_diffusers_recovers_x0_from_a_perfect_network(pipe, gain):
         torch.testing.assert_close(x0, batch.x0[i], atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("offset", ["none", "mean"])
-def test_min_snr_is_diffusers_but_for_the_windows_samples(pipe, offset):
+@pytest.mark.parametrize("start", ["noise", "mean"])
+def test_min_snr_is_diffusers_but_for_the_windows_samples(pipe: Any, start: Any) -> None:
     batch, scheduler = a_batch(), pipe.scheduler
-    config = TrainConfig(offset=offset, gain="window", loss=LossConfig(min_snr=5.0))
+    config = TrainSettings(start=start, gain="window", snr_gamma=5.0)
     loss = make_objective(scheduler, config)(of(pipe), batch)
-    plain = make_objective(scheduler, TrainConfig(offset=offset, gain="window"))(of(pipe), batch)
+    plain = make_objective(scheduler, TrainSettings(start=start, gain="window"))(of(pipe), batch)
     snr = compute_snr(scheduler, batch.timesteps)
     divisor = {"epsilon": snr, "v_prediction": snr + 1, "sample": 1}[scheduler.config.prediction_type]
     weight = snr.clamp(max=5.0) / divisor
-    if offset == "mean":
+    if start == "mean":
         weight[3:] = 1
     torch.testing.assert_close(loss.each, plain.each * weight, rtol=1e-4, atol=0)
     assert loss.total.item() == pytest.approx((plain.each * weight).mean().item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("offset", ["none", "mean"])
-def test_perturbation_is_diffusers_own_under_matched_noise_too(pipe, offset):
+@pytest.mark.parametrize("start", ["noise", "mean"])
+def test_perturbation_is_diffusers_own_under_matched_noise_too(pipe: Any, start: Any) -> None:
     """train_text_to_image.py --input_perturbation: new_noise goes into add_noise, noise into the target."""
     plain, scheduler, seen = a_batch(), pipe.scheduler, {}
     fresh = torch.randn(plain.noise.shape, generator=torch.Generator().manual_seed(7))
     batch = replace(plain, perturbation=0.1 * fresh)
 
-    def denoise(x_t, t, hidden):
+    def denoise(x_t: Any, t: Any, hidden: Any) -> Any:
         seen["x_t"] = x_t
         return of(pipe)(x_t, t, hidden)
 
-    loss = make_objective(scheduler, TrainConfig(offset=offset, gain="window"))(denoise, batch)
-    gain = window(scheduler, 950)[batch.timesteps] * (offset == "mean")
+    loss = make_objective(scheduler, TrainSettings(start=start, gain="window"))(denoise, batch)
+    gain = window(scheduler, 950)[batch.timesteps] * (start == "mean")
     noise = matched_noise(batch.noise, batch.x0, batch.x_start, gain)
     new_noise = noise + 0.1 * fresh
     noisy_latents = scheduler.add_noise(batch.x0, new_noise, batch.timesteps)
@@ -144,30 +145,30 @@ def test_perturbation_is_diffusers_own_under_matched_noise_too(pipe, offset):
     assert loss.total.item() == pytest.approx(F.mse_loss(output, goal).item(), rel=1e-5)
 
 
-def test_timesteps_outside_the_model_or_short_of_the_window_are_refused():
+def test_timesteps_outside_the_model_or_short_of_the_window_are_refused() -> None:
     scheduler = tiny_pipeline().scheduler
     with pytest.raises(ValueError, match=r"timesteps of the model, 0..999; got \[5, 1000\]"):
-        make_objective(scheduler, TrainConfig(loss=LossConfig(timesteps=(5, 1000))))
-    short = LossConfig(timesteps=(0, 949))
+        make_objective(scheduler, TrainSettings(timestep_range=(5, 1000)))
+    short = (0, 949)
     with pytest.raises(ValueError, match=r"from t = 950 on; .* \[0, 949\] .* never be trained"):
-        make_objective(scheduler, TrainConfig(gain="window", loss=short))
-    for fits in ({"gain": "constant"}, {"gain": "window", "first": 949}, {"gain": "window", "offset": "none"}):
-        make_objective(scheduler, TrainConfig(loss=short, **fits))
+        make_objective(scheduler, TrainSettings(gain="window", timestep_range=short))
+    for fits in ({"gain": "constant"}, {"gain": "window", "start_timestep": 949}, {"gain": "window", "start": "noise"}):
+        make_objective(scheduler, TrainSettings(timestep_range=short, **fits))
 
 
-def test_in_and_outside_are_the_means_of_their_samples():
+def test_in_and_outside_are_the_means_of_their_samples() -> None:
     pipe = tiny_pipeline()
-    objective = make_objective(pipe.scheduler, TrainConfig(gain="window"))
+    objective = make_objective(pipe.scheduler, TrainSettings(gain="window"))
     loss = objective(of(pipe), a_batch())
     assert (loss.inside + loss.outside) / 2 == pytest.approx(loss.total.item(), rel=1e-5), "3 samples each"
     below = objective(of(pipe), a_batch([1, 2]))
     assert below.inside is None and below.outside == pytest.approx(below.total.item())
 
 
-def test_the_three_lines_in_a_foreign_loop():
+def test_the_three_lines_in_a_foreign_loop() -> None:
     """The issue's lines in diffusers' text-to-image step, against the objective on the same draws."""
     pipe = tiny_pipeline()
-    saved, config = tiny_prior(pipe), TrainConfig(gain="window")
+    saved, config = tiny_prior(pipe), TrainSettings(gain="window")
     batch, noise_scheduler, unet = a_batch(), pipe.scheduler, pipe.unet
     latents, noise, timesteps, classes = batch.x0, batch.noise, batch.timesteps, ["product photo"] * len(TIMES)
 
@@ -182,16 +183,16 @@ def test_the_three_lines_in_a_foreign_loop():
 
     here = Batch(batch.x0, prior.mean(classes), batch.noise, timesteps, batch.hidden)
     assert loss.item() == pytest.approx(make_objective(noise_scheduler, config)(of(pipe), here).total.item(), rel=1e-6)
-    plain = make_objective(noise_scheduler, TrainConfig(offset="none"))(of(pipe), here)
+    plain = make_objective(noise_scheduler, TrainSettings(start="noise"))(of(pipe), here)
     assert loss.item() != pytest.approx(plain.total.item(), rel=1e-3)
 
 
-def test_first_outside_the_schedule_and_foreign_schedulers_are_refused():
+def test_first_outside_the_schedule_and_foreign_schedulers_are_refused() -> None:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     pipe = tiny_pipeline()
     for first in (-1, 1000):
         with pytest.raises(ValueError, match=rf"0..999; got {first}"):
-            make_objective(pipe.scheduler, TrainConfig(first=first))
+            make_objective(pipe.scheduler, TrainSettings(start_timestep=first))
     with pytest.raises(ValueError, match="flow"):
-        make_objective(FlowMatchEulerDiscreteScheduler(), TrainConfig())
+        make_objective(FlowMatchEulerDiscreteScheduler(), TrainSettings())

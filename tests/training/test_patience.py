@@ -1,15 +1,17 @@
 """Stopping: after how many validations without a better one, from where a run is resumed, and what is saved."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from job import open_all, settings
 
 from onbrand.models.pipeline import load
-from onbrand.training.export import finish
+from onbrand.training.export import save_model
 from onbrand.training.loop import train
-from onbrand.training.state import earlier, stalled
+from onbrand.training.state import has_stalled, read_pass_rates
 
 
 @pytest.mark.parametrize(
@@ -23,17 +25,17 @@ from onbrand.training.state import earlier, stalled
         ([], 1, None),
     ],
 )
-def test_it_stalls_after_as_many_as_patience_that_raise_nothing(shares, patience, end):
-    found = [count for count in range(len(shares) + 1) if stalled(shares[:count], patience)]
+def test_it_stalls_after_as_many_as_patience_that_raise_nothing(shares: Any, patience: Any, end: Any) -> None:
+    found = [count for count in range(len(shares) + 1) if has_stalled(shares[:count], patience)]
     assert found[:1] == ([] if end is None else [end])
 
 
-def test_a_share_is_kept_with_a_state_from_which_the_caller_may_finish(home, tmp_path):
+def test_a_share_is_kept_with_a_state_from_which_the_caller_may_finish(home: Any, tmp_path: Path) -> None:
     pipe, *rest = open_all(home)
-    config = settings(steps=9, optim={"lr": 1e-2, "ema": 0.5}, log={"validate_every": 2, "checkpoint_every": 100})
+    config = settings(max_train_steps=9, learning_rate=1e-2, ema_decay=0.5, validation_steps=2, checkpointing_steps=100)
     shown = {}
 
-    def validate(pipe, step):
+    def validate(pipe: Any, step: Any) -> Any:
         shown[step] = [weight.detach().clone() for weight in pipe.unet.parameters()]
         return step / 10
 
@@ -43,23 +45,23 @@ def test_a_share_is_kept_with_a_state_from_which_the_caller_may_finish(home, tmp
     assert [step.passed for step in taken] == [None, 0.2, None, 0.4]
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["passed"] for line in lines] == [None, 0.2, None, 0.4]
-    assert earlier(tmp_path) == [0.2, 0.4] and earlier(tmp_path / "nowhere") == []
-    finish(pipe, rest[-1], config, tmp_path)
+    assert read_pass_rates(tmp_path) == [0.2, 0.4] and read_pass_rates(tmp_path / "nowhere") == []
+    save_model(pipe, rest[-1], config, tmp_path)
     assert all(map(torch.equal, shown[4], load(tmp_path).unet.parameters())), "what was looked at last is saved"
 
 
-def test_a_kill_after_the_last_state_takes_back_what_was_seen_since(home, tmp_path):
-    config = settings(steps=3, log={"validate_every": 1})
+def test_a_kill_after_the_last_state_takes_back_what_was_seen_since(home: Any, tmp_path: Path) -> None:
+    config = settings(max_train_steps=3, validation_steps=1)
     for _ in train(*open_all(home), config, tmp_path, lambda pipe, step: step / 10):
         pass
     with (tmp_path / "log.jsonl").open("a") as log:
         log.write(json.dumps({"step": 4, "passed": 0.9}) + "\n" + '{"step": 5, "pas')
-    assert earlier(tmp_path) == [0.1, 0.2, 0.3]
+    assert read_pass_rates(tmp_path) == [0.1, 0.2, 0.3]
 
 
-def test_validation_without_a_number_saves_no_state_of_its_own(home, tmp_path):
-    config = settings(steps=3, log={"validate_every": 1, "checkpoint_every": 100})
+def test_validation_without_a_number_saves_no_state_of_its_own(home: Any, tmp_path: Path) -> None:
+    config = settings(max_train_steps=3, validation_steps=1, checkpointing_steps=100)
     run = train(*open_all(home), config, tmp_path, lambda pipe, step: None)
     next(run)
     run.close()
-    assert not (tmp_path / "state").exists() and earlier(tmp_path) == []
+    assert not (tmp_path / "state").exists() and read_pass_rates(tmp_path) == []

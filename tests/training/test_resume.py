@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import job
 import pytest
@@ -22,23 +23,28 @@ from onbrand.data.records import Record
 from onbrand.training.loop import train
 
 EVERYTHING = {
-    "steps": 7,
+    "max_train_steps": 7,
     "gain": "constant",
-    "offset": "pca",
+    "start": "pca",
     "draw": "sampled",
-    "loss": {"dropout": 0.5, "min_snr": 5.0},
-    "optim": {"lr": 1e-2, "ema": 0.9, "schedule": "cosine", "warmup": 2},
-    "engine": {"accumulation": 2},
-    "log": {"checkpoint_every": 2},
+    "caption_dropout_rate": 0.5,
+    "snr_gamma": 5.0,
+    "learning_rate": 1e-2,
+    "ema_decay": 0.9,
+    "lr_scheduler": "cosine",
+    "lr_warmup_steps": 2,
+    "train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "checkpointing_steps": 2,
 }
 
-LORA = {"method": "lora", "lora": {"rank": 3, "alpha": 6, "text_encoder": True}}
+LORA = {"method": "lora", "rank": 3, "lora_alpha": 6, "train_text_encoder": True}
 CONTROL = {"method": "controlnet"}
-BOTH = CONTROL | {"controlnet": {"unet": True}}
-HALF = {"engine": {"precision": "bf16"}}
+BOTH = CONTROL | {"train_unet": True}
+HALF = {"mixed_precision": "bf16"}
 
 
-def through(run):
+def through(run: Any) -> Any:
     return list(run)
 
 
@@ -68,13 +74,13 @@ OTHERS = {"adafactor": ("transformers", 1e-3), "prodigy": ("prodigyopt", 1.0), "
 
 @pytest.mark.parametrize(
     "given",
-    [{"steps": 5, "log": {"checkpoint_every": 2}}, *(EVERYTHING | more for more in ({}, LORA, CONTROL, BOTH))]
+    [{"max_train_steps": 5, "checkpointing_steps": 2}, *(EVERYTHING | more for more in ({}, LORA, CONTROL, BOTH))]
     + [EVERYTHING | more | HALF for more in (LORA, CONTROL)]
-    + [EVERYTHING | {"optim": EVERYTHING["optim"] | {"name": name, "lr": lr}} for name, (_, lr) in OTHERS.items()],
+    + [EVERYTHING | {"optimizer": name, "learning_rate": lr} for name, (_, lr) in OTHERS.items()],
     ids=["paper", "everything", "lora", "controlnet", "controlnet and UNet", "lora, half", "controlnet, half", *OTHERS],
 )
-def test_stopped_and_resumed_is_the_run_that_went_through(home, tmp_path, given):
-    if name := given.get("optim", {}).get("name"):
+def test_stopped_and_resumed_is_the_run_that_went_through(home: Any, tmp_path: Path, given: Any) -> None:
+    if name := given.get("optimizer"):
         pytest.importorskip(OTHERS[name][0])
     config, opened = settings(**given), partial(open_all, home, method=given.get("method", "full"))
     through(train(*opened(), config, tmp_path / "whole"))
@@ -87,32 +93,33 @@ def test_stopped_and_resumed_is_the_run_that_went_through(home, tmp_path, given)
     assert through(train(*opened(), config, tmp_path / "parts")) == [], "nothing is left to do"
 
 
-def test_a_run_is_made_longer_as_if_it_had_been_so_from_the_beginning(home, tmp_path):
-    through(train(*open_all(home), settings(steps=5), tmp_path / "whole"))
-    through(train(*open_all(home), settings(steps=2), tmp_path / "parts"))
-    through(train(*open_all(home), settings(steps=5), tmp_path / "parts"))
+def test_a_run_is_made_longer_as_if_it_had_been_so_from_the_beginning(home: Any, tmp_path: Path) -> None:
+    through(train(*open_all(home), settings(max_train_steps=5), tmp_path / "whole"))
+    through(train(*open_all(home), settings(max_train_steps=2), tmp_path / "parts"))
+    through(train(*open_all(home), settings(max_train_steps=5), tmp_path / "parts"))
     same(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_other_settings_pictures_or_priors_are_not_resumed(home, tmp_path):
+def test_other_settings_images_or_priors_are_not_resumed(home: Any, tmp_path: Path) -> None:
     pipe, records, store, prior = open_all(home)
-    through(train(pipe, records, store, prior, settings(steps=1), tmp_path))
+    through(train(pipe, records, store, prior, settings(max_train_steps=1), tmp_path))
     before = sorted(tmp_path.rglob("*"))
     renamed = [replace(records[0], text="product photo, other")] + records[1:]
     assert isinstance(renamed[0], Record)
+    slower = settings(max_train_steps=2, learning_rate=1e-4)
     for changed, said in [
-        ((records, prior, settings(steps=2, optim={"lr": 1e-4})), "optim.lr was 0.001 and now is 0.0001"),
-        ((records, prior, settings(steps=2, gain="constant")), "gain was window and now is constant"),
-        ((renamed, prior, settings(steps=2)), "the pictures given now"),
-        ((records[:-1], prior, settings(steps=2)), "the pictures given now"),
-        ((records, job.tiny_prior(pipe, job.CLASSES, k=2), settings(steps=2)), "the prior given now"),
+        ((records, prior, slower), "learning_rate was 0.001 and now is 0.0001"),
+        ((records, prior, settings(max_train_steps=2, gain="constant")), "gain was window and now is constant"),
+        ((renamed, prior, settings(max_train_steps=2)), "the images given now"),
+        ((records[:-1], prior, settings(max_train_steps=2)), "the images given now"),
+        ((records, job.tiny_prior(pipe, job.CLASSES, k=2), settings(max_train_steps=2)), "the prior given now"),
     ]:
         with pytest.raises(ValueError, match=said):
             train(pipe, changed[0], store, changed[1], changed[2], tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def in_process(home, out, given, lines=None, pause=0.0):
+def in_process(home: Any, out: Any, given: Any, lines: Any = None, pause: Any = 0.0) -> Any:
     """A run in a process of its own: to its end, or killed `pause` seconds after its log has so many lines; whether
     the kill came before its end."""
     server = multiprocessing.get_context("forkserver")
@@ -133,9 +140,9 @@ def in_process(home, out, given, lines=None, pause=0.0):
     return process.exitcode == -signal.SIGKILL
 
 
-def kill_and_compare(home, tmp_path, pairs, more):
+def kill_and_compare(home: Any, tmp_path: Path, pairs: Any, more: Any) -> None:
     """Runs killed twice each, at random moments, against one that was not; half of the time goes into saving."""
-    given = EVERYTHING | more | {"steps": 8, "log": {"checkpoint_every": 1}}
+    given = EVERYTHING | more | {"max_train_steps": 8, "checkpointing_steps": 1}
     seed = random.randrange(2**32)
     print(f"moments from seed {seed}")
     draw = random.Random(seed)
@@ -149,25 +156,26 @@ def kill_and_compare(home, tmp_path, pairs, more):
 
 
 @pytest.mark.parametrize("more", [{}, LORA, CONTROL], ids=["full", "lora", "controlnet"])
-def test_killed_twice_it_is_the_run_that_was_not(home, tmp_path, more):
+def test_killed_twice_it_is_the_run_that_was_not(home: Any, tmp_path: Path, more: Any) -> None:
     kill_and_compare(home, tmp_path, 1, more)
 
 
 @pytest.mark.prove
 @pytest.mark.parametrize("more", [{}, LORA, CONTROL], ids=["full", "lora", "controlnet"])
-def test_killed_ten_times_it_is_the_run_that_was_not(home, tmp_path, more):
+def test_killed_ten_times_it_is_the_run_that_was_not(home: Any, tmp_path: Path, more: Any) -> None:
     kill_and_compare(home, tmp_path, 5, more)
 
 
 @pytest.mark.prove
 @pytest.mark.parametrize("accumulation, more", [(1, {}), (2, {}), (1, LORA), (1, CONTROL)])
-def test_two_processes_make_the_run_of_one(home, tmp_path, accumulation, more):
+def test_two_processes_make_the_run_of_one(home: Any, tmp_path: Path, accumulation: Any, more: Any) -> None:
     """Two processes, on gloo: the same batches, hence the same losses."""
-    given = EVERYTHING | more | {"steps": 4, "engine": {"accumulation": accumulation}}
-    through(train(*open_all(home, method=given.get("method", "full")), settings(**given), tmp_path / "one"))
+    given = EVERYTHING | more | {"max_train_steps": 4, "gradient_accumulation_steps": accumulation}
+    alone, shared = (given | {"train_batch_size": 4 // accumulation // processes} for processes in (1, 2))
+    through(train(*open_all(home, method=given.get("method", "full")), settings(**alone), tmp_path / "one"))
     # what `accelerate launch` starts on GPUs; on a CPU it starts one process alone, whatever is asked for
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [job.__file__, str(home), str(tmp_path / "two"), json.dumps(given)]
+    command += [job.__file__, str(home), str(tmp_path / "two"), json.dumps(shared)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

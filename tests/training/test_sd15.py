@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ spec.loader.exec_module(sd15)
 
 
 @pytest.mark.parametrize("part", [name for name in sd15.PARTS if not name.endswith("bfloat16")])
-@pytest.mark.filterwarnings("ignore:.* was fitted on 2 pictures")
-def test_a_tenth_of_its_width(part, tmp_path):
+@pytest.mark.filterwarnings("ignore:.* was fitted on 2 images")
+def test_a_tenth_of_its_width(part: Any, tmp_path: Path) -> None:
     told = sd15.do(part, 0.1, 64, tmp_path)
     assert told["seconds"] > 0 and told["parameters"] > 5e6
     if "LoRA" in part:
@@ -23,7 +24,7 @@ def test_a_tenth_of_its_width(part, tmp_path):
         assert 0.3 < told["learned"] / told["parameters"] < 0.6, "SD1.5's: 361 of 860 million"
 
 
-def test_at_full_width_it_is_sd15s():
+def test_at_full_width_it_is_sd15s() -> None:
     """Counted without any weight: 859,520,964 parameters, as published."""
     with torch.device("meta"):
         unet = sd15.unet15()

@@ -3,29 +3,41 @@
 import json
 import os
 import pickle
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from onbrand.options.train import TrainConfig
+from onbrand import io
+from onbrand.options.train import TrainSettings
 from onbrand.training import state as states
-from onbrand.training.state import State, check_resumable, flatten, load, save, trim_log
+from onbrand.training.state import (
+    State,
+    check_resumable,
+    check_same,
+    discard_drafts,
+    load_state,
+    save_state,
+    settings_of,
+    trim_log,
+)
 
 
-def a_state(step):
+def a_state(step: Any) -> Any:
     weights = {"unet.a": torch.full((2, 3), float(step)), "unet.b": torch.randn(4)}
     optimizer = torch.optim.AdamW([torch.nn.Parameter(weights["unet.b"].clone())])
     optimizer.param_groups[0]["params"][0].sum().backward()
     optimizer.step()
-    settings = flatten(TrainConfig())
+    settings = settings_of(TrainSettings()) | {"total_batch_size": 16}
     return State(step, settings, {"prior": "abc"}, {"average": 3}, weights, {}, optimizer.state_dict())
 
 
-def test_what_is_saved_is_loaded_and_two_are_kept(tmp_path):
+def test_what_is_saved_is_loaded_and_two_are_kept(tmp_path: Path) -> None:
     for step in (9, 10, 11):
-        save(tmp_path, saved := a_state(step), keep=2)
+        save_state(tmp_path, saved := a_state(step), limit=2)
     assert sorted(os.listdir(tmp_path)) == ["step-00000010", "step-00000011"]
-    loaded = load(tmp_path)
+    loaded = load_state(tmp_path)
     assert (loaded.step, loaded.settings, loaded.origin, loaded.counters) == (
         11,
         saved.settings,
@@ -38,54 +50,64 @@ def test_what_is_saved_is_loaded_and_two_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["weights", "optimizer", "rename", "prune"])
-def test_cut_off_while_saving_the_state_before_is_loaded(tmp_path, monkeypatch, moment):
-    save(tmp_path, a_state(1), keep=1)
+def test_cut_off_while_saving_the_state_before_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: Any
+) -> None:
+    save_state(tmp_path, a_state(1), limit=1)
 
-    def die(*args, **kwargs):
+    def die(*args: Any, **kwargs: Any) -> None:
         raise SystemError("killed")
 
     patched = {
         "weights": (states, "save_file"),
         "optimizer": (states.torch, "save"),
-        "rename": (states.os, "replace"),
-        "prune": (states.shutil, "rmtree"),
+        "rename": (io.os, "replace"),
+        "prune": (io.shutil, "rmtree"),
     }[moment]
     with monkeypatch.context() as patch, pytest.raises(SystemError):
         if moment == "prune":  # the first removal is of the draft; the one that counts comes after the renaming
-            real = states.shutil.rmtree
-            patch.setattr(states.shutil, "rmtree", lambda path, **kw: real(path, **kw) if kw else die())
+            real = io.shutil.rmtree
+            patch.setattr(io.shutil, "rmtree", lambda path, **kw: real(path, **kw) if kw else die())
         else:
             patch.setattr(*patched, die)
-        save(tmp_path, a_state(2), keep=1)
-    assert load(tmp_path).step == (2 if moment == "prune" else 1)
-    save(tmp_path, a_state(3), keep=1)
-    assert load(tmp_path).step == 3
+        save_state(tmp_path, a_state(2), limit=1)
+    assert load_state(tmp_path).step == (2 if moment == "prune" else 1)
+    save_state(tmp_path, a_state(3), limit=1)
+    assert load_state(tmp_path).step == 3
 
 
-def test_a_state_that_would_execute_something_is_refused(tmp_path):
-    path = save(tmp_path, a_state(1), keep=1)
+def test_a_state_that_would_execute_something_is_refused(tmp_path: Path) -> None:
+    path = save_state(tmp_path, a_state(1), limit=1)
 
     class Bomb:
-        def __reduce__(self):
+        def __reduce__(self) -> Any:
             return (open, (str(tmp_path / "executed"), "w"))
 
     torch.save({"state": Bomb()}, path / "optimizer.pt")
     with pytest.raises(pickle.UnpicklingError, match="[Ww]eights.only"):
-        load(tmp_path)
+        load_state(tmp_path)
     assert not (tmp_path / "executed").exists()
 
 
-def test_no_state_is_none(tmp_path):
-    assert load(tmp_path / "nowhere") is None
+def test_no_state_is_none(tmp_path: Path) -> None:
+    assert load_state(tmp_path / "nowhere") is None
 
 
-def test_other_pictures_or_another_prior_are_named():
+def test_other_images_or_another_prior_are_named() -> None:
     with pytest.raises(ValueError, match="the prior given now is not what the first 5 steps"):
-        check_resumable(a_state(5), TrainConfig(), {"prior": "abd"})
-    check_resumable(a_state(5), TrainConfig(), {"prior": "abc"})
+        check_resumable(a_state(5), TrainSettings(), 16, {"prior": "abd"})
+    check_resumable(a_state(5), TrainSettings(), 16, {"prior": "abc"})
 
 
-def test_the_log_ends_at_the_resumed_step_and_loses_a_torn_line(tmp_path):
+def test_a_setting_that_a_state_does_not_know_is_what_runs_had_before_it() -> None:
+    recorded = a_state(5).settings
+    del recorded["allow_tf32"]
+    check_same(recorded, TrainSettings(), 16)
+    with pytest.raises(ValueError, match="allow_tf32 was False and now is True"):
+        check_same(recorded, TrainSettings(allow_tf32=True), 16)
+
+
+def test_the_log_ends_at_the_resumed_step_and_loses_a_torn_line(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     lines = [json.dumps({"step": step, "loss": 0.5}) + "\n" for step in range(1, 6)]
     log.write_text("".join(lines) + '{"step": 6, "lo')
@@ -94,3 +116,23 @@ def test_the_log_ends_at_the_resumed_step_and_loses_a_torn_line(tmp_path):
     trim_log(log, 3)
     assert log.read_text() == "".join(lines[:3])
     trim_log(tmp_path / "none.jsonl", 3)
+
+
+def test_a_state_without_a_schema_is_read_by_the_present_names(tmp_path: Path) -> None:
+    path = save_state(tmp_path, a_state(1), limit=1)
+    content = json.loads((path / "state.json").read_text())
+    assert content.pop("schema") == 2
+    content["origin"] = {"pictures": "abc", "prior": "def"}
+    (path / "state.json").write_text(json.dumps(content))
+    assert load_state(tmp_path).origin == {"images": "abc", "prior": "def"}
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    save_state(tmp_path, a_state(1), limit=1)
+    for name in (".step-00000002.123.tmp", ".step-00000002.tmp", ".step-00000001.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights.safetensors").write_bytes(b"half")
+    (tmp_path / ".config.yaml.123.tmp").write_text("half")
+    (tmp_path / ".other.123.tmp").write_text("another's")
+    discard_drafts(tmp_path, "step-*", "config.yaml")
+    assert sorted(os.listdir(tmp_path)) == [".other.123.tmp", "step-00000001"]

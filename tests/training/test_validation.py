@@ -2,115 +2,122 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from job import COUNT, open_all, settings
 
 from onbrand.models.denoiser import full
-from onbrand.options.train import LogConfig, TrainConfig
+from onbrand.options.train import TrainSettings
 from onbrand.training import rng, validation
 from onbrand.training.batches import Batches
-from onbrand.training.export import finish
+from onbrand.training.export import save_model
 from onbrand.training.loop import train
 from onbrand.training.objective import make_objective
-from onbrand.training.validation import check_held, fixed, held_out, loss_on
+from onbrand.training.validation import check_validation_data, mean_loss, validation_batches, validation_images
 
-EVERY = {"optim": {"lr": 1e-2, "ema": 0.5}, "loss": {"dropout": 0.5, "input_perturbation": 0.1}}
+EVERY = {"learning_rate": 1e-2, "ema_decay": 0.5, "caption_dropout_rate": 0.5, "input_perturbation": 0.1}
 
 
-def split(home):
+def split(home: Any) -> Any:
     """(pipe, records trained on, store, prior), and the records held out."""
     pipe, records, store, prior = open_all(home)
     return (pipe, records[:5], store, prior), records[5:]
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_training_is_bit_for_bit_what_it_is_without(home, tmp_path, method):
+def test_training_is_bit_for_bit_what_it_is_without(home: Any, tmp_path: Path, method: Any) -> None:
     weights, losses = [], []
     for every in (0, 2):
         (pipe, *rest), kept = split(home)
-        config = settings(steps=5, method=method, log={"held_every": every}, **EVERY)
-        steps = list(train(pipe, *rest, config, tmp_path / str(every), held=kept if every else ()))
+        config = settings(max_train_steps=5, method=method, validation_loss_steps=every, **EVERY)
+        steps = list(train(pipe, *rest, config, tmp_path / str(every), validation_records=kept if every else ()))
         weights.append([weight.detach().clone() for weight in pipe.unet.parameters()])
         losses.append([step.loss for step in steps])
     assert losses[0] == losses[1] and all(map(torch.equal, *weights))
-    assert [step.held is not None for step in steps] == [False, True, False, True, False]
+    assert [step.validation_loss is not None for step in steps] == [False, True, False, True, False]
 
 
-def test_it_is_the_plain_loss_of_the_saved_weights_on_the_same_triples(home, tmp_path):
-    """Written out: the captions whole, no perturbation, 64 triples of three pictures, one at a time."""
+def test_it_is_the_plain_loss_of_the_saved_weights_on_the_same_triples(home: Any, tmp_path: Path) -> None:
+    """Written out: the captions whole, no perturbation, 64 triples of three images, one at a time."""
     given, kept = split(home)
-    config = settings(steps=4, log={"held_every": 2}, **EVERY)
-    steps = list(train(*given, config, tmp_path, held=kept))
+    config = settings(max_train_steps=4, validation_loss_steps=2, **EVERY)
+    steps = list(train(*given, config, tmp_path, validation_records=kept))
     pipe, _, store, prior = given
-    finish(pipe, prior, config, tmp_path)
-    plain = settings(steps=4, seed=validation.SEED, loss={"dropout": 0.0})
+    save_model(pipe, prior, config, tmp_path)
+    plain = settings(max_train_steps=4, seed=validation.SEED, caption_dropout_rate=0.0)
     batches = Batches(pipe, store.look_up(kept), store, prior, plain, 1000)
     objective, denoiser = make_objective(pipe.scheduler, config), full(pipe).eval()
     with torch.no_grad():
         each = [objective(denoiser, batches([i])).total.item() for i in range(64)]
-    assert steps[3].held == pytest.approx(sum(each) / 64, rel=1e-5)
-    assert steps[1].held != pytest.approx(steps[3].held, rel=1e-4)
+    assert steps[3].validation_loss == pytest.approx(sum(each) / 64, rel=1e-5)
+    assert steps[1].validation_loss != pytest.approx(steps[3].validation_loss, rel=1e-4)
     # resumed, the same numbers: in the log of a run made longer
     given, kept = split(home)
-    list(train(*given, settings(steps=2, log={"held_every": 2}, **EVERY), tmp_path / "parts", held=kept))
-    resumed = list(train(*given, config, tmp_path / "parts", held=kept))
-    assert [step.held for step in resumed] == [None, steps[3].held]
+    list(
+        train(
+            *given,
+            settings(max_train_steps=2, validation_loss_steps=2, **EVERY),
+            tmp_path / "parts",
+            validation_records=kept,
+        )
+    )
+    resumed = list(train(*given, config, tmp_path / "parts", validation_records=kept))
+    assert [step.validation_loss for step in resumed] == [None, steps[3].validation_loss]
 
 
-def test_another_seed_and_another_batch_are_measured_alike(home):
+def test_another_seed_and_another_batch_are_measured_alike(home: Any) -> None:
     (pipe, records, store, prior), kept = split(home)
-    pictures, objective = store.look_up(kept), make_objective(pipe.scheduler, settings())
+    images, objective = store.look_up(kept), make_objective(pipe.scheduler, settings())
     found = []
     for seed, size in ((0, 4), (5, 7)):
-        batches = fixed(pipe, pictures, store, prior, settings(seed=seed), 1000, size)
+        batches = validation_batches(pipe, images, store, prior, settings(seed=seed, train_batch_size=size), 1000)
         assert sum(len(batch.x0) for batch in batches) == 64
-        found.append(loss_on(batches, objective, full(pipe).eval()))
+        found.append(mean_loss(batches, objective, full(pipe).eval()))
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
-def test_no_gradient_is_left_behind(home):
+def test_no_gradient_is_left_behind(home: Any) -> None:
     (pipe, records, store, prior), kept = split(home)
     denoiser = full(pipe)
-    batches = fixed(pipe, store.look_up(kept), store, prior, settings(), 1000, 8)
+    batches = validation_batches(pipe, store.look_up(kept), store, prior, settings(train_batch_size=8), 1000)
     seen = []
     before = copy.deepcopy(list(pipe.unet.parameters()))
-    loss_on(batches, make_objective(pipe.scheduler, settings()), lambda *x: seen.append(out := denoiser(*x)) or out)
+    mean_loss(batches, make_objective(pipe.scheduler, settings()), lambda *x: seen.append(out := denoiser(*x)) or out)
     assert len(seen) == 8 and not any(out.requires_grad for out in seen)
     assert all(weight.grad is None for weight in pipe.unet.parameters())
     assert all(map(torch.equal, before, pipe.unet.parameters()))
 
 
-def test_of_many_pictures_64_are_taken(home, monkeypatch):
+def test_of_many_images_64_are_taken(home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (_, records, store, _), kept = split(home)
-    pictures, trained = store.look_up(kept), store.look_up(records)
-    assert held_out(pictures, trained).keys == pictures.keys
+    images, trained = store.look_up(kept), store.look_up(records)
+    assert validation_images(images, trained).keys == images.keys
     monkeypatch.setattr(validation, "COUNT", 2)
-    few = held_out(pictures, trained)
-    assert (
-        few.keys == [pictures.keys[i] for i in sorted(rng.order(validation.SEED, 3, range(2)))] and len(few.used) == 2
-    )
+    few = validation_images(images, trained)
+    assert few.keys == [images.keys[i] for i in sorted(rng.order(validation.SEED, 3, range(2)))] and len(few.used) == 2
 
 
-def test_what_is_trained_on_is_not_held_out(home):
+def test_what_is_trained_on_is_not_held_out(home: Any) -> None:
     (_, records, store, _), kept = split(home)
-    with pytest.warns(UserWarning, match="1 of 4 held-out pictures are trained on too"):
-        found = held_out(store.look_up([records[4], *kept]), store.look_up(records))
+    with pytest.warns(UserWarning, match="1 of 4 validation images are trained on too"):
+        found = validation_images(store.look_up([records[4], *kept]), store.look_up(records))
     assert found.keys == store.look_up(kept).keys
 
 
-def test_what_cannot_be_held_out_is_refused_before_any_work(home, tmp_path):
+def test_what_cannot_be_held_out_is_refused_before_any_work(home: Any, tmp_path: Path) -> None:
     (pipe, records, store, prior), kept = split(home)
-    looked = settings(log={"held_every": 2})
+    looked = settings(validation_loss_steps=2)
     with pytest.raises(ValueError, match="not trained on; of 2 given, 2 are trained on"):
-        train(pipe, records, store, prior, looked, tmp_path / "run", held=records[:2])
-    with pytest.raises(ValueError, match="log.held_every 2 alone: give both"):
+        train(pipe, records, store, prior, looked, tmp_path / "run", validation_records=records[:2])
+    with pytest.raises(ValueError, match="validation_loss_steps 2 alone: give both"):
         train(pipe, records, store, prior, looked, tmp_path / "run")
-    with pytest.raises(ValueError, match="pictures alone: give both"):
-        train(pipe, records, store, prior, settings(), tmp_path / "run", held=kept)
+    with pytest.raises(ValueError, match="validation_data alone: give both"):
+        train(pipe, records, store, prior, settings(), tmp_path / "run", validation_records=kept)
     strange = [replace(kept[0], class_name="landscape")]
     with pytest.raises(ValueError, match="'landscape' is no class"):
-        train(pipe, records, store, prior, looked, tmp_path / "run", held=strange)
+        train(pipe, records, store, prior, looked, tmp_path / "run", validation_records=strange)
     assert not (tmp_path / "run").exists() and COUNT == 8
-    check_held(TrainConfig(log=LogConfig(held_every=1)), True)
+    check_validation_data(TrainSettings(validation_loss_steps=1), True)

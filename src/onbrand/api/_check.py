@@ -1,4 +1,4 @@
-"""check: do pictures keep the brand's look?"""
+"""check: do images keep the brand's look?"""
 
 from __future__ import annotations
 
@@ -6,127 +6,107 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onbrand.io import command, versions, write_json
+from onbrand.io import versions, write_json
+from onbrand.options._verb import command, verb
+from onbrand.options.check import CheckOptions
 
 SHOWN = 300
-"""Pictures on the contact sheet: the first ones."""
+"""Images on the contact sheet: the first ones."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What `check` found."""
+    """The result of `check`."""
 
-    share: float
-    """Share of pictures that pass every check, in [0, 1]."""
+    rate: float
+    """Rate of images that pass every check, in [0, 1]."""
     passed: bool
-    """Whether `share` reaches what was required; True where nothing was."""
+    """Whether `rate` reaches the required rate; True if none is required."""
     content: dict[str, Any]
-    """What check.json says: shares with intervals by property, measures, and every picture's failures."""
+    """What check.json says: rates with intervals by property, measures, and every image's failures."""
 
 
-def check(
-    pictures: str | Path,
-    against: str | Path,
-    *,
-    require: float | None = None,
-    json: bool = False,
-    prior: str | Path | None = None,
-    model: str | Path | None = None,
-    reader: str | Path | None = None,
-    clip: str | Path | None = None,
-    split: str | None = None,
-    pose: str | Path | None = None,
-    device: str | None = None,
-) -> Checked:
-    """Check pictures against the brand's photos, property by property and picture by picture.
+@verb(CheckOptions)
+def check(options: CheckOptions) -> Checked:
+    """Check images against the brand's photos, property by property and image by image.
 
-    What the brand's properties are is learnt from the photos: ground, centring, cropping, fill, light; with a prior
-    also the kind of picture, variety and distance; with a reader what the prompts ask for. Prints a table with 95 %
-    intervals; writes check.json and the contact sheet check.png beside the pictures.
-
-    Args:
-        pictures: folder of pictures that `generate` wrote, or any folder of pictures
-        against: folder of the brand's real photos, as for `fit`
-        require: share of pictures that must pass every check, in [0, 1]; below it the exit code is 1
-        json: print what check.json says instead of the table
-        prior: the brand's folder (or its prior.safetensors), for kind, variety and distance
-        model: model whose autoencoder encodes for the prior; left out: the one that the brand was fitted with
-        reader: folder with reader.json or of a CLIPModel, or shipped: garments, garments-clip, photos
-        clip: a CLIPModel besides a reader, as for `reader`
-        split: which part of `against`, as for `fit`
-        pose: pose net for figures: pose_landmark_full.tflite, or the mediapipe wheel that holds it (onbrand[pose])
-        device: cuda, cpu, ..., for the autoencoder; left out: a GPU where there is one
+    What the brand's properties are is learnt from the photos: background, centring, cropping, fill, light; with a prior
+    also the class, diversity and distance; with an attribute classifier what the prompts ask for. Prints a table with
+    95 % intervals; writes check.json and the contact sheet check.png beside the images.
 
     Returns:
-        The share that passes, whether `require` is met, and what check.json says.
+        The rate of images that pass, whether it reaches `require`, and what check.json says.
 
     Raises:
-        ValueError: no pictures, damaged ones, too few photos to learn from, or a `require` beyond [0, 1].
+        OnbrandError: no images, images that do not open, or too few photos to learn from.
     """
-    given = dict(locals())
     from json import dumps
 
     from onbrand.api._inputs import open_model, open_prior
     from onbrand.data.records import CHECK, SHEET
-    from onbrand.evaluation.check import judge_pictures, open_judges
+    from onbrand.evaluation.check import judge_images, open_judges
     from onbrand.evaluation.joints import BlazePose
-    from onbrand.evaluation.loading import open_pictures, open_reference, open_stances, size_of_first
+    from onbrand.evaluation.loading import open_images, open_reference, open_stances, size_of_first
     from onbrand.reporting.figures import contact_sheet
 
-    if require is not None and not 0 <= require <= 1:
-        raise ValueError(f"require is a share in [0, 1]; got {require}")
-    fitted = None if prior is None else open_prior(prior)
-    judges = open_judges(reader, clip)
-    net = None if pose is None else BlazePose(pose)
-    pipe = open_model(model or fitted.provenance.model, device) if fitted else None
-    size = fitted.provenance.resolution if fitted else size_of_first(pictures)
-    made = open_pictures(pictures, size, fitted)
-    brand = Path(prior) if prior is not None and Path(prior).is_dir() else None
-    stances = open_stances(net, against, size, fitted, split) if net else None
-    reference = open_reference(against, size, fitted, pipe, brand, split)
-    content = judge_pictures(made, reference, fitted, pipe, judges, stances, net(made.pixels) if net else None)
+    folder, photos, split, require = Path(options.images), options.against, options.split, options.require
+    prior = None if options.prior is None else open_prior(options.prior)
+    judges = open_judges(options.attributes, options.clip)
+    net = None if options.pose is None else BlazePose(options.pose)
+    pipe = open_model(options.model or prior.provenance.model, options.device) if prior else None
+    size = prior.provenance.resolution if prior else size_of_first(folder)
+    images = open_images(folder, size, prior)
+    brand = Path(options.prior) if options.prior is not None and Path(options.prior).is_dir() else None
+    stances = open_stances(net, photos, size, prior, split) if net else None
+    reference = open_reference(photos, size, prior, pipe, brand, split)
+    content = judge_images(images, reference, prior, pipe, judges, stances, net(images.pixels) if net else None)
     content |= {
-        "against": str(against),
-        "command": command(check, given),
+        "against": str(photos),
+        "command": command("check", options),
         "versions": versions(),
-        "fingerprints": {"prior": fitted.fingerprint} if fitted else {},
+        "fingerprints": {"prior": prior.fingerprint} if prior else {},
     }
-    folder = Path(pictures)
     write_json(folder / CHECK, content)
-    failed = [entry["failed"] for entry in content["pictures"]]
-    contact_sheet(made.images[:SHOWN], made.prompts[:SHOWN], failed[:SHOWN]).save(folder / SHEET)
+    failures = [entry["failed"] for entry in content["images"]]
+    contact_sheet(images.images[:SHOWN], images.prompts[:SHOWN], failures[:SHOWN]).save(folder / SHEET)
 
-    share = float(content["all"]["share"])
-    passed = require is None or share >= require
-    if json:
+    rate = float(content["all"]["rate"])
+    passed = require is None or rate >= require
+    if options.json:
         print(dumps(content, indent=2, ensure_ascii=False))
-        return Checked(share, passed, content)
+        return Checked(rate, passed, content)
     say(content)
     if require is not None:
-        print(f"{share:.1%} pass every check, {'as' if passed else 'fewer than the'} required {require:.1%}")
+        print(f"{rate:.1%} pass every check, {'as' if passed else 'fewer than the'} required {require:.1%}")
     print(f"wrote {folder / 'check.json'} and check.png")
-    return Checked(share, passed, content)
+    return Checked(rate, passed, content)
 
 
 def say(content: dict[str, Any]) -> None:
-    """Print the table: a line a property, with its interval and what real photos kept back reach."""
-    rows = {"all": {"title": "pass every check", **content["all"]}, **content["properties"]}
+    """Print the table: a line a property or measure, with its interval and the value of the held-out photos.
+
+    Args:
+        content: what check.json says.
+    """
+    from onbrand.evaluation.properties import ALL
+
+    rows = {"all": {"title": ALL[0], **content["all"]}, **content["properties"]}
     width = max(len(entry["title"]) for entry in [*rows.values(), *content["measures"].values()])
-    print(f"{content['count']} pictures, {content['learnt']} photos learnt from\n")
-    print(f"{'':<{width}}   share  95 % interval   photos kept back")
+    print(f"{content['count']} images, {content['n_reference']} photos learned from\n")
+    print(f"{'':<{width}}    rate  95 % interval   held-out photos")
     for name, entry in rows.items():
-        kept = content["held_out"].get(name)
+        held_out = content["held_out"].get(name)
         interval = f"{entry['low']:6.1%} to {entry['high']:6.1%}"
         print(
-            f"{entry['title']:<{width}}  {entry['share']:6.1%}  {interval}"
-            + (f"  {kept:6.1%}" if kept is not None else "")
+            f"{entry['title']:<{width}}  {entry['rate']:6.1%}  {interval}"
+            + (f"  {held_out:6.1%}" if held_out is not None else "")
         )
     for name, entry in content["attributes"].items():
-        print(f"{'of these, ' + name:<{width}}  {entry['share']:6.1%}  {entry['low']:6.1%} to {entry['high']:6.1%}")
+        print(f"{'of these, ' + name:<{width}}  {entry['rate']:6.1%}  {entry['low']:6.1%} to {entry['high']:6.1%}")
     for name, entry in content["measures"].items():
-        kept = content["held_out"].get(name)
+        held_out = content["held_out"].get(name)
         interval = f"{entry['low']:6.3g} to {entry['high']:6.3g}"
         print(
             f"{entry['title']:<{width}}  {entry['value']:6.3g}  {interval}"
-            + (f"  {kept:6.3g}" if kept is not None else "")
+            + (f"  {held_out:6.3g}" if held_out is not None else "")
         )

@@ -1,4 +1,4 @@
-"""What the verbs are given: models, priors, photos; opened and checked before any work is spent."""
+"""The inputs of the verbs: models, priors, photos; opened and checked before any work is spent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import torch
 from onbrand.core import Prior
 from onbrand.core.prior import FILE as PRIOR
 from onbrand.data.latents import Summary
+from onbrand.errors import OnbrandError
 from onbrand.models import pipeline
+from onbrand.models.checkpoint import model_folder
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -26,46 +28,79 @@ def open_model(
     controlnet: Sequence[str | Path] = (),
     offload: bool = False,
 ) -> StableDiffusionPipeline:
-    """The pipeline on `device`, or on a GPU where there is one; ValueError for a device that is not there."""
+    """A model as a pipeline.
+
+    Args:
+        model: folder, file or name of the model, as `models.pipeline.load` takes it.
+        device: cuda, cpu, ... None: a GPU if there is one.
+        dtype: of its weights: float32, float16 or bfloat16.
+        lora: a LoRA to put beside it.
+        scale: strength of the LoRA.
+        controlnet: ControlNets to put beside it.
+        offload: its parts wait on the CPU until they are called.
+
+    Returns:
+        The pipeline on the device.
+
+    Raises:
+        OnbrandError: there is no such device, or the model cannot be loaded.
+    """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"the device must be one that torch has here; got {device!r} ({reason}): take cpu") from error
+        raise OnbrandError(
+            "model", f"the device must be one that torch has here; got {device!r} ({reason}): take cpu"
+        ) from error
     return pipeline.load(model, device, dtype, lora=lora, lora_scale=scale, controlnet=controlnet, offload=offload)
 
 
 def prior_file(prior: str | Path) -> Path:
-    """The prior's file: `prior` itself, or in the brand's folder."""
+    """The prior's file: `prior` itself, or the one in the brand's folder `prior`."""
     return Path(prior) / PRIOR if Path(prior).is_dir() else Path(prior)
 
 
 def open_prior(prior: str | Path | None, model: str | Path | None = None) -> Prior | None:
-    """The prior given, or else the one saved beside the model, if there is any."""
+    """The prior in `prior`. Without one: the prior saved beside the model, or none."""
     if prior is not None:
         return Prior.load(prior_file(prior))
-    beside = pipeline.model_folder(model) / "onbrand" / PRIOR if model is not None else None
+    beside = model_folder(model) / "onbrand" / PRIOR if model is not None else None
     return Prior.load(beside) if beside is not None and beside.is_file() else None
 
 
 def size_of(pipe: StableDiffusionPipeline, resolution: int | tuple[int, int] | None) -> tuple[int, int]:
-    """(H, W) of the pictures: as given (one number: square), or the model's own; ValueError if the VAE cannot."""
+    """The size of the images.
+
+    Args:
+        pipe: the model.
+        resolution: (H, W), or one number for a square; None: the model's own.
+
+    Returns:
+        (H, W), multiples of the factor by which the VAE shrinks.
+
+    Raises:
+        OnbrandError: a side is no multiple of that factor.
+    """
     factor = pipeline.factor_of(pipe)
     if resolution is None:
         side = pipe.unet.config.sample_size
         resolution = side * factor if isinstance(side, int) else (side[0] * factor, side[1] * factor)
     height, width = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
     if min(height, width) < factor or height % factor or width % factor:
-        raise ValueError(f"a side is a multiple of {factor}, by which this model's VAE shrinks; got {height} x {width}")
+        raise OnbrandError(
+            "model",
+            f"a side is a multiple of {factor}, by which this model's VAE shrinks; got {height} x {width}: set "
+            f"resolution {max(height // factor, 1) * factor} {max(width // factor, 1) * factor}",
+        )
     return height, width
 
 
-def say_summary(summary: Summary, shown: int = 20) -> None:
-    """Print how many photos are used, and the refused ones with their reasons (the first `shown`)."""
+def say_summary(summary: Summary, limit: int = 20) -> None:
+    """Print how many photos are used, and the refused ones with their reasons (the first `limit`)."""
     rate = f", {summary.encoded / summary.seconds:.0f} a second" if summary.encoded and summary.seconds else ""
     print(f"{len(summary.used)} photos used ({summary.encoded} encoded now{rate}), {len(summary.refused)} refused")
-    for refused in summary.refused[:shown]:
+    for refused in summary.refused[:limit]:
         print(f"  {refused}")
-    if len(summary.refused) > shown:
-        print(f"  ... and {len(summary.refused) - shown} more, all in fit.json")
+    if len(summary.refused) > limit:
+        print(f"  ... and {len(summary.refused) - limit} more, all in fit.json")

@@ -1,4 +1,4 @@
-"""The most memory that a run took, and what to do where it was not enough."""
+"""The most memory that a run took, and what to do if there is too little."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from onbrand.errors import OnbrandError
+
 if TYPE_CHECKING:
     import torch
 
 
 @contextmanager
 def enough_memory(remedy: str) -> Iterator[None]:
-    """While this holds, a GPU's memory that runs out is a ValueError with the remedy; it may stand over a function."""
+    """While this holds, a GPU's memory that runs out is an OnbrandError with the remedy. It may decorate a function."""
     try:
         yield
     except RuntimeError as error:
@@ -21,27 +23,34 @@ def enough_memory(remedy: str) -> Iterator[None]:
 
         if not isinstance(error, OutOfMemoryError):
             raise
-        said = ". ".join(str(error).split(". ")[:2])  # how much was to be had; then advice to programmers
-        raise ValueError(f"the GPU has too little memory ({said}): {remedy}") from error
+        reason = ". ".join(str(error).split(". ")[:2])  # how much was there; behind it stands advice to programmers
+        raise OnbrandError("memory", f"the GPU has too little memory ({reason}): {remedy}") from error
 
 
 def peak_memory(device: torch.device) -> dict[str, Any]:
-    """{"peak_memory_gb": GB (1e9 bytes), "peak_memory_of": what was measured}, of this process since it began.
+    """The most memory that this process took since it began.
 
-    On a GPU what torch allocated there at most, elsewhere the process's largest resident size, all it has loaded
-    included; {} where the system does not tell (Windows).
+    On a GPU it is what torch allocated there at most. Elsewhere it is the process's largest resident size, all that it
+    has loaded included.
+
+    Args:
+        device: where the run computes.
+
+    Returns:
+        {"peak_memory_gb": GB (1e9 bytes), "peak_memory_of": what was measured}; {} on a system that does not count it
+        (Windows).
     """
     if device.type == "cuda":
         from torch.cuda import max_memory_allocated
 
-        return _told(max_memory_allocated(device), "allocated on the GPU")
+        return _peak(max_memory_allocated(device), "allocated on the GPU")
     try:
         import resource
     except ImportError:
         return {}
     unit = 1 if sys.platform == "darwin" else 1024
-    return _told(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "resident in the process")
+    return _peak(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "resident in the process")
 
 
-def _told(size: int, what: str) -> dict[str, Any]:
+def _peak(size: int, what: str) -> dict[str, Any]:
     return {"peak_memory_gb": round(size / 1e9, 3), "peak_memory_of": what}

@@ -4,36 +4,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from onbrand.errors import OnbrandError
+from onbrand.options._verb import verb
+from onbrand.options.merge import MergeOptions
 
-def merge(
-    lora: str | Path, out: str | Path, *, model: str | Path | None = None, scale: float = 1.0, device: str | None = None
-) -> Path:
+
+@verb(MergeOptions)
+def merge(options: MergeOptions) -> Path:
     """Put a LoRA into a model's own weights, for programs that take whole models alone, or take it out again.
 
-    Args:
-        lora: a LoRA: its run folder or its .safetensors file
-        out: folder for the whole model, in diffusers' layout
-        model: model to put it into; left out: the one that it was trained on
-        scale: how strongly it counts; 1: as trained; -1: what was merged is taken out again (to float32's rounding)
-        device: cuda, cpu, ...; left out: a GPU where there is one
-
     Returns:
-        The folder `out`.
+        The folder output_dir.
 
     Raises:
-        ValueError: no such LoRA or model, one that does not fit, or an `out` that is not empty.
+        OnbrandError: no such LoRA or model, one that does not fit, or an output_dir that is not empty.
     """
     from onbrand.api._inputs import open_model, open_prior
     from onbrand.models import pipeline
     from onbrand.models.checkpoint import base_of
     from onbrand.models.lora import fuse_words
 
-    out = Path(out)
+    out, lora, scale = Path(options.output_dir), options.lora, options.lora_scale
     if out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"a merged model goes into a folder of its own; {out} is not empty: take another")
-    pipe = open_model(base_of(lora) if model is None else model, device, lora=lora, scale=scale)
-    offset = pipeline.offset_of(pipe) if scale > 0 else None
-    fuse_words(pipe, offset)
-    pipeline.save(pipe, out, open_prior(None, lora) if offset else None, offset)
+        raise OnbrandError("folder", f"a merged model goes into a folder of its own; {out} is not empty: take another")
+    pipe = open_model(options.model or base_of(lora), options.device, lora=lora, scale=scale)
+    trained_start = pipeline.trained_start_of(pipe) if scale > 0 else None
+    fuse_words(pipe, trained_start)
+    pipeline.save(pipe, out, open_prior(None, lora) if trained_start else None, trained_start)
     print(f"wrote {out}")
     return out

@@ -3,142 +3,162 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from onbrand.api._memory import enough_memory, peak_memory
-from onbrand.io import command, versions, write_json
-from onbrand.options.train import TrainConfig
+from onbrand.errors import OnbrandError
+from onbrand.io import read_json, versions, write_json
+from onbrand.options._verb import command, verb
+from onbrand.options.train import TrainOptions, TrainSettings
 
-USUAL = TrainConfig()
-"""The settings of a training run where none are given."""
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+    from onbrand.core import Prior
+    from onbrand.data.latents import Store, Summary
 
 
+@verb(TrainOptions)
 @enough_memory(
-    "take a smaller --batch, a larger --engine.accumulation, --engine.gradient_checkpointing true, "
-    "--engine.offload true, --engine.precision bf16 (fp16 on an older GPU), or fit and train at a smaller --resolution"
+    "take a smaller train_batch_size with more gradient_accumulation_steps, gradient_checkpointing, offload, "
+    "mixed_precision bf16 (fp16 on an older GPU), or fit and train at a smaller resolution"
 )
-def train(
-    photos: str | Path,
-    model: str | Path,
-    out: str | Path,
-    *,
-    prior: str | Path | None = None,
-    config: TrainConfig = USUAL,
-    split: str | None = None,
-    held: str | Path | None = None,
-    resolution: int | tuple[int, int] | None = None,
-    flip: bool = False,
-    device: str | None = None,
-) -> Path:
-    """Fine-tune a model on photos with the start that will make the pictures.
+def train(options: TrainOptions) -> Path:
+    """Fine-tune a model on photos with the start that will make the images.
 
-    Only the noise differs from plain training (Eq. 14, 15); `--offset none` is plain training. What is saved under
-    out/model loads in diffusers without onbrand. The same command, after a stop or a
-    kill, goes on exactly where it was. With log.patience a run ends when its validation pictures pass the brand's
-    check no more often than before; its model is the one of that step, not of the best before it.
-
-    Args:
-        photos: folder of photos, as for `fit`
-        model: model to start from, as for `fit`
-        out: the run's folder: config.yaml, log.jsonl, state/, validation/, model/
-        prior: the brand's folder (or its prior.safetensors); needed unless offset is none
-        config: the run's settings
-        split: as for `fit`
-        held: photos held out, for a loss every log.held_every steps: a folder, or the name of a split of the photos
-        resolution: as for `fit`; left out: the prior's, or the model's own
-        flip: mirror pictures at random; with a prior, as that was fitted
-        device: cuda, cpu, ...; left out: a GPU where there is one
+    Only the noise differs from plain training (Eq. 14, 15); start noise is plain training. What is saved under
+    output_dir/model loads in diffusers without onbrand. The same command, after a stop or a kill, goes on exactly where
+    it was. With early_stopping_patience a run ends when its validation images pass the brand's check no more often than
+    before; its model is the one of that step, not of the best before it.
 
     Returns:
-        The folder of the trained model, out/model.
+        The folder of the trained model, output_dir/model.
 
     Raises:
-        ValueError: settings, prior, model and photos that do not go together, before anything is computed.
+        OnbrandError: settings, prior, model and photos that do not go together, before anything is computed.
     """
-    given = dict(locals())
     from tqdm import tqdm
 
-    from onbrand.api._inputs import open_model, open_prior, say_summary, size_of
-    from onbrand.data.latents import FOLDER as LATENTS
+    from onbrand.api._inputs import open_prior, say_summary
     from onbrand.evaluation.loading import open_reference
-    from onbrand.models.checkpoint import is_lora
-    from onbrand.models.controlnet import nets_of, new_controlnet
-    from onbrand.models.fitting import encode_photos, processes
-    from onbrand.reporting.folder import read_json
-    from onbrand.training.defaults import check_controls, settled
-    from onbrand.training.export import finish, teach
-    from onbrand.training.loop import train as take_steps
-    from onbrand.training.rng import seed_of
-    from onbrand.training.state import earlier, stalled
-    from onbrand.training.validation import check_held, validation
+    from onbrand.models.fitting import processes
+    from onbrand.training.defaults import check_control_images, resolve_defaults
+    from onbrand.training.export import save_model, set_prediction_type
+    from onbrand.training.loop import train as train_steps
+    from onbrand.training.state import has_stalled, read_pass_rates
+    from onbrand.training.validation import check_validation_data, make_validation
 
-    check_held(config, held is not None)
-    if config.method != "full" and is_lora(model):
-        raise ValueError(f"a {config.method} is trained on a whole model; {model} is a LoRA: `onbrand merge` it first")
-    out, pipe = Path(out), open_model(model, device)
-    if config.method == "controlnet" and not nets_of(pipe):
-        pipe = new_controlnet(pipe, seed_of(config.seed, "controlnet", 0))
-    fitted = None if prior is None else open_prior(prior)
-    size = size_of(pipe, resolution)
-    if fitted is not None:
-        told = fitted.provenance
-        size = told.resolution if resolution is None else size
-        fitted.check(resolution=size)
-        if flip and not told.flip:
-            raise ValueError("the prior was fitted without mirrored pictures; got flip: fit with --flip, or omit it")
-        flip = told.flip
-    config = settled(config, fitted)
-    brand = Path(prior) if prior is not None and Path(prior).is_dir() else None
-    latents = brand or out
-    kept = None
-    if held is not None:
-        where, part = (held, None) if Path(held).exists() else (photos, str(held))
-        _, kept = encode_photos(pipe, where, latents / LATENTS, size, flip, split=part)
-    store, summary = encode_photos(pipe, photos, latents / LATENTS, size, flip, split=split)
-    teach(pipe, config)
+    check_validation_data(options, options.validation_data is not None)
+    out, pipe = Path(options.output_dir), _open_pipe(options)
+    prior = None if options.prior is None else open_prior(options.prior)
+    size, flip = _size_and_flip(pipe, prior, options)
+    config: TrainSettings = resolve_defaults(options, prior)
+    brand = Path(options.prior) if options.prior is not None and Path(options.prior).is_dir() else None
+    store, images, validation_data = _encode(pipe, options, brand or out, size, flip)
+    set_prediction_type(pipe, config)
     if config.method == "controlnet":
-        check_controls(summary.used)
-    validate = validation(pipe, summary.used, fitted, config, out) if config.log.validate_every else None
-    steps = take_steps(pipe, summary.used, store, fitted, config, out, validate, kept.used if kept else ())
-    passed, patience = earlier(out), config.log.patience
-    over = stalled(passed, patience)
+        check_control_images(images.used)
+    validate = make_validation(pipe, images.used, prior, config, out) if config.validation_steps else None
+    validation_records = validation_data.used if validation_data else ()
+    steps = train_steps(pipe, images.used, store, prior, config, out, validate, validation_records)
+    pass_rates, patience = read_pass_rates(out), config.early_stopping_patience
+    over = has_stalled(pass_rates, patience)
     if validate and patience is not None and not over:
         validate.size = size
-        validate.reference = open_reference(photos, size, fitted, pipe if fitted else None, brand, split)
+        reader = pipe if prior else None
+        validate.reference = open_reference(options.images, size, prior, reader, brand, options.split)
     state = processes(pipe)
     main = not state or state.is_main_process
-    file, peak = out / "run.json", {}
+    file, record, peak = out / "run.json", _record(options, prior), {}
     if main:
-        say_summary(summary)
-        if kept:
-            print(f"{len(kept.used)} photos held out, {len(kept.refused)} refused")
-        wrote = {
-            "model": str(model), "photos": str(photos), "prior": None if prior is None else str(prior),
-            "command": command(train, given),
-            "versions": versions(), "fingerprints": {"prior": fitted.fingerprint} if fitted else {},
-        }  # fmt: skip
-        before = {name: value for name, value in read_json(file).items() if name.startswith("peak_memory")}
-        write_json(file, wrote | before)
-        if config.engine.compile:
+        say_summary(images)
+        if validation_data:
+            print(f"{len(validation_data.used)} validation photos, {len(validation_data.refused)} refused")
+        memory = {name: value for name, value in read_json(file).items() if name.startswith("peak_memory")}
+        write_json(file, record | memory)
+        if config.compile:
             print("the networks are compiled before the first step, which takes some minutes")
-    with tqdm(total=config.steps, desc="train", unit=" steps", disable=not main) as bar:
+    with tqdm(total=config.max_train_steps, desc="train", unit=" steps", disable=not main) as bar:
         for step in () if over else steps:
-            if not bar.n:  # what an earlier run did is done, and not of this run's rate
+            if not bar.n:  # the steps of an earlier run do not count in this run's rate
                 bar.initial = bar.n = step.step - 1
             bar.update()
             bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
             peak = peak_memory(pipe.unet.device)
-            passed += [] if step.passed is None else [step.passed]
-            if over := stalled(passed, patience):
+            pass_rates += [] if step.passed is None else [step.passed]
+            if over := has_stalled(pass_rates, patience):
                 break
     steps.close()
     if main and over:
-        print(f"stopped: at best {max(passed):.1%} of the validation pictures passed, and not in the last {patience}")
-        finish(pipe, fitted, config, out)
+        print(f"stopped: at best {max(pass_rates):.1%} of the validation images passed, and not in the last {patience}")
+        save_model(pipe, prior, config, out)
     if state:
         state.wait_for_everyone()
     if main and peak:
-        write_json(file, wrote | peak)
+        write_json(file, record | peak)
         print(f"peak memory {peak['peak_memory_gb']:.2f} GB ({peak['peak_memory_of']})")
     if main:
         print(f"wrote {out / 'model'}")
     return out / "model"
+
+
+def _open_pipe(options: TrainOptions) -> StableDiffusionPipeline:
+    """The model to start from, with a ControlNet if the method trains one and the model has none."""
+    from onbrand.api._inputs import open_model
+    from onbrand.models.checkpoint import is_lora
+    from onbrand.models.controlnet import nets_of, new_controlnet
+    from onbrand.training.rng import seed_of
+
+    if options.method != "full" and is_lora(options.model):
+        raise OnbrandError(
+            "training",
+            f"method {options.method} starts from a whole model; {options.model} is a LoRA: `onbrand merge` it first",
+        )
+    pipe = open_model(options.model, options.device)
+    if options.method == "controlnet" and not nets_of(pipe):
+        return new_controlnet(pipe, seed_of(options.seed, "controlnet", 0))
+    return pipe
+
+
+def _size_and_flip(
+    pipe: StableDiffusionPipeline, prior: Prior | None, options: TrainOptions
+) -> tuple[tuple[int, int], bool]:
+    """(H, W) of the images, and whether they are mirrored at random: as the prior was fitted, if there is one."""
+    from onbrand.api._inputs import size_of
+
+    size = size_of(pipe, options.resolution)
+    if prior is None:
+        return size, options.random_flip
+    provenance = prior.provenance
+    size = provenance.resolution if options.resolution is None else size
+    prior.check(resolution=size)
+    if options.random_flip and not provenance.flip:
+        raise OnbrandError(
+            "training",
+            "the prior was fitted without mirrored images; got random_flip: fit with it too, or leave it out",
+        )
+    return size, provenance.flip
+
+
+def _encode(
+    pipe: StableDiffusionPipeline, options: TrainOptions, folder: Path, size: tuple[int, int], flip: bool
+) -> tuple[Store, Summary, Summary | None]:
+    """The photos' latents in `folder`, the photos, and the validation data, if there are any."""
+    from onbrand.data.latents import FOLDER as LATENTS
+    from onbrand.models.fitting import encode_photos
+
+    validation_data, name = None, options.validation_data
+    if name is not None:
+        photos, split = (name, None) if Path(name).exists() else (options.images, str(name))
+        _, validation_data = encode_photos(pipe, photos, folder / LATENTS, size, flip, split=split)
+    store, images = encode_photos(pipe, options.images, folder / LATENTS, size, flip, split=options.split)
+    return store, images, validation_data
+
+
+def _record(options: TrainOptions, prior: Prior | None) -> dict[str, Any]:
+    """What run.json says of a run beside its memory."""
+    return {
+        "model": str(options.model), "photos": str(options.images),
+        "prior": None if options.prior is None else str(options.prior), "command": command("train", options),
+        "versions": versions(), "fingerprints": {"prior": prior.fingerprint} if prior else {},
+    }  # fmt: skip

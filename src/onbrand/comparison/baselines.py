@@ -1,4 +1,4 @@
-"""What a baseline needs beside a training: its noise schedule or prior, the ground replaced, the autoencoder alone.
+"""What a baseline needs beside a training: its noise schedule or prior, the background replaced, the autoencoder alone.
 
 The signal leak by element, or of low frequencies, is written from the published description (Everaert et al., WACV
 2024, "Exploiting the Signal-Leak Bias in Diffusion Models"); x_start drawn from it with all components is that start.
@@ -22,6 +22,7 @@ from torch import Tensor
 from onbrand.comparison.methods import SCHEDULES
 from onbrand.comparison.methods import Method as Compared
 from onbrand.core.gaussian import Gaussian
+from onbrand.errors import OnbrandError
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 def signal_leak(x0: Tensor) -> Gaussian:
     """Each element of x0 `(B, C, H, W)` by itself: its mean and variance, K = C*H*W unit components.
 
-    ValueError for fewer than two pictures.
+    OnbrandError for fewer than two images.
     """
     rows = _rows(x0)
     variances, order = rows.var(0).sort(descending=True)
@@ -49,12 +50,14 @@ def signal_leak(x0: Tensor) -> Gaussian:
 def signal_leak_of_low_frequencies(x0: Tensor, n: int = 3) -> Gaussian:
     """The n x n lowest DCT coefficients of every channel of x0 `(B, C, H, W)`, jointly; all others are 0 in x_start.
 
-    K = min(C n^2, B - 1) components: the basis turned into the eigenvectors of the coefficients' covariance. ValueError
-    for fewer than two pictures, and n beyond the sides.
+    K = min(C n^2, B - 1) components: the basis turned into the eigenvectors of the coefficients' covariance.
+    OnbrandError for fewer than two images, and n beyond the sides.
     """
     rows, (c, h, w) = _rows(x0), x0.shape[1:]
     if not 1 <= n <= min(h, w):
-        raise ValueError(f"n lowest frequencies of sides {h} and {w}: got n = {n}; take 1 to {min(h, w)}")
+        raise OnbrandError(
+            "comparison", f"n lowest frequencies of sides {h} and {w}: got n = {n}; take 1 to {min(h, w)}"
+        )
     one = torch.einsum("ay,bx->abyx", dct_basis(h)[:n], dct_basis(w)[:n]).reshape(n * n, h * w)
     basis = torch.kron(torch.eye(c, dtype=torch.float64), one)
     coefficients = rows @ basis.T
@@ -76,15 +79,17 @@ def dct_basis(n: int) -> Tensor:
 
 def _rows(x0: Tensor) -> Tensor:
     if x0.ndim != 4 or len(x0) < 2:
-        raise ValueError(f"a leak is fitted on x0 (B, C, H, W) of two pictures or more: got {tuple(x0.shape)}")
+        raise OnbrandError(
+            "comparison", f"a leak is fitted on x0 (B, C, H, W) of two images or more: got {tuple(x0.shape)}"
+        )
     return x0.detach().cpu().double().flatten(1)
 
 
 def prepare(
-    pipe: StableDiffusionPipeline, asked: list[Compared], photos: str | Path, model: str | Path, out: Path,
+    pipe: StableDiffusionPipeline, methods: list[Compared], photos: str | Path, model: str | Path, out: Path,
     prior: str | Path | None, split: str | None, device: str | None,
 ) -> tuple[dict[str, Path], Prior, dict[str, Path]]:  # fmt: skip
-    """The brand's prior, and the priors and models that rivals need: by name, made where they are not there yet."""
+    """The brand's prior, and the priors and models that baselines need: by name, made if they are not there yet."""
     from onbrand.api._fit import fit
     from onbrand.api._inputs import open_model, open_prior
     from onbrand.core.prior import FILE as PRIOR
@@ -93,13 +98,15 @@ def prepare(
 
     brand = Path(prior) if prior else out / "brand"
     if prior and not brand.is_dir():
-        raise ValueError(f"a comparison takes the brand's folder, as `fit` writes it, with its latents; got {prior}")
+        raise OnbrandError(
+            "comparison", f"a comparison takes the brand's folder, as `fit` writes it, with its latents; got {prior}"
+        )
     if not prior and not (brand / "prior.safetensors").exists():
         fit(photos, model, brand, split=split, device=device)
     fitted = open_prior(brand)
     assert fitted is not None
     priors, models = {"": brand}, {}
-    for name in dict.fromkeys(name for m in asked for name in (m.prior, m.training.prior) if name):
+    for name in dict.fromkeys(name for m in methods for name in (m.prior, m.training.prior) if name):
         priors[name] = out / "priors" / f"{name}-{fitted.fingerprint[:12]}"
         if not priors[name].exists():
             draft = priors[name].with_name(f".{name}.tmp")
@@ -107,23 +114,23 @@ def prepare(
             other_prior(pipe, name, fitted, photos, brand, split).save(draft / PRIOR)
             (draft / LATENTS).symlink_to((brand / LATENTS).resolve())
             draft.rename(priors[name])
-    for name in dict.fromkeys(method.training.schedule for method in asked if method.training.schedule):
+    for name in dict.fromkeys(method.training.schedule for method in methods if method.training.schedule):
         models[name] = out / "models" / f"{name}-{fingerprint(pipe.unet)[:12]}"
         if not (models[name] / "model_index.json").exists():
-            rival_model(open_model(model, device), name, math.prod(fitted.shape), models[name])
+            baseline_model(open_model(model, device), name, math.prod(fitted.shape), models[name])
     return priors, fitted, models
 
 
-def rival_model(pipe: StableDiffusionPipeline, name: str, d: int, folder: Path) -> Path:
-    """The model with a rival's noise schedule (SCHEDULES) for latents of d numbers, saved in `folder`."""
+def baseline_model(pipe: StableDiffusionPipeline, name: str, d: int, folder: Path) -> Path:
+    """The model with a baseline's noise schedule (SCHEDULES) for latents of d numbers, saved in `folder`."""
     from onbrand.models import pipeline
-    from onbrand.models.scheduler import rescaled, with_prediction, with_terminal
+    from onbrand.models.scheduler import with_prediction, with_terminal, with_zero_snr
 
     assert name in SCHEDULES
     if name == "small-alpha":
         pipe.scheduler = with_terminal(pipe.scheduler, 1 / d)
     else:
-        base = rescaled(pipe.scheduler) if name == "zero-snr" else pipe.scheduler
+        base = with_zero_snr(pipe.scheduler) if name == "zero-snr" else pipe.scheduler
         pipe.scheduler = with_prediction(base, "v_prediction", "trailing")
     draft = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
@@ -136,40 +143,41 @@ def rival_model(pipe: StableDiffusionPipeline, name: str, d: int, folder: Path) 
 def other_prior(
     pipe: StableDiffusionPipeline, name: str, prior: Prior, photos: str | Path, brand: Path, split: str | None
 ) -> Prior:
-    """The brand's prior with another regression from text, or a rival's, of the same latents."""
+    """The brand's prior with another regression from text, or a baseline's, of the same latents."""
     from onbrand.core import Prior
     from onbrand.data.latents import FOLDER as LATENTS
     from onbrand.data.latents import iterate
     from onbrand.models.fitting import encode_photos, fit_text
     from onbrand.models.pipeline import to_x0
 
-    told = prior.provenance
+    provenance = prior.provenance
     if name == "zero":
         zeros = {one: replace(part, mean=torch.zeros_like(part.mean)) for one, part in prior.gaussians.items()}
-        return Prior(zeros, told)
-    store, summary = encode_photos(pipe, photos, brand / LATENTS, told.resolution, told.flip, split=split)
+        return Prior(zeros, provenance)
+    store, summary = encode_photos(pipe, photos, brand / LATENTS, provenance.resolution, provenance.flip, split=split)
     if name.startswith("few"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that they are few is the question here
             return few_prior(pipe, prior, store, few_of(summary.used, int(name.removeprefix("few"))))
     if not name.startswith("leak"):
-        return Prior(prior.gaussians, told, fit_text(pipe, store, summary.used, prior.gaussians, cast("Method", name)))
-    made = signal_leak if name == "leak" else signal_leak_of_low_frequencies
+        text = fit_text(pipe, store, summary.used, prior.gaussians, cast("Method", name))
+        return Prior(prior.gaussians, provenance, text)
+    leak_of = signal_leak if name == "leak" else signal_leak_of_low_frequencies
     parts: dict[str, list[torch.Tensor]] = {one: [] for one in prior.classes}
     for mean, _, records in iterate(store, summary.used, 512):
         x0 = to_x0(pipe, mean)
         for i, record in enumerate(records):
             parts[record.class_name].append(x0[i])
-    return Prior({one: made(torch.stack(rows)) for one, rows in parts.items()}, told)
+    return Prior({one: leak_of(torch.stack(rows)) for one, rows in parts.items()}, provenance)
 
 
 def few_of(records: Sequence[Record], count: int) -> list[Record]:
-    """`count` photos of each class, evenly spread; ValueError where a class has fewer."""
+    """`count` photos of each class, evenly spread; OnbrandError if a class has fewer."""
     chosen: list[Record] = []
     for name in dict.fromkeys(record.class_name for record in records):
         own = [record for record in records if record.class_name == name]
         if len(own) < count:
-            raise ValueError(f"a prior of {count} photos a class needs as many; {name} has {len(own)}")
+            raise OnbrandError("comparison", f"a prior of {count} photos a class needs as many; {name} has {len(own)}")
         chosen += [own[i * len(own) // count] for i in range(count)]
     return chosen
 
@@ -188,44 +196,46 @@ def few_prior(pipe: StableDiffusionPipeline, prior: Prior, store: Store, records
     return Prior(gaussians, prior.provenance, fit_text(pipe, store, records, gaussians))
 
 
-def paste(made: Path, out: Path, size: tuple[int, int]) -> None:
-    """A folder's pictures with their ground replaced by white, as studios do it; the manifest is theirs."""
-    from onbrand.evaluation.loading import open_pictures
+def paste(raw: Path, out: Path, size: tuple[int, int]) -> None:
+    """A folder's images with their background replaced by white, as studios do it; the manifest is theirs."""
+    from onbrand.evaluation.loading import open_images
     from onbrand.evaluation.segmentation import pasted
 
-    pictures = open_pictures(made, size, None)
+    images = open_images(raw, size, None)
     out.mkdir(parents=True, exist_ok=True)
-    white = (pasted(pictures.pixels) * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
-    for file, pixels in zip(pictures.files, white, strict=True):
+    white = (pasted(images.pixels) * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
+    for file, pixels in zip(images.files, white, strict=True):
         Image.fromarray(pixels).save(out / file)
-    shutil.copy2(made / "manifest.jsonl", out / "manifest.jsonl")
+    shutil.copy2(raw / "manifest.jsonl", out / "manifest.jsonl")
 
 
 def through(pipe: StableDiffusionPipeline, real: Path, out: Path, size: tuple[int, int]) -> None:
-    """A folder's real pictures as the model's autoencoder returns them: the most that a start or training can reach."""
-    from onbrand.data.images import to_picture
-    from onbrand.evaluation.loading import decode_x0, encode_x0, open_pictures
+    """A folder's real images as the model's autoencoder returns them: the most that a start or training can reach."""
+    from onbrand.data.images import to_image
+    from onbrand.evaluation.loading import decode_x0, encode_x0, open_images
 
     draft = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
     shutil.copytree(real, draft, ignore=shutil.ignore_patterns("check.*", ".checked-*"))
-    pictures = open_pictures(real, size, None)
-    returned = decode_x0(pipe, encode_x0(pipe, pictures.pixels))
-    for file, pixels in zip(pictures.files, returned, strict=True):
-        to_picture(pixels * 2 - 1).save(draft / file, "PNG")  # whatever its name says: no loss
+    images = open_images(real, size, None)
+    returned = decode_x0(pipe, encode_x0(pipe, images.pixels))
+    for file, pixels in zip(images.files, returned, strict=True):
+        to_image(pixels * 2 - 1).save(draft / file, "PNG")  # whatever its name says: no loss
     draft.rename(out)
 
 
-def usual_requests(photos: str | Path, split: str | None, out: Path, count: int = 24) -> Path:
+def default_requests(photos: str | Path, split: str | None, out: Path, count: int = 24) -> Path:
     """Captions of the photos, evenly spread over them, each under a seed of its own, as a file of requests."""
     from onbrand.data.records import read_folder
 
-    told = [record for record in read_folder(photos, split)[0] if record.text]
-    if not told:
-        raise ValueError(f"a comparison needs prompts: {photos} has no captions; give --prompts FILE.jsonl")
-    few: list[Any] = told[:: max(1, len(told) // count)][:count]
-    lines: list[dict[str, Any]] = [{"prompt": r.text, "class": r.class_name, "seed": i} for i, r in enumerate(few)]
-    for line, record in zip(lines, few, strict=True):
+    records = [record for record in read_folder(photos, split)[0] if record.text]
+    if not records:
+        raise OnbrandError(
+            "comparison", f"a comparison needs prompts: {photos} has no captions; give prompts, a file of requests"
+        )
+    chosen: list[Any] = records[:: max(1, len(records) // count)][:count]
+    lines: list[dict[str, Any]] = [{"prompt": r.text, "class": r.class_name, "seed": i} for i, r in enumerate(chosen)]
+    for line, record in zip(lines, chosen, strict=True):
         line |= {"conditioning": str(record.conditioning.resolve())} if record.conditioning else {}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -1,87 +1,32 @@
-"""Methods by name, as "mean-constant:300/text+handoff@few": how weights come about, and how pictures start."""
+"""Methods are data, {train: settings, generate: settings}: presets by their names, or a YAML file of one's own."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from onbrand.options.generate import GenerateConfig
-from onbrand.options.train import (
-    ATTENTION,
-    LINEAR,
-    RESIDUAL,
-    ControlNetConfig,
-    EngineConfig,
-    LogConfig,
-    LoraConfig,
-    LossConfig,
-    OptimConfig,
-    Precision,
-    TrainConfig,
-)
+import yaml
+
+from onbrand.comparison.presets import filled, names, preset_method, presets, refuse, without
+from onbrand.errors import OnbrandError
+from onbrand.options.compare import CompareSettings
+from onbrand.options.generate import SamplingSettings
+from onbrand.options.train import TrainSettings
 
 SCHEDULES = ("zero-snr", "small-alpha", "v")
 """Changes of the scheduler that a training starts with: zero terminal SNR with v-prediction and trailing spacing (Lin
 et al. 2023), the paper's smaller alpha_T, abar_T = 1 / d (its supplementary), v-prediction with trailing spacing."""
-PLAIN = {"offset": "none", "gain": "window"}
-TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "stock": ("no training", {}),
-    "plain": ("plain training", PLAIN),
-    "offset-noise": ("offset noise .1", PLAIN | {"noise_offset": 0.1}),
-    "zero-snr": ("zero terminal SNR, v-prediction", PLAIN),
-    "small-alpha": ("smaller alpha_T", PLAIN),
-}
-"""Name -> its words and its settings, of trainings without a start; with one: mean-window, text-constant, pca3-window,
-pca3-sampled-window and so on."""
-OFFSET = re.compile(r"(mean|zero|text|pca([1-9]\d*)(-sampled)?)-(window|constant)")
-START = re.compile(r"(noise|mean|zero|text|pca|image|leak)([1-9]\d*)?(-rr|-cca|-dct)?(?:-(few[1-9]\d*))?")
-PRIORS = {"zero": "zero", "text-rr": "reduced-rank", "text-cca": "cca", "leak": "leak", "leak-dct": "leak-dct"}
-"""Starts that have a prior of their own, fitted to the same latents -> its name; mean-few50, text-few50 have few50."""
-START_WORDS = {
-    "noise": "noise", "mean": "class mean", "text": "mean given the text", "pca": "PCA draw", "image": "own latent",
-    "zero": "x_start = 0", "text-rr": "mean given the text, reduced rank", "text-cca": "mean given the text, CCA",
-    "leak": "signal leak, per element", "leak-dct": "signal leak, low frequencies",
-}  # fmt: skip
-SOLVERS = {
-    "ddim": "DDIMScheduler", "dpm2m": "DPMSolverMultistepScheduler", "unipc": "UniPCMultistepScheduler",
-    "euler": "EulerDiscreteScheduler", "eulera": "EulerAncestralDiscreteScheduler",
-}  # fmt: skip
-TARGETS = {"": (*ATTENTION, *LINEAR, *RESIDUAL), "-linear": (*ATTENTION, *LINEAR), "-attention": ATTENTION}
-"""Which of the UNet's layers a LoRA has."""
-SPACINGS = ("leading", "trailing", "linspace")
-USUAL = (
-    "stock/noise,stock/mean,stock/text+zeromean+look1,plain/noise,plain/mean,plain/mean+zeromean+look2,"
-    "plain/text+zeromean+look1,mean-window/mean,mean-constant/mean,text-constant/text+zeromean"
-)
-"""What is compared where nothing is asked for: without training, as usual, by the paper, by ours."""
-
-
-@dataclass(frozen=True)
-class CompareConfig:
-    """What all methods of a comparison share.
-
-    Attributes:
-        fine_tuning: optimiser steps of a training (a name's `:300` says another number)
-        batch: pictures a step
-        lr: learning rate after a warm-up of a twentieth of the steps, at most 50
-        ema: decay of the running mean of the weights; null: the last weights
-        dropout: share of captions dropped in training, for guidance
-        precision: of training's arithmetic, as for `train`
-        sampling: inference steps (a name's `+8` says another number)
-        guidance: classifier-free guidance scale (`+g3`)
-        at_a_time: pictures made at a time
-    """
-
-    fine_tuning: int = 1000
-    batch: int = 16
-    lr: float = 1e-5
-    ema: float | None = None
-    dropout: float = 0.1
-    precision: Precision = "auto"
-    sampling: int = 20
-    guidance: float = 7.5
-    at_a_time: int = 8
+PRIORS = re.compile(r"zero|reduced-rank|cca|leak|leak-dct|few[1-9]\d*")
+"""Priors beside the brand's, fitted to the same latents."""
+KEYS = ("train", "generate", "schedule", "paste", "prompts", "words")
+"""What a method has."""
+Settings = TypeVar("Settings", TrainSettings, SamplingSettings)
 
 
 @dataclass(frozen=True)
@@ -91,18 +36,15 @@ class Training:
     name: str
     """As it is written, options and all."""
     base: str
-    """Without options but v; "stock": no training."""
+    """The preset that it is, without options but v; "own": none; "stock": no training. Run folders begin with it."""
     words: str
     """For people."""
-    config: TrainConfig | None
+    config: TrainSettings | None
     """None: no training."""
     prior: str = ""
     """Name of the prior that it is trained with; "": the brand's."""
-
-    @property
-    def schedule(self) -> str:
-        """The change of scheduler that it starts with (SCHEDULES), or nothing."""
-        return "v" if self.base.endswith("-v") else self.base if self.base in SCHEDULES else ""
+    schedule: str = ""
+    """The change of scheduler that it starts with (SCHEDULES), or nothing."""
 
 
 @dataclass(frozen=True)
@@ -111,151 +53,208 @@ class Method:
 
     name: str
     training: Training
-    start: GenerateConfig
+    start: SamplingSettings
     words: str
-    """How pictures start, for people."""
+    """How images start, for people."""
     prior: str = ""
     """Name of the prior that it starts from; "": the brand's."""
-    pasted: bool = False
-    """The ground is replaced afterwards."""
+    paste: bool = False
+    """The background is replaced afterwards."""
     requests: str = ""
     """Name of the set of requests; "": the prompts."""
 
 
-def read_method(name: str, config: CompareConfig) -> Method:
-    """The method called TRAINING[:option...]/START[+option...][@set]; ValueError, saying what there is, for others.
+def read_methods(texts: str | Path | Iterable[str | Path], config: CompareSettings) -> list[Method]:
+    """Reads what `--methods` says.
 
-    Training options: a number of steps, `seed1`, `t999` (first timestep), `v` (v-prediction, trailing spacing),
-    `lora8` (a LoRA of that rank instead of the whole UNet), `lora8-linear`, `lora8-attention` (in these layers alone),
-    `controlnet` (one, and the UNet with it), `lr0.003` (learning rate). Start options: handoff, drawn
-    (what the text leaves open too), zeromean (noise without its mean), look1 (a look ahead), unprojected (all that a
-    look shows kept), literal (the paper's alpha_T), pasted (the ground replaced), overlay (control pictures laid over),
-    a number of inference steps, a solver (ddim, dpm2m, unipc, euler, eulera), a spacing, `g3` (guidance), `eta1`
-    (DDIM's fresh noise).
+    Args:
+        texts: names of methods, several in one text apart by commas or spaces, and .yaml files
+        config: what all methods share
+
+    Returns:
+        The methods in order, all of a file where it stands.
+
+    Raises:
+        OnbrandError: a name that is no method's, or a file with a method, a key or a value that is wrong.
     """
-    body, _, requests = name.partition("@")
-    made, slash, begun = body.partition("/")
-    if not slash:
-        raise _wrong(name, "a method is TRAINING/START")
-    training = read_training(made, config, name)
-    kind, *options = begun.split("+")
-    found = START.fullmatch(kind)
-    base = found and found[1] + (found[3] or "")
-    known = found and base in START_WORDS and (not found[2] or found[1] in ("pca", "image"))
-    if not found or not known or (found[4] and base not in ("mean", "text", "pca")):
-        raise _wrong(name, f"a start is one of {', '.join(START_WORDS)}, pca3, image3, mean-few50, text-few50; got "
-                     f"{kind!r}")  # fmt: skip
-    plain: Any = {"leak": "pca", "zero": "mean"}.get(found[1], found[1])
-    start = GenerateConfig(
-        start=plain, k=int(found[2]) if found[2] else None, steps=config.sampling, guidance=config.guidance,
-        batch=config.at_a_time, zero_mean=False, look_ahead=0,
-    )  # fmt: skip
-    words = [START_WORDS[str(base)] + (f", {found[2]} components" if found[2] else "")]
-    words += [f"prior of {found[4][3:]} photos a class"] if found[4] else []
-    pasted = False
-    for option in options:
-        change, said = _start_option(option, name)
-        pasted = pasted or option == "pasted"
-        start, words = replace(start, **change), [*words, said]
+    methods: list[Method] = []
+    for text in map(str, [texts] if isinstance(texts, str | Path) else texts):
+        whole = text.endswith((".yaml", ".yml")) and Path(text).is_file()
+        for name in [text] if whole else re.split(r"[,\s]+", text):
+            yaml_file = name.endswith((".yaml", ".yml"))
+            methods += read_file(name, config) if yaml_file else [read_method(name, config)]
+    return methods
+
+
+def read_method(name: str, config: CompareSettings) -> Method:
+    """The method called TRAINING[:option...]/START[+option...][@set], of presets joined.
+
+    Raises:
+        OnbrandError: a part that is no preset; it lists what there is.
+    """
+    data, words = preset_method(name)
+    written = name.partition("/")[0]
+    base = written.partition(":")[0] + ("-v" if data.get("schedule") == "v" else "")
+    return _method(name, data, words, config, f"method {name!r}", written, base)
+
+
+def read_file(file: str | Path, config: CompareSettings) -> list[Method]:
+    """The methods of a YAML file, {name: {train: {...}, generate: {...}}}.
+
+    Raises:
+        OnbrandError: it cannot be read, is no mapping, or has a name, a key or a value that is wrong.
+    """
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise OnbrandError("method", f"{file} must be a YAML file that can be read: {error}") from error
+    if not isinstance(content, Mapping) or not content:
+        raise OnbrandError("method", f"{file} must hold methods, NAME: {{train: ..., generate: ...}}; it has none")
+    return [_own_method(name, data, config, f"{file}: method {name!r}") for name, data in content.items()]
+
+
+def _own_method(name: Any, data: Any, config: CompareSettings, where: str) -> Method:
+    """A method of a file."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or name in ("real", "autoencoder"):
+        refuse(where, "a name has letters, digits, _, - and ., and is not real or autoencoder, which are rows already")
+    if not isinstance(data, Mapping):
+        refuse(where, f"a method has the keys {', '.join(KEYS)}; got {data!r}")
+    for key, value in data.items():
+        if key == "prior":
+            refuse(where, "prior is a key of train and of generate: move it there")
+        if key not in KEYS:
+            refuse(where, f"it has the key {key!r}, which is none of {', '.join(KEYS)}{_close(key, KEYS)}")
+        kind = {"paste": bool, "prompts": str, "words": str, "schedule": Literal[SCHEDULES]}.get(key)
+        if kind:
+            _converted(kind, value, where, key)
+    train, generate = data.get("train"), data.get("generate") or {}
+    if train is None and data.get("schedule"):
+        refuse(where, f"schedule is what a training starts with; got {data['schedule']!r} and no train: add train")
+    words = data.get("words") or ("no training" if train is None else _listed(train) or "default training")
+    return _method(name, {**data, "generate": generate}, (words, _listed(generate) or "default start"), config, where)
+
+
+def _listed(settings: Any) -> str:
+    """Settings in words, as YAML has them."""
+    if not isinstance(settings, Mapping):
+        return ""
+    return str(yaml.safe_dump(dict(settings), default_flow_style=True, sort_keys=False, width=10_000)).strip(" {}\n")
+
+
+def _method(
+    name: str, data: Mapping[str, Any], words: tuple[str, str], config: CompareSettings, where: str,
+    written: str = "", base: str = "",
+) -> Method:  # fmt: skip
+    """A method from its data, the comparison's settings in place of those that it leaves out."""
+    schedule = data.get("schedule", "")
+    training = Training(written or name, base or "stock", words[0], None)
+    if data.get("train") is not None:
+        shared = {
+            "lr_scheduler": "constant_with_warmup", "lr_warmup_steps": min(50, config.max_train_steps // 20),
+            "checkpointing_steps": 100, "checkpoints_total_limit": 1,
+        }  # fmt: skip
+        if isinstance(data["train"], Mapping) and data["train"].get("lr_scheduler") == "constant":
+            shared["lr_warmup_steps"] = 0
+        if isinstance(data["train"], Mapping) and data["train"].get("start") == "noise":
+            shared["gain"] = "window"  # nothing is matched, and the presets say so
+        learnt, prior = _settings(TrainSettings, "train", data["train"], shared, config, where)
+        base = base or _base(learnt, schedule, prior)
+        training = Training(written or name, base, words[0], learnt, prior, schedule)
+    shared = {"zero_mean": False, "look_ahead": 0}
+    start, prior = _settings(SamplingSettings, "generate", data["generate"], shared, config, where)
     if start.overlay and training.config and training.config.method != "controlnet":
-        raise _wrong(name, "what was given is laid over a ControlNet's pictures: train with :controlnet")
-    prior = found[4] or PRIORS.get(str(base), "")
-    return Method(name, training, start, ", ".join(words), prior, pasted, requests)
+        refuse(where, "overlay lays control images over a ControlNet's images: train with :controlnet, or in a file "
+                "with method controlnet")  # fmt: skip
+    return Method(name, training, start, words[1], prior, data.get("paste", False), data.get("prompts", ""))
 
 
-def read_training(made: str, config: CompareConfig, name: str) -> Training:
-    """The training called `made`, of the method `name`."""
-    base, *options = made.split(":")
-    offset = OFFSET.fullmatch(base)
-    settings: dict[str, Any] = {}
-    if offset:
-        kind, k, sampled, gain = offset.groups()
-        settings |= {"offset": "pca" if k else kind.replace("zero", "mean"), "gain": gain} | (
-            {"k": int(k)} if k else {}
-        )
-        settings |= {"draw": "sampled"} if sampled else {}
-        words = f"{kind.removesuffix('-sampled')} offset{', drawn anew' if sampled else ''}, "
-        words += "window (the paper)" if gain == "window" else "constant gain (ours)"
-    elif base in TRAININGS:
-        words, fixed = TRAININGS[base]
-        settings |= fixed
-    else:
-        raise _wrong(name, f"a training is one of {', '.join(TRAININGS)}, mean-window, mean-constant, text-..., "
-                     f"pca3-..., pca3-sampled-...; got {base!r}")  # fmt: skip
-    rule = "a training's options are steps, as :300, :seed1, :t999, :lora8, :controlnet, :lr0.003, :v"
-    if base == "stock":
-        if options:
-            raise _wrong(name, f"{rule}; got {options[0]!r}")
-        return Training(made, base, words, None)
-    changes: dict[str, Any] = {}
-    taught_v, rate = "v" in options, config.lr
-    for option in options:
-        low_rank = re.fullmatch(r"lora(\d+)(-linear|-attention)?", option)
-        number = re.fullmatch(r"(seed|t)?(\d+)", option)
-        if (low_rank or option == "controlnet") and "method" in settings:
-            raise _wrong(name, f"one thing learns; got {option!r} beside {settings['method']!r}")
-        if option == "v":
-            words += ", v-prediction"
-        elif re.fullmatch(r"lr\d*\.\d+", option):
-            rate = float(option[2:])
-            words += f", learning rate {rate:g}"
-        elif option == "controlnet":
-            settings |= {"method": "controlnet", "controlnet": ControlNetConfig(unet=True)}
-            words += ", with a ControlNet"
-        elif low_rank:
-            rank, where = low_rank[1], low_rank[2] or ""
-            settings |= {"method": "lora", "lora": LoraConfig(rank=int(rank), targets=TARGETS[where])}
-            words += f", LoRA of rank {rank}{where and f', {where[1:]} layers'}"
-        elif number:
-            kind, count = number[1], number[2]
-            changes[{None: "steps", "seed": "seed", "t": "first"}[kind]] = int(count)
-            words += {None: f", {count} steps", "seed": f", seed {count}", "t": f", from t = {count}"}[kind]
+def _base(config: TrainSettings, schedule: str, prior: str) -> str:
+    """The name of the preset whose options could make it this training; "own" with what no setting says if none."""
+
+    def objective(one: TrainSettings) -> tuple[Any, ...]:
+        return one.start, one.gain, one.noise_offset, *((one.k, one.draw) if one.start == "pca" else ())
+
+    for pattern in names("train"):
+        preset = filled(presets()[pattern], {"<N>": config.k})
+        if preset["train"] is None or ("<N>" in pattern and config.start != "pca"):
+            continue
+        same = objective(TrainSettings(**without(preset["train"], "prior"))) == objective(config)
+        others = preset["train"].get("prior", ""), preset.get("schedule", "")
+        if same and others == (prior, "" if schedule == "v" else schedule):
+            return pattern.replace("<N>", str(config.k)) + ("-v" if schedule == "v" else "")
+    return "-".join(filter(None, ("own", prior, schedule)))
+
+
+def _settings(
+    options: type[Settings], half: str, data: Any, shared: Mapping[str, Any], config: CompareSettings, where: str
+) -> tuple[Settings, str]:
+    """Settings of `train` or `generate` from a part of a method, and the name of its prior."""
+    if not isinstance(data, Mapping):
+        refuse(where, f"{half} holds settings of `onbrand {half}`, NAME: VALUE; got {data!r}")
+    hints = get_type_hints(options)
+    defaults = {field.name: getattr(config, field.name) for field in fields(CompareSettings) if field.name in hints}
+    defaults |= shared
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        if key == "prior":
+            if not isinstance(value, str) or not PRIORS.fullmatch(value):
+                rule = "zero, few50 (of 50 photos a class), reduced-rank, cca, leak or leak-dct"
+                refuse(where, f"{half}.prior is {rule}; got {value!r}: take one, or leave it out for the brand's")
+        elif key not in hints:
+            refuse(where, f"{half} has no setting {key!r}{_close(key, hints)}; `onbrand {half} --help` lists them")
         else:
-            raise _wrong(name, f"{rule}; got {option!r}")
-    steps = changes.get("steps", config.fine_tuning)
-    noise = settings.pop("noise_offset", 0.0)
-    taught = TrainConfig(
-        **settings, **{"steps": steps, **changes}, batch=config.batch,
-        loss=LossConfig(dropout=config.dropout, noise_offset=noise), engine=EngineConfig(precision=config.precision),
-        optim=OptimConfig(lr=rate, ema=config.ema, schedule="constant_with_warmup",
-                          warmup=min(50, config.fine_tuning // 20)),
-        log=LogConfig(checkpoint_every=100, keep=1),
-    )  # fmt: skip
-    base += "-v" if taught_v else ""
-    return Training(made, base, words, taught, "zero" if base.startswith("zero-") and offset else "")
+            values[key] = _converted(hints[key], value, where, f"{half}.{key}")
+    # where a value is the default, the default stays: 1 and 1.0 would name two folders
+    values = {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
+    try:
+        return options(**{**defaults, **values}), data.get("prior", "")
+    except OnbrandError as error:
+        refuse(where, f"{half}: {error}")
 
 
-def _start_option(option: str, name: str) -> tuple[dict[str, Any], str]:
-    """The settings that one option of a start changes, and its words."""
-    if option == "pasted":
-        return {}, "ground replaced"
-    if option == "zeromean":
-        return {"zero_mean": True}, "noise of zero mean"
-    if option == "handoff":
-        return {"handoff": True}, "exact hand-off"
-    if option == "drawn":
-        return {"residual": True}, "rest drawn"
-    if option == "overlay":
-        return {"overlay": True}, "what was given laid over"
-    if option == "literal":
-        return {"literal": True}, "alpha_T of the formula"
-    if option in SOLVERS:
-        return {"scheduler": SOLVERS[option]}, option
-    if option == "unprojected":
-        return {"look_ahead_projection": False}, "all of the look kept"
-    if found := re.fullmatch(r"look([1-9]\d*)", option):
-        return {"look_ahead": int(found[1])}, f"{found[1]} look{'s' if int(found[1]) > 1 else ''} ahead"
-    if option in SPACINGS:
-        return {"spacing": option}, option
-    if option.isdigit() and int(option):
-        return {"steps": int(option)}, f"{option} steps"
-    if re.fullmatch(r"g\d+(\.\d+)?", option):
-        return {"guidance": float(option[1:])}, f"guidance {option[1:]}"
-    if re.fullmatch(r"eta(0?\.\d+|1)", option):
-        return {"eta": float(option[3:])}, f"eta {option[3:]}"
-    raise _wrong(name, "a start's options are handoff, drawn, zeromean, look1, unprojected, literal, pasted, overlay, "
-                 f"a number of steps, {', '.join((*SOLVERS, *SPACINGS))}, g3, eta1; got {option!r}")  # fmt: skip
+def _close(name: Any, others: Iterable[str]) -> str:
+    close = get_close_matches(str(name), list(others), 1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
-def _wrong(name: str, rule: str) -> ValueError:
-    return ValueError(f"method {name!r}: {rule}")
+def _converted(hint: Any, value: Any, where: str, key: str) -> Any:
+    """A value of YAML as its setting has it: lists are tuples."""
+    try:
+        return _value(hint, value)
+    except ValueError:
+        refuse(where, f"{key} must be {_expected(hint)}; got {value!r}")
+
+
+def _value(hint: Any, value: Any) -> Any:
+    """The value of type `hint`; ValueError if it is none."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        for part in parts:
+            with suppress(ValueError):
+                return _value(part, value)
+    elif origin is Literal:
+        value = "no" if value is False else value  # as YAML reads no
+        if value in parts:
+            return value
+    elif origin is tuple and isinstance(value, list) and parts[-1] is Ellipsis:
+        return tuple(_value(parts[0], item) for item in value)
+    elif origin is tuple and isinstance(value, list) and len(parts) == len(value):
+        return tuple(map(_value, parts, value))
+    elif hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        return float(value)  # YAML reads 1e-5 as a text
+    elif type(value) is hint:
+        return value
+    raise ValueError
+
+
+def _expected(hint: Any) -> str:
+    """A type in words."""
+    parts = get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(map(_expected, parts))
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(parts)}"
+    if get_origin(hint) is tuple:
+        return f"a list, each {_expected(parts[0])}" if parts[-1] is Ellipsis else f"a list of {len(parts)}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return words.get(hint, "null")

@@ -9,23 +9,24 @@ import torch
 from torch import Tensor
 
 from onbrand.core.gaussian import Gaussian
+from onbrand.errors import OnbrandError
 
 EXACT = 4096
 """Up to this many dimensions the whole second moment is summed; above it, a sketch of it."""
 BLOCK = 1024
 """Rows of the second moment that are summed at once."""
 FEW = 50
-"""Below this many pictures a class mean shows those pictures."""
+"""Below this many images a class mean shows those images."""
 SEED = 0x0B
 """Of the sketch's test matrix, which all parts must share."""
 
 
 @dataclass
 class Sums:
-    """What is kept of a class's pictures; every field is a plain sum over them, in float64."""
+    """What is kept of a class's images; every field is a plain sum over them, in float64."""
 
     count: Tensor
-    """`()` pictures."""
+    """`()` images."""
     first: Tensor
     """`(d,)` sum of x0."""
     square: Tensor
@@ -37,8 +38,15 @@ class Sums:
 class Fitter:
     """Sums x0 of any number of batches; `finish` makes the Gaussians. O(d) memory for k = 0.
 
-    shape: (C, H, W) of x0; k: components to find. For k > 0 the second moment is exact up to d = EXACT dimensions and
-    an additive Nystrom sketch of it above (Tropp et al. 2017, arXiv 1706.05736). Raises ValueError for impossible k.
+    For k > 0 the second moment is exact up to d = EXACT dimensions. Above, it is an additive Nystrom sketch (Tropp et
+    al. 2017, arXiv 1706.05736).
+
+    Args:
+        shape: (C, H, W) of x0
+        k: components to find, 0 <= k <= C*H*W
+
+    Raises:
+        OnbrandError: another shape, or impossible k.
     """
 
     def __init__(self, shape: Sequence[int], k: int = 0) -> None:
@@ -46,23 +54,33 @@ class Fitter:
         self._sums: dict[str, Sums] = {}
         self._d = math.prod(self.shape)
         if len(self.shape) != 3 or self._d < 1 or not 0 <= self.k <= self._d:
-            raise ValueError(f"a fitter takes shape (C, H, W) and 0 <= k <= C*H*W: got {self.shape} and k = {k}")
+            raise OnbrandError(
+                "value", f"a fitter takes shape (C, H, W) and 0 <= k <= C*H*W: got {self.shape} and k = {k}"
+            )
         self._test = self._test_matrix()
 
     def update(self, x0: Tensor, classes: Sequence[str]) -> None:
-        """Add a batch: x0 `(B, C, H, W)`, one class name a picture.
+        """Add a batch.
 
-        Raises ValueError on another shape, another number of names or numbers that are not finite; then nothing was
-        added.
+        Args:
+            x0: scaled latents `(B, C, H, W)`, finite
+            classes: one class name an image
+
+        Raises:
+            OnbrandError: another shape, another number of names, or numbers that are not finite. Nothing is added then.
         """
         if x0.ndim != 4 or tuple(x0.shape[1:]) != self.shape:
-            raise ValueError(f"this fitter takes x0 (B, {', '.join(map(str, self.shape))}): got {tuple(x0.shape)}")
+            raise OnbrandError(
+                "value", f"this fitter takes x0 (B, {', '.join(map(str, self.shape))}): got {tuple(x0.shape)}"
+            )
         if isinstance(classes, str) or len(classes) != len(x0):
-            raise ValueError(f"one class name a picture, {len(x0)} here: got {classes!r}; pass a list of names")
+            raise OnbrandError(
+                "value", f"one class name an image, {len(x0)} here: got {classes!r}; pass a list of names"
+            )
         rows = x0.detach().to("cpu", torch.float64).flatten(1)
         bad = (~rows.isfinite().all(1)).nonzero().flatten().tolist()
         if bad:
-            raise ValueError(f"x0 must be finite: rows {bad} are not; encode those pictures again, in float32")
+            raise OnbrandError("value", f"x0 must be finite: rows {bad} are not; encode those images again, in float32")
         for name in dict.fromkeys(classes):
             part = rows[torch.tensor([other == name for other in classes])]
             sums = self._of(name)
@@ -76,27 +94,31 @@ class Fitter:
                     sums.second[row : row + BLOCK, row:].addmm_(part[:, row : row + BLOCK].T, part[:, row:])
 
     def merge(self, other: "Fitter") -> "Fitter":
-        """A fitter that has seen what both have. Raises ValueError where their shape or k differ."""
+        """A fitter that has seen what both have. Raises OnbrandError if their shape or k differ."""
         if (other.shape, other.k) != (self.shape, self.k):
-            raise ValueError(
-                f"parts of one fit share shape and k: got {self.shape}, k = {self.k} and {other.shape}, k = {other.k}"
+            raise OnbrandError(
+                "value",
+                f"parts of one fit share shape and k: got {self.shape}, k = {self.k} and {other.shape}, k = {other.k}",
             )
-        merged = Fitter(self.shape, self.k)
+        union = Fitter(self.shape, self.k)
         for part in (self, other):
             for name, sums in part._sums.items():
-                into = merged._of(name)
+                into = union._of(name)
                 for field, value in vars(sums).items():
                     setattr(into, field, getattr(into, field) + value)
-        return merged
+        return union
 
     def finish(self) -> dict[str, Gaussian]:
-        """A Gaussian for each class seen, components by falling variance (over count - 1, as scikit-learn has it).
+        """A Gaussian for each class seen.
 
-        A class of n pictures has at most n - 1 components. Under FEW pictures it warns: the mean shows those pictures.
-        Raises ValueError where nothing was seen.
+        Components fall by variance (over count - 1, as in scikit-learn). A class of n images has at most n - 1 of them.
+        A class under FEW images is warned of: its mean shows those images.
+
+        Raises:
+            OnbrandError: nothing was seen.
         """
         if not self._sums:
-            raise ValueError("a fit needs pictures: this fitter has seen none")
+            raise OnbrandError("value", "a fit needs images: this fitter has seen none")
         return {name: self._fit(name, sums) for name, sums in self._sums.items()}
 
     def state(self) -> dict[str, Tensor]:
@@ -108,24 +130,26 @@ class Fitter:
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> "Fitter":
-        """The fitter that `state` was taken from. Raises ValueError where the sums are of another layout."""
+        """The fitter that `state` was taken from. Raises OnbrandError if the sums are of another layout."""
         fitter = cls(state["shape"].tolist(), int(state["k"]))
         for key in state:
             field, _, name = key.partition("/")
             if field == "count":
                 sums = fitter._sums[name] = fitter._empty()
                 for part, empty in vars(sums).items():
-                    got = state[f"{part}/{name}"]
-                    if got.shape != empty.shape or got.dtype != torch.float64:
-                        raise ValueError(f"{part} of {name!r} is {tuple(empty.shape)} here: got {tuple(got.shape)}")
-                    setattr(sums, part, got.clone())
+                    tensor = state[f"{part}/{name}"]
+                    if tensor.shape != empty.shape or tensor.dtype != torch.float64:
+                        raise OnbrandError(
+                            "value", f"{part} of {name!r} is {tuple(empty.shape)} here: got {tuple(tensor.shape)}"
+                        )
+                    setattr(sums, part, tensor.clone())
         return fitter
 
     def _fit(self, name: str, sums: Sums) -> Gaussian:
         count = int(sums.count)
         if count < FEW:
             warnings.warn(
-                f"{name!r} was fitted on {count} pictures: its mean shows those pictures; use {FEW} or more",
+                f"{name!r} was fitted on {count} images: its mean shows those images; use {FEW} or more",
                 stacklevel=3,
             )
         mean = sums.first / count
@@ -136,12 +160,12 @@ class Fitter:
         if k:
             if self._test is None:
                 second = sums.second.triu() + sums.second.triu(1).T
-                found = _largest(lambda v: (second @ v - count * mean[:, None] * (mean @ v)) / rest, self._d, k)
+                pairs = _largest(lambda v: (second @ v - count * mean[:, None] * (mean @ v)) / rest, self._d, k)
             else:
                 sketch = (sums.second - count * mean[:, None] * (mean @ self._test)) / rest
-                found = _nystrom(sketch, self._test, total, k)
-            kept = found[0] > 1e-10 * total
-            variances, components = found[0][kept].float(), _sign(found[1][:, kept].T).float().contiguous()
+                pairs = _nystrom(sketch, self._test, total, k)
+            positive = pairs[0] > 1e-10 * total
+            variances, components = pairs[0][positive].float(), _sign(pairs[1][:, positive].T).float().contiguous()
         return Gaussian(mean.float().reshape(self.shape), components, variances, total, count)
 
     def _of(self, name: str) -> Sums:
@@ -156,7 +180,7 @@ class Fitter:
         return Sums(count, first, square, second)
 
     def _test_matrix(self) -> Tensor | None:
-        """`(d, m)`, the same for every part of a fit; None where the second moment is exact or not needed."""
+        """`(d, m)`, the same for every part of a fit; None if the second moment is exact or not needed."""
         if not self.k or self._d <= EXACT:
             return None
         width = min(max(256, 8 * self.k), self._d)
@@ -166,20 +190,22 @@ class Fitter:
 def fit_rows(x0: Tensor, k: int) -> Gaussian:
     """The Gaussian of one class's x0 `(n, C, H, W)`, all in memory: what a Fitter makes of them, exact at any d.
 
-    By the n x n products of the rows, so for some hundreds of them. ValueError for fewer than one row.
+    By the n x n products of the rows, so for some hundreds of them. OnbrandError for fewer than one row.
     """
     count, rest = len(x0), max(len(x0) - 1, 1)
     if not count:
-        raise ValueError("a fit needs pictures: got none")
+        raise OnbrandError("value", "a fit needs images: got none")
     rows = x0.detach().to("cpu", torch.float64).flatten(1)
     mean = rows.mean(0)
-    centred = rows - mean
-    values, vectors = torch.linalg.eigh(centred @ centred.T / rest)
+    offsets = rows - mean
+    values, vectors = torch.linalg.eigh(offsets @ offsets.T / rest)
     total, k = float(values.sum()), min(k, count - 1)
     values, vectors = values.flip(0)[:k], vectors.flip(1)[:, :k]
-    kept = values > 1e-10 * total
-    found = torch.nn.functional.normalize(vectors[:, kept].T @ centred)
-    return Gaussian(mean.float().reshape(x0.shape[1:]), _sign(found).float(), values[kept].float(), total, count)
+    positive = values > 1e-10 * total
+    directions = torch.nn.functional.normalize(vectors[:, positive].T @ offsets)
+    return Gaussian(
+        mean.float().reshape(x0.shape[1:]), _sign(directions).float(), values[positive].float(), total, count
+    )
 
 
 def _largest(covariance: Callable[[Tensor], Tensor], d: int, k: int) -> tuple[Tensor, Tensor]:
@@ -209,15 +235,18 @@ def _nystrom(sketch: Tensor, test: Tensor, total: float, k: int) -> tuple[Tensor
     Nystrom's approximation shows an eigenvalue l as l^2 / (l + c), c m being the trace that it misses (Derezinski et
     al. 2020, arXiv 2006.10653); that is taken back. Where A has rank m or less nothing is missed.
     """
+    # the shift gives test^T (A + shift I) test a Cholesky factor even if A has rank below m; it is taken off again
     shift = 1e-10 * float(sketch.norm() / test.norm())
     shifted = sketch + shift * test
     core = torch.linalg.cholesky(_symmetric(test.T @ shifted))
     half = torch.linalg.solve_triangular(core, shifted.T, upper=False).T
+    # half half^T = (A test) (test^T A test)^-1 (A test)^T is Nystrom's approximation, and half^T half has its spectrum
     values, vectors = torch.linalg.eigh(_symmetric(half.T @ half))
     missed = max(total - float(values.sum() - shift * len(values)), 0.0) / len(values)
     values, vectors = values[-k:].flip(0), vectors[:, -k:].flip(1)
-    seen = (values - shift).clamp(min=0)
-    return (seen + (seen * (seen + 4 * missed)).sqrt()) / 2, half @ vectors / values.sqrt()
+    # an eigenvalue l shows as s = l^2 / (l + c): l = (s + sqrt(s (s + 4 c))) / 2
+    visible = (values - shift).clamp(min=0)
+    return (visible + (visible * (visible + 4 * missed)).sqrt()) / 2, half @ vectors / values.sqrt()
 
 
 def _symmetric(matrix: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Eq. 9: what the pictures of one class look like, as a mean, principal components and their variances."""
+"""Eq. 9: what the images of one class look like, as a mean, principal components and their variances."""
 
 import math
 from dataclasses import dataclass
@@ -6,15 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from onbrand.errors import OnbrandError
+
 FLOOR = 1e-4
-"""Least variance a direction is given in log_likelihood, as a share of the mean variance: few pictures span few."""
+"""Least variance a direction is given in log_likelihood, as a share of the mean variance: few images span few."""
 
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
     """x = mean + sum_i xi_i p_i, xi_i ~ N(0, variance_i) (Eq. 9), fitted on the x0 of one class.
 
-    Raises ValueError where the tensors do not fit together or are not finite.
+    Raises OnbrandError if the tensors do not fit together or are not finite.
     """
 
     mean: Tensor
@@ -26,23 +28,30 @@ class Gaussian:
     total: float
     """Trace of the covariance: the variance of all directions together, fitted or not."""
     count: int
-    """Pictures it was fitted on."""
+    """Images it was fitted on."""
 
     def __post_init__(self) -> None:
         if self.mean.ndim != 3:
-            raise ValueError(f"a Gaussian's mean is (C, H, W): got shape {tuple(self.mean.shape)}; drop the batch axis")
+            raise OnbrandError(
+                "value", f"a Gaussian's mean is (C, H, W): got shape {tuple(self.mean.shape)}; drop the batch axis"
+            )
         k, d = len(self.variances), self.mean.numel()
         if self.components.shape != (k, d) or self.variances.ndim != 1:
-            raise ValueError(
+            raise OnbrandError(
+                "value",
                 f"components are (K, C*H*W) and variances (K,): got {tuple(self.components.shape)} and "
-                f"{tuple(self.variances.shape)} for a mean of {d} numbers; flatten the components"
+                f"{tuple(self.variances.shape)} for a mean of {d} numbers; flatten the components",
             )
         parts = (self.mean, self.components, self.variances, torch.tensor(self.total))
         if not all(bool(part.isfinite().all()) for part in parts) or self.total < 0 or bool((self.variances < 0).any()):
-            raise ValueError("a Gaussian holds finite numbers and no negative variance: got others; fit it again")
+            raise OnbrandError(
+                "value", "a Gaussian holds finite numbers and no negative variance: got others; fit it again"
+            )
         gram = self.components.float() @ self.components.float().T
         if k and (gram - torch.eye(k, device=gram.device)).abs().max() > 0.02:
-            raise ValueError("components are orthonormal rows: got others; orthonormalise them (torch.linalg.qr)")
+            raise OnbrandError(
+                "value", "components are orthonormal rows: got others; orthonormalise them (torch.linalg.qr)"
+            )
 
     @property
     def k(self) -> int:
@@ -58,55 +67,96 @@ class Gaussian:
     @property
     def residual(self) -> float:
         """Variance in each direction outside the components: what is left of the total, shared equally."""
-        left = self.mean.numel() - self.k
-        return max(self.total - float(self.variances.double().sum()), 0.0) / left if left else 0.0
+        dimensions = self.mean.numel() - self.k
+        return max(self.total - float(self.variances.double().sum()), 0.0) / dimensions if dimensions else 0.0
 
     def draw(self, n: int, k: int = 0, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Tensor:
-        """n independent draws of x_start from Q with k components (Eq. 9), `(n, C, H, W)`; k = 0: the mean, n times.
+        """N independent draws of x_start from Q with k components (Eq. 9); k = 0: the mean, n times.
 
-        generator: a CPU generator; noise: `(n, k)` standard normal, instead of drawing. One generator state gives
-        nested draws: those with a smaller k share the first k coordinates with those of a larger one.
-        Raises ValueError where k exceeds what was fitted or noise has another shape.
+        One generator state gives nested draws: those with a smaller k share the first k coordinates with those of a
+        larger one.
+
+        Args:
+            n: draws
+            k: components, 0 <= k <= K
+            generator: on the CPU
+            noise: standard normal `(n, k)`, instead of drawing
+
+        Returns:
+            x_start `(n, C, H, W)`.
+
+        Raises:
+            OnbrandError: k exceeds what was fitted, or noise has another shape.
         """
         self.check_k(k)
         if noise is None:
             # drawn on the CPU, in float32, for all components: the same on every device and for every k
             noise = torch.randn(n, self.k, generator=generator)[:, :k] if k else torch.zeros(n, 0)
         if noise.shape != (n, k):
-            raise ValueError(f"noise for {n} draws of {k} components is ({n}, {k}): got {tuple(noise.shape)}")
+            raise OnbrandError(
+                "value", f"noise for {n} draws of {k} components is ({n}, {k}): got {tuple(noise.shape)}"
+            )
         return self.place(noise.to(self.mean) * self.variances[:k].sqrt())
 
     def place(self, coordinates: Tensor) -> Tensor:
-        """mean + sum_i xi_i p_i (Eq. 9) for coordinates xi `(B, k)`, k <= K; returns `(B, C, H, W)`."""
+        """Mean + sum_i xi_i p_i (Eq. 9).
+
+        Args:
+            coordinates: xi `(B, k)`, k <= K
+
+        Returns:
+            `(B, C, H, W)`.
+
+        Raises:
+            OnbrandError: k exceeds what was fitted.
+        """
         self.check_k(coordinates.shape[1])
-        moved = coordinates.to(self.mean) @ self.components[: coordinates.shape[1]]
-        return self.mean + moved.reshape(-1, *self.mean.shape)
+        offset = coordinates.to(self.mean) @ self.components[: coordinates.shape[1]]
+        return self.mean + offset.reshape(-1, *self.mean.shape)
 
     def coordinates(self, x0: Tensor) -> Tensor:
-        """p_i . (x0 - mean) for each component: x0 `(B, C, H, W)` to `(B, K)`. ValueError on another shape."""
+        """p_i . (x0 - mean) for each component: x0 `(B, C, H, W)` to `(B, K)`. Raises OnbrandError on another shape."""
         return self._centred(x0) @ self.components.T
 
     def project(self, x0: Tensor, k: int) -> Tensor:
-        """The nearest point that k components reach, the paper's x_K (section 3.4); `(B, C, H, W)` both ways.
+        """The nearest point that k components reach, the paper's x_K (section 3.4).
 
-        Raises ValueError where k exceeds what was fitted or x0 has another shape.
+        Args:
+            x0: `(B, C, H, W)`
+            k: components, 0 <= k <= K
+
+        Returns:
+            x_K `(B, C, H, W)`.
+
+        Raises:
+            OnbrandError: k exceeds what was fitted, or x0 has another shape.
         """
         self.check_k(k)
         return self.place(self.coordinates(x0)[:, :k])
 
     def log_likelihood(self, x: Tensor) -> Tensor:
-        """log N(x; mean, P^T diag(variances) P + residual (I - P^T P)) in nats, closed form; `(B, C, H, W)` to `(B,)`.
+        """Log N(x; mean, P^T diag(variances) P + residual (I - P^T P)), closed form.
 
-        Summed in float64 on the CPU, returned in float32. No direction is given less than FLOOR of the mean variance.
-        Raises ValueError where the class has no spread at all (one picture) or x has another shape.
+        Summed in float64 on the CPU. No direction is given less than FLOOR of the mean variance.
+
+        Args:
+            x: `(B, C, H, W)`
+
+        Returns:
+            Nats `(B,)`, float32.
+
+        Raises:
+            OnbrandError: the class has no spread at all (one image), or x has another shape.
         """
         d, floor = self.mean.numel(), FLOOR * self.total / self.mean.numel()
         if self.total <= 0:
-            raise ValueError(f"a likelihood needs spread: this class has none ({self.count} picture); fit it on more")
-        centred = self._centred(x).double().cpu()
-        coordinates = centred @ self.components.double().cpu().T
+            raise OnbrandError(
+                "value", f"a likelihood needs spread: this class has none ({self.count} image); fit it on more"
+            )
+        offsets = self._centred(x).double().cpu()
+        coordinates = offsets @ self.components.double().cpu().T
         variances, residual = self.variances.double().cpu().clamp(min=floor), max(self.residual, floor)
-        outside = (centred.square().sum(1) - coordinates.square().sum(1)).clamp(min=0) * (d > self.k)
+        outside = (offsets.square().sum(1) - coordinates.square().sum(1)).clamp(min=0) * (d > self.k)
         logdet = variances.log().sum() + (d - self.k) * math.log(residual)
         distance = (coordinates.square() / variances).sum(1) + outside / residual
         return (-0.5 * (d * math.log(2 * math.pi) + logdet + distance)).float().to(x.device)
@@ -117,9 +167,11 @@ class Gaussian:
         return Gaussian(mean, components, variances, self.total, self.count)
 
     def check_k(self, k: int) -> None:
-        """Raise ValueError unless 0 <= k <= K."""
+        """Raise OnbrandError unless 0 <= k <= K."""
         if not 0 <= k <= self.k:
-            raise ValueError(f"this class was fitted with {self.k} components: got k = {k}; use fewer, or fit with --k")
+            raise OnbrandError(
+                "value", f"this class was fitted with {self.k} components: got k = {k}; use fewer, or fit with --k"
+            )
 
     @property
     def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,5 +180,5 @@ class Gaussian:
     def _centred(self, x0: Tensor) -> Tensor:
         """`(B, C*H*W)`, x0 less the mean."""
         if x0.ndim != 4 or x0.shape[1:] != self.mean.shape:
-            raise ValueError(f"x0 is (B, {', '.join(map(str, self.shape))}) here: got {tuple(x0.shape)}")
+            raise OnbrandError("value", f"x0 is (B, {', '.join(map(str, self.shape))}) here: got {tuple(x0.shape)}")
         return (x0.to(self.mean) - self.mean).flatten(1)

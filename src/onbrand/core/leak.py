@@ -10,11 +10,15 @@ from torch import Tensor
 
 from onbrand.core.gaussian import Gaussian
 from onbrand.core.text import Conditional
+from onbrand.errors import OnbrandError
 
 
 @dataclass(frozen=True, eq=False)
 class Leak:
-    """What of a class is still seen in x_T, against N(0, I), at the first inference timestep (METHOD.md section 4)."""
+    """What of a class is still seen in x_T, against N(0, I), at the first inference timestep.
+
+    Source: docs/concepts/method.md, section 1.
+    """
 
     abar: float
     """alphas_cumprod at the first inference timestep."""
@@ -41,26 +45,38 @@ class Leak:
 
 
 def measure_leak(gaussian: Gaussian, abar: float, tolerance: float = 1.0) -> Leak:
-    """The leak of a class at abar in [0, 1] (Eq. 4-7, per mode), in closed form; sums in float64.
+    """The leak of a class at abar (Eq. 4-7, per mode), in closed form; sums in float64.
 
-    Directions without a mode share the variance that is left equally. abar = 0 (zero terminal SNR): no leak.
-    Raises ValueError for an abar outside [0, 1].
+    Directions without a mode share the variance that is left equally. At abar = 0 (zero terminal SNR) there is no leak.
+
+    Args:
+        gaussian: the class
+        abar: alphas_cumprod at the first inference timestep, in [0, 1]
+        tolerance: abar lambda_i above which a mode is worth a component
+
+    Returns:
+        The leak: in standard deviations, nats, AUC, and by mode.
+
+    Raises:
+        OnbrandError: abar lies outside [0, 1].
     """
     abar = float(abar)
     if not 0 <= abar <= 1:
-        raise ValueError(f"abar (alphas_cumprod) lies in [0, 1]: got {abar}; pass the first inference timestep's")
+        raise OnbrandError(
+            "value", f"abar (alphas_cumprod) lies in [0, 1]: got {abar}; pass the first inference timestep's"
+        )
     mean = gaussian.mean.double().cpu().flatten()
     variances = gaussian.variances.double().cpu()
     d, rest = len(mean), len(mean) - gaussian.k
     mu = gaussian.components.double().cpu() @ mean
     mean_power, spread_power = abar * mu.square(), abar * variances
     outside = abar * max(float(mean.square().sum() - mu.square().sum()), 0.0) if rest else 0.0
-    left = abar * gaussian.residual
+    residual = abar * gaussian.residual
 
     mode_nats = _kl(spread_power - abar) + mean_power / 2
-    rest_nats = rest * float(_kl(torch.tensor(left - abar, dtype=torch.float64))) + outside / 2
+    rest_nats = rest * float(_kl(torch.tensor(residual - abar, dtype=torch.float64))) + outside / 2
     # the best direction is w = (S1 + S0)^-1 m, S1 = abar Sigma + (1 - abar) I, S0 = I: AUC = Phi(sqrt(m . w))
-    separation = float((mean_power / (spread_power + 2 - abar)).sum()) + outside / (left + 2 - abar)
+    separation = float((mean_power / (spread_power + 2 - abar)).sum()) + outside / (residual + 2 - abar)
     return Leak(
         abar=abar,
         sigma=math.sqrt(abar) * float(mean.norm()),
@@ -79,20 +95,29 @@ def measure_leak(gaussian: Gaussian, abar: float, tolerance: float = 1.0) -> Lea
 def mismatch(
     gaussian: Gaussian, abar: float, trained: str, start: str, r2: Tensor | float = 0.0, k: int | None = None
 ) -> float:
-    """KL( x_T in training || x_T at generation ) in nats a picture, given its text, at abar in [0, 1].
+    """KL( x_T in training || x_T at generation ) in nats an image, given its text: 0 if there is no mismatch.
 
-    What a network that knows the text can tell of the two (Eq. 4-7, per mode); 0: no mismatch. `trained` and `start`
-    say what stands in the noise: "picture" (x0 itself: plain training, the control), "mean", "text" (the mean given
-    the text), "pca" (a draw of the first k components) or "noise" (nothing). r2: `(K,)` or a number in [0, 1], the
-    share of each mode's variance that the text tells. Expected over texts, Gaussian modes, in float64. ValueError for
-    another word.
+    It is what a network that knows the text can tell of the two (Eq. 4-7, per mode), expected over texts, for Gaussian
+    modes, in float64.
+
+    Args:
+        gaussian: the class
+        abar: alphas_cumprod at the first inference timestep, in [0, 1]
+        trained: what stands in the noise in training: "image" (x0 itself: plain training, the control), "mean", "text"
+            (the mean given the text), "pca" (a draw of the first k components) or "noise" (nothing)
+        start: what stands in the noise at generation, by the same words
+        r2: the rate of each mode's variance that the text explains: `(K,)` or a number, in [0, 1]
+        k: components of "pca"; None: all
+
+    Raises:
+        OnbrandError: another word.
     """
     for word in (trained, start):
-        if word not in ("picture", "mean", "text", "pca", "noise"):
-            raise ValueError(f"x_T holds picture, mean, text, pca or noise; got {word!r}")
+        if word not in ("image", "mean", "text", "pca", "noise"):
+            raise OnbrandError("value", f"x_T holds image, mean, text, pca or noise; got {word!r}")
     variances = gaussian.variances.double().cpu()
     mean, basis = gaussian.mean.double().cpu().flatten(), gaussian.components.double().cpu()
-    told = torch.as_tensor(r2, dtype=torch.float64).expand_as(variances) * variances
+    by_text = torch.as_tensor(r2, dtype=torch.float64).expand_as(variances) * variances
     mu = basis @ mean
     outside = max(float(mean.square().sum() - mu.square().sum()), 0.0)
     rest = len(mean) - gaussian.k
@@ -101,14 +126,14 @@ def mismatch(
         """Variance of x_T given the text: of the modes, and of each direction outside them."""
         if word == "noise":
             return torch.ones_like(variances), 1.0
-        own, left = {"picture": (variances - told, gaussian.residual)}.get(word, (torch.zeros_like(variances), 0.0))
+        own, left = {"image": (variances - by_text, gaussian.residual)}.get(word, (torch.zeros_like(variances), 0.0))
         if word == "pca":
             own = torch.where(torch.arange(len(variances)) < (gaussian.k if k is None else k), variances, 0.0)
         return abar * own + 1 - abar, abar * left + 1 - abar
 
     (a, a_rest), (b, b_rest) = spread(trained), spread(start)
-    text = [word in ("picture", "text") for word in (trained, start)]
-    apart = abar * told if text[0] != text[1] else torch.zeros_like(told)
+    text = [word in ("image", "text") for word in (trained, start)]
+    apart = abar * by_text if text[0] != text[1] else torch.zeros_like(by_text)
     off = 0.0
     if (trained == "noise") != (start == "noise"):
         apart, off = apart + abar * mu.square(), abar * outside
@@ -117,26 +142,39 @@ def mismatch(
     return float(nats + rest * (left - 1 - left.log()) / 2 + off / b_rest / 2)
 
 
-def prompt_say(left: Tensor, abar: float, looks: int = 0) -> Tensor:
-    """The prompt's say in each mode, `(K,)` in [0, 1]: how much of the way from the class mean to the mean given the
-    prompt an ideal network trained as usual goes, started from the class mean after `looks` looks ahead.
+def prompt_say(residual: Tensor, abar: float, looks: int = 0) -> Tensor:
+    """The prompt's say in each mode: how far an ideal network goes from the class mean to the mean given the prompt.
 
-    left: `(K,)` variance that the prompt leaves; abar in (0, 1], at the first timestep. 1 - q^(2 looks + 1), with q^2 =
-    abar left / (abar left + 1 - abar) (docs/method.md, section 7).
+    The network is trained without a start, and started from the class mean after `looks` looks ahead:
+    1 - q^(2 looks + 1), with q^2 = abar residual / (abar residual + 1 - abar). Source: docs/concepts/method.md,
+    section 7.
+
+    Args:
+        residual: the variance that the prompt leaves, `(K,)`
+        abar: alphas_cumprod at the first timestep, in (0, 1]
+        looks: looks ahead, >= 0
+
+    Returns:
+        `(K,)` in [0, 1].
     """
-    seen = abar * left.double().clamp(min=0)
-    return 1 - (seen / (seen + 1 - abar)) ** (looks + 0.5)
+    power = abar * residual.double().clamp(min=0)
+    return 1 - (power / (power + 1 - abar)) ** (looks + 0.5)
 
 
 def prompt_says(
     gaussian: Gaussian, conditional: Conditional | None, abar: float, looks: Sequence[int]
 ) -> dict[str, dict[str, Any]]:
-    """`prompt_say` of a class by number of looks: "modes", of each, and "all", their mean by what the prompt tells in
-    each. Without a regression all of a mode's variance counts as left open: the least that the prompt has to say."""
+    """`prompt_say` of a class by number of looks.
+
+    Without a regression all of a mode's variance counts as left open: the least that the prompt has to say.
+
+    Returns:
+        "modes": of each mode; "all": their mean, weighted by what the prompt explains in each.
+    """
     variances = gaussian.variances.double().cpu()
-    told = torch.zeros_like(variances) if conditional is None else variances * conditional.shrink.double().cpu()
-    weights = told if float(told.sum()) > 0 else variances
-    modes = {str(number): prompt_say(variances - told, abar, number) for number in looks}
+    by_text = torch.zeros_like(variances) if conditional is None else variances * conditional.shrink.double().cpu()
+    weights = by_text if float(by_text.sum()) > 0 else variances
+    modes = {str(number): prompt_say(variances - by_text, abar, number) for number in looks}
     return {
         "all": {number: float((say * weights).sum() / weights.sum()) for number, say in modes.items()},
         "modes": {number: say.tolist() for number, say in modes.items()},

@@ -1,8 +1,7 @@
-"""Q: a Gaussian per class of picture, in one safetensors file that knows which VAE and resolution it belongs to."""
+"""Q: a Gaussian per class of image, in one safetensors file that knows which VAE and resolution it belongs to."""
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,11 +14,15 @@ from torch import Tensor
 
 from onbrand.core.gaussian import Gaussian
 from onbrand.core.text import Conditional
+from onbrand.errors import OnbrandError
+from onbrand.io import whole_file
 
 FILE = "prior.safetensors"
 """Its name in a brand's folder, and in onbrand/ beside a model."""
 FORMAT = 1
 """Version of the file's layout."""
+BACKGROUND = "ground"
+"""What the file calls it: the header is part of the fingerprint by which runs and images know their prior."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +36,20 @@ class Provenance:
     shift_factor: float
     """0.0 where the VAE has none."""
     resolution: tuple[int, int]
-    """(H, W) of the pictures, in pixels."""
+    """(H, W) of the images, in pixels."""
     model: str
     """The model as it was named when fitting."""
     flip: bool
-    """Whether mirrored pictures were fitted too."""
-    ground: tuple[int, int, int]
-    """RGB, 0..255, of the pictures' ground."""
+    """Whether mirrored images were fitted too."""
+    background: tuple[int, int, int]
+    """RGB, 0..255, of the images' background."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prior:
     """Q(x_start | class), and Q(x_start | class, text) for the classes that have captions.
 
-    Raises ValueError where there is no class, the classes' shapes differ, or a text regression has no class.
+    Raises OnbrandError if there is no class, the classes' shapes differ, or a text regression has no class.
     """
 
     gaussians: Mapping[str, Gaussian]
@@ -55,20 +58,23 @@ class Prior:
 
     def __post_init__(self) -> None:
         if not self.gaussians:
-            raise ValueError("a prior holds at least one class: got none; fit it on at least one picture")
+            raise OnbrandError("prior", "a prior holds at least one class: got none; fit it on at least one image")
         shapes = {gaussian.shape for gaussian in self.gaussians.values()}
         if len(shapes) > 1:
-            raise ValueError(f"the classes of a prior share one shape: got {sorted(shapes)}; fit at one resolution")
+            raise OnbrandError(
+                "prior", f"the classes of a prior share one shape: got {sorted(shapes)}; fit at one resolution"
+            )
         for name, conditional in self.text.items():
             if len(conditional.shrink) != self._of(name).k:
-                raise ValueError(
+                raise OnbrandError(
+                    "prior",
                     f"the text regression of {name!r} is for {len(conditional.shrink)} components, "
-                    f"its class has {self._of(name).k}; fit the two together"
+                    f"its class has {self._of(name).k}; fit the two together",
                 )
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The kinds of picture, in the order they were given."""
+        """The classes of image, in the order they were given."""
         return tuple(self.gaussians)
 
     @property
@@ -91,27 +97,44 @@ class Prior:
         return digest.hexdigest()
 
     def mean(self, classes: str | Sequence[str]) -> Tensor:
-        """Each picture's class mean, `(B, C, H, W)`; one name is a batch of one. ValueError for an unknown class."""
+        """Each image's class mean `(B, C, H, W)`; a name is a batch of one. OnbrandError for an unknown class."""
         return torch.stack([self._of(name).mean for name in _listed(classes)])
 
     def sample(self, classes: str | Sequence[str], k: int, generator: torch.Generator | None = None) -> Tensor:
-        """A draw of x_start with k components for each name (Eq. 9), `(B, C, H, W)`; generator: on the CPU.
+        """A draw of x_start with k components for each name (Eq. 9).
 
-        Raises ValueError for an unknown class, or where k exceeds what was fitted.
+        Args:
+            classes: one name an image
+            k: components, 0 <= k <= K
+            generator: on the CPU
+
+        Returns:
+            x_start `(B, C, H, W)`.
+
+        Raises:
+            OnbrandError: an unknown class, or k exceeds what was fitted.
         """
         return torch.cat([self._of(name).draw(1, k, generator) for name in _listed(classes)])
 
     def project(self, x0: Tensor, classes: str | Sequence[str], k: int | None = None) -> Tensor:
-        """Each x0 `(B, C, H, W)` in k components of its class (section 3.4), None: in all that the class has; a single
-        name serves the whole batch.
+        """Each x0 in k components of its class (section 3.4).
 
-        Raises ValueError for an unknown class, another number of names than x0, or where k exceeds what was fitted.
+        Args:
+            x0: `(B, C, H, W)`
+            classes: one name an image, or one for the whole batch
+            k: components; None: all that the class has
+
+        Returns:
+            x_K `(B, C, H, W)`.
+
+        Raises:
+            OnbrandError: an unknown class, another number of names than x0, or k exceeds what was fitted.
         """
         if isinstance(classes, str):
             gaussian = self._of(classes)
             return gaussian.project(x0, gaussian.k if k is None else k)
         if len(classes) != len(x0):
-            raise ValueError(f"one class a picture: got {len(classes)} names for {len(x0)} pictures")
+            raise OnbrandError("prior", f"one class an image: got {len(classes)} names for {len(x0)} images")
         return torch.cat([self.project(x0[i : i + 1], name, k) for i, name in enumerate(classes)])
 
     def classify(self, x0: Tensor) -> tuple[list[str], Tensor]:
@@ -122,19 +145,22 @@ class Prior:
     def class_of(self, prompt: str) -> str:
         """The class whose name the prompt starts with (whole words, any case; the longest), or the only one there is.
 
-        Raises ValueError, listing the classes, where the prompt names none of several.
+        Raises:
+            OnbrandError: the prompt names none of several; the message lists them.
         """
         words = prompt.strip().casefold()
-        named = [
+        names = [
             name
             for name in self.classes
             if words.startswith(name.casefold()) and words[len(name.casefold()) :][:1] in ("", " ", ",")
         ]
-        if named:
-            return max(named, key=len)
+        if names:
+            return max(names, key=len)
         if len(self.classes) == 1:
             return self.classes[0]
-        raise ValueError(f"the prompt {prompt!r} starts with no class; {self._known()}; name one, or pass the class")
+        raise OnbrandError(
+            "prior", f"the prompt {prompt!r} starts with no class; {self._known()}; name one, or pass the class"
+        )
 
     def check(
         self,
@@ -143,16 +169,17 @@ class Prior:
         scaling_factor: float | None = None,
         shift_factor: float | None = None,
     ) -> None:
-        """Raise ValueError unless this prior belongs to a model so described; what is None is not compared."""
+        """Raise OnbrandError unless this prior belongs to a model so described; what is None is not compared."""
         if isinstance(resolution, int):
             resolution = (resolution, resolution)
-        asked = {"vae": vae, "resolution": resolution, "scaling_factor": scaling_factor, "shift_factor": shift_factor}
-        for name, got in asked.items():
-            fitted = getattr(self.provenance, name)
-            if got is not None and fitted != (tuple(got) if name == "resolution" else got):  # type: ignore[arg-type]
-                raise ValueError(
-                    f"this prior was fitted with {name} {fitted} (model {self.provenance.model!r}): got {got}; "
-                    "its x_start means nothing there, fit a prior with this model"
+        values = {"vae": vae, "resolution": resolution, "scaling_factor": scaling_factor, "shift_factor": shift_factor}
+        for name, value in values.items():
+            own = getattr(self.provenance, name)
+            if value is not None and own != (tuple(value) if name == "resolution" else value):  # type: ignore[arg-type]
+                raise OnbrandError(
+                    "prior",
+                    f"this prior was fitted with {name} {own} (model {self.provenance.model!r}): got {value}; "
+                    "its x_start means nothing there, fit a prior with this model",
                 )
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Prior":
@@ -161,46 +188,54 @@ class Prior:
         return Prior(gaussians, self.provenance, {name: part.to(device, dtype) for name, part in self.text.items()})
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, under another name first, then renamed into place; equal priors, equal bytes."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        """Write one safetensors file, whole or not at all; equal priors, equal bytes."""
         apart = {name: tensor.clone() for name, tensor in self._tensors().items()}  # the format knows no shared memory
-        told = self._header() | {"fingerprint": self.fingerprint}
-        save_file(apart, unfinished, {"onbrand": json.dumps(told, sort_keys=True)})  # one entry: several have no order
-        os.replace(unfinished, path)
+        header = json.dumps(self._header() | {"fingerprint": self.fingerprint}, sort_keys=True)
+        with whole_file(Path(path)) as draft:
+            save_file(apart, draft, {"onbrand": header})  # one entry: several have no order
 
     @classmethod
     def load(cls, path: str | Path) -> "Prior":
         """Read what `save` wrote; nothing in the file is executed.
 
-        Raises FileNotFoundError, and ValueError where it is no prior, of another format, or altered since it was saved.
+        Raises:
+            FileNotFoundError: there is no such file.
+            OnbrandError: it is no prior, of another format, or altered since it was saved.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"no prior at {path}: write one with `onbrand fit`")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no dict)
         except SafetensorError as error:
-            raise ValueError(f"a prior is a safetensors file: {path} is not ({error}); fit it again") from error
+            raise OnbrandError(
+                "prior", f"a prior is a safetensors file: {path} is not ({error}); fit it again"
+            ) from error
         if "onbrand" not in metadata:
-            raise ValueError(f"{path} is a safetensors file, but no prior: it says nothing of onbrand; fit one")
+            raise OnbrandError(
+                "prior", f"{path} is a safetensors file, but no prior: it says nothing of onbrand; fit one"
+            )
         header = json.loads(metadata["onbrand"])
         if header.get("format") != FORMAT:
-            raise ValueError(f"a prior of format {FORMAT} is read here: {path} is {header.get('format')}; fit it again")
+            raise OnbrandError(
+                "prior", f"a prior of format {FORMAT} is read here: {path} is {header.get('format')}; fit it again"
+            )
         about = header["provenance"]
-        provenance = Provenance(**{**about, "resolution": tuple(about["resolution"]), "ground": tuple(about["ground"])})
+        background = tuple(about.pop(BACKGROUND))
+        provenance = Provenance(**about | {"resolution": tuple(about["resolution"]), "background": background})
         gaussians, text = {}, {}
-        for i, told in enumerate(header["classes"]):
-            fitted = {part: tensors[f"class.{i}.{part}"] for part in ("mean", "components", "variances")}
-            gaussians[told["name"]] = Gaussian(**fitted, total=told["total"], count=told["count"])
-            if told["alpha"] is not None:
-                named = {name: tensors[f"class.{i}.text.{name}"] for name in Conditional.TENSORS}
-                text[told["name"]] = Conditional(**named, alpha=told["alpha"])
+        for i, entry in enumerate(header["classes"]):
+            parts = {part: tensors[f"class.{i}.{part}"] for part in ("mean", "components", "variances")}
+            gaussians[entry["name"]] = Gaussian(**parts, total=entry["total"], count=entry["count"])
+            if entry["alpha"] is not None:
+                regression = {name: tensors[f"class.{i}.text.{name}"] for name in Conditional.TENSORS}
+                text[entry["name"]] = Conditional(**regression, alpha=entry["alpha"])
         prior = cls(gaussians, provenance, text)
         if prior.fingerprint != header.get("fingerprint"):
-            raise ValueError(f"{path} does not match the fingerprint it was saved with; copy it anew, or fit it again")
+            raise OnbrandError(
+                "prior", f"{path} does not match the fingerprint it was saved with; copy it anew, or fit it again"
+            )
         return prior
 
     def _header(self) -> dict[str, Any]:
@@ -214,7 +249,9 @@ class Prior:
             }
             for name, gaussian in self.gaussians.items()
         ]
-        return {"format": FORMAT, "provenance": asdict(self.provenance), "classes": classes}
+        provenance = asdict(self.provenance)
+        provenance[BACKGROUND] = provenance.pop("background")
+        return {"format": FORMAT, "provenance": provenance, "classes": classes}
 
     def _tensors(self) -> dict[str, Tensor]:
         """All tensors by the names they have in the file, float32 on the CPU."""
@@ -227,7 +264,7 @@ class Prior:
 
     def _of(self, name: str) -> Gaussian:
         if name not in self.gaussians:
-            raise ValueError(f"{name!r} is no class of this prior; {self._known()}")
+            raise OnbrandError("prior", f"{name!r} is no class of this prior; {self._known()}")
         return self.gaussians[name]
 
     def _known(self) -> str:

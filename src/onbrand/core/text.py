@@ -1,4 +1,7 @@
-"""Q(x_start | class, text): a regression from the text embedding to PCA coordinates, residual kept (METHOD.md 5)."""
+"""Q(x_start | class, text): a regression from the text embedding to PCA coordinates, and its residual.
+
+docs/concepts/method.md, section 6.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,14 @@ import torch
 from torch import Tensor
 
 from onbrand.core.gaussian import Gaussian
+from onbrand.errors import OnbrandError
 
 
 @dataclass(frozen=True, eq=False)
 class Conditional:
     """The coordinates of x_start given the text: N(shrink * (intercept + (text - text_mean) weight), residual).
 
-    Raises ValueError where the tensors do not fit together or are not finite.
+    Raises OnbrandError if the tensors do not fit together or are not finite.
     """
 
     TENSORS: ClassVar[tuple[str, ...]] = ("weight", "text_mean", "intercept", "shrink", "residual", "r2")
@@ -26,7 +30,7 @@ class Conditional:
     text_mean: Tensor
     """`(E,)` float32: mean of the pooled text embeddings."""
     intercept: Tensor
-    """`(K,)` float32: mean coordinates of the pictures with text; 0 where those are the pictures of the Gaussian."""
+    """`(K,)` float32: mean coordinates of the images with text; 0 where those are the images of the Gaussian."""
     shrink: Tensor
     """`(K,)` in [0, 1]: the cross-validated R^2 of each coordinate, cut to this range; 0 is the class mean. 1 where the
     regression was fitted without."""
@@ -39,21 +43,24 @@ class Conditional:
 
     def __post_init__(self) -> None:
         if self.weight.ndim != 2:
-            raise ValueError(f"a regression's weight is (E, K): got {tuple(self.weight.shape)}")
+            raise OnbrandError("value", f"a regression's weight is (E, K): got {tuple(self.weight.shape)}")
         e, k = self.weight.shape
-        wanted = {"text_mean": (e,), "intercept": (k,), "shrink": (k,), "residual": (k, k), "r2": (k,)}
-        for name, shape in wanted.items():
+        shapes = {"text_mean": (e,), "intercept": (k,), "shrink": (k,), "residual": (k, k), "r2": (k,)}
+        for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
-                raise ValueError(f"a regression's {name} is {shape} here: got {tuple(getattr(self, name).shape)}")
+                raise OnbrandError(
+                    "value", f"a regression's {name} is {shape} here: got {tuple(getattr(self, name).shape)}"
+                )
         if not all(bool(getattr(self, name).isfinite().all()) for name in self.TENSORS):
-            raise ValueError("a regression holds finite numbers: got others; fit it again")
+            raise OnbrandError("value", "a regression holds finite numbers: got others; fit it again")
 
     def coordinates(self, text: Tensor) -> Tensor:
-        """Mean coordinates given pooled text embeddings: `(B, E)` to `(B, K)`. ValueError on another width."""
+        """Mean coordinates `(B, K)` given pooled text embeddings `(B, E)`. Raises OnbrandError on another width."""
         if text.ndim != 2 or text.shape[1] != len(self.text_mean):
-            raise ValueError(
+            raise OnbrandError(
+                "value",
                 f"pooled text embeddings are (B, {len(self.text_mean)}) here: got {tuple(text.shape)}; "
-                "use the text encoder that the prior was fitted with"
+                "use the text encoder that the prior was fitted with",
             )
         return self.shrink * (self.intercept + (text.to(self.weight) - self.text_mean) @ self.weight)
 
@@ -62,22 +69,31 @@ class Conditional:
         return gaussian.place(self.coordinates(text))
 
     def draw(self, gaussian: Gaussian, text: Tensor, noise: Tensor) -> Tensor:
-        """One x_start a text: mean plus a draw of the residual. text `(B, E)`, noise `(B, K)` standard normal.
+        """One x_start a text: its mean plus a draw of the residual.
 
-        Returns `(B, C, H, W)`. Raises ValueError where noise has another shape.
+        Args:
+            gaussian: the class, which says where coordinates lie
+            text: pooled embeddings `(B, E)`
+            noise: standard normal `(B, K)`
+
+        Returns:
+            x_start `(B, C, H, W)`.
+
+        Raises:
+            OnbrandError: noise of another shape, or text of another width.
         """
         mean = self.coordinates(text)
         if noise.shape != mean.shape:
-            raise ValueError(f"noise for these draws is {tuple(mean.shape)}: got {tuple(noise.shape)}")
+            raise OnbrandError("value", f"noise for these draws is {tuple(mean.shape)}: got {tuple(noise.shape)}")
         values, vectors = torch.linalg.eigh(self.residual.double().cpu())
         root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
         return gaussian.place(mean + noise.to(mean) @ root.to(mean))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Conditional:
         """A copy moved to a device or dtype."""
-        moved = {name: getattr(self, name) for name in self.TENSORS}
+        parts = {name: getattr(self, name) for name in self.TENSORS}
         return Conditional(
-            **{name: part.to(device=device, dtype=dtype or part.dtype) for name, part in moved.items()},
+            **{name: part.to(device=device, dtype=dtype or part.dtype) for name, part in parts.items()},
             alpha=self.alpha,
         )
 
@@ -91,10 +107,10 @@ RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 @dataclass
 class Sums:
-    """What is kept of one fold; every field is a plain sum over its pictures, in float64."""
+    """What is kept of one fold; every field is a plain sum over its images, in float64."""
 
     count: Tensor
-    """`()` pictures."""
+    """`()` images."""
     text: Tensor
     """`(E,)` sum of embeddings t."""
     coordinates: Tensor
@@ -114,94 +130,122 @@ class Sums:
 class ConditionalFitter:
     """Sums pairs of text and x0 of one class by fold; `finish` makes the regression. O(folds E^2) memory.
 
-    gaussian: the fitted class, with K >= 1; folds: of the cross-validation, 2 or more. Raises ValueError otherwise.
+    Args:
+        gaussian: the class as fitted, with K >= 1
+        folds: of the cross-validation, >= 2
+
+    Raises:
+        OnbrandError: fewer components or folds.
     """
 
     def __init__(self, gaussian: Gaussian, folds: int = 5) -> None:
         if gaussian.k < 1 or folds < 2:
-            raise ValueError(f"text needs components and folds: got K = {gaussian.k}, {folds} folds; fit with --k 1 up")
+            raise OnbrandError(
+                "value", f"text needs components and folds: got K = {gaussian.k}, {folds} folds; fit with --k 1 up"
+            )
         self.gaussian = gaussian
         self._folds: list[Sums | None] = [None] * folds
 
     @property
     def count(self) -> int:
-        """Pictures seen."""
+        """Images seen."""
         return sum(int(sums.count) for sums in self._folds if sums)
 
     def update(self, text: Tensor, x0: Tensor, index: Tensor | Sequence[int]) -> None:
-        """Add a batch: pooled embeddings `(B, E)`, x0 `(B, C, H, W)`, and each picture's number, which names its fold.
+        """Add a batch.
 
-        The fold is number % folds: give pictures that are one another's copies one number. Raises ValueError on shapes
-        that do not fit or numbers that are not finite; then nothing was added.
+        Args:
+            text: pooled embeddings `(B, E)`, finite
+            x0: scaled latents `(B, C, H, W)`, finite
+            index: each image's number; its fold is number % folds. Images that are copies of one another share one.
+
+        Raises:
+            OnbrandError: shapes that do not fit, or numbers that are not finite. Nothing is added then.
         """
         folds = torch.as_tensor(index).cpu() % len(self._folds)
         if text.ndim != 2 or not len(text) == len(x0) == len(folds):
-            raise ValueError(
+            raise OnbrandError(
+                "value",
                 f"text (B, E), x0 (B, C, H, W) and index (B,) go together: got {tuple(text.shape)}, "
-                f"{tuple(x0.shape)} and {len(folds)} numbers"
+                f"{tuple(x0.shape)} and {len(folds)} numbers",
             )
-        seen = next((sums for sums in self._folds if sums), None)
-        if seen and seen.text.shape != text.shape[1:]:
-            raise ValueError(f"one text encoder a fit: got embeddings of {len(seen.text)} and {text.shape[1]} numbers")
+        other = next((sums for sums in self._folds if sums), None)
+        if other and other.text.shape != text.shape[1:]:
+            raise OnbrandError(
+                "value", f"one text encoder a fit: got embeddings of {len(other.text)} and {text.shape[1]} numbers"
+            )
         if not bool(text.isfinite().all()) or not bool(x0.isfinite().all()):
-            raise ValueError("text and x0 must be finite: got others; encode them again, in float32")
+            raise OnbrandError("value", "text and x0 must be finite: got others; encode them again, in float32")
         t, y = text.detach().cpu().double(), self.gaussian.to("cpu", torch.float64).coordinates(x0.detach())
-        for fold in folds.unique().tolist():
+        for fold in sorted(set(folds.tolist())):
             a, b = t[folds == fold], y[folds == fold]
             count = torch.tensor(float(len(a)), dtype=torch.float64)
             self._add(fold, Sums(count, a.sum(0), b.sum(0), a.T @ a, a.T @ b, b.T @ b))
 
     def merge(self, other: ConditionalFitter) -> ConditionalFitter:
-        """A fitter that has seen what both have. Raises ValueError where their folds or Gaussians differ."""
+        """A fitter that has seen what both have. Raises OnbrandError if their folds or Gaussians differ."""
         mine, its = self.gaussian, other.gaussian
         if len(self._folds) != len(other._folds) or not torch.equal(mine.components, its.components):
-            raise ValueError("parts of one fit share folds and Gaussian: got others; fit the Gaussian first, on all")
-        merged = ConditionalFitter(mine, len(self._folds))
+            raise OnbrandError(
+                "value", "parts of one fit share folds and Gaussian: got others; fit the Gaussian first, on all"
+            )
+        union = ConditionalFitter(mine, len(self._folds))
         for part in (self, other):
             for fold, sums in enumerate(part._folds):
                 if sums:
-                    merged._add(fold, sums)
-        return merged
+                    union._add(fold, sums)
+        return union
 
     def finish(self, alphas: Sequence[float] = ALPHAS, method: Method = "ridge", shrink: bool = True) -> Conditional:
-        """The regression, its ridge chosen among alphas (scikit-learn's scale) by squared error out of fold.
+        """The regression, its ridge chosen by squared error out of fold.
 
-        method: "ridge"; "reduced-rank", of which only the directions of the coordinates that are told best are kept
-        (Izenman 1975; with a ridge, Mukherjee & Zhu 2011); "cca", likewise with the coordinates whitened, the leading
-        canonical pairs (Hotelling 1936; the paper's Discussion). How many, among RANKS, is chosen with the ridge.
-        shrink: multiply each coordinate's prediction by its R^2 out of fold, cut to [0, 1]: text that says nothing
-        leaves the class mean. Raises ValueError for another method, alphas not above 0 or fewer than two folds that
-        have pictures.
+        Args:
+            alphas: ridges to choose among, above 0, on scikit-learn's scale
+            method: "ridge"; "reduced-rank", which keeps only the directions of the coordinates that the text explains
+                best (Izenman 1975; with a ridge, Mukherjee & Zhu 2011); "cca", the same with the coordinates whitened,
+                the leading canonical pairs (Hotelling 1936; the paper's Discussion). How many of RANKS is chosen with
+                the ridge
+            shrink: multiply each coordinate's prediction by its R^2 out of fold, cut to [0, 1], so that text that says
+                nothing leaves the class mean
+
+        Raises:
+            OnbrandError: another method, alphas not above 0, or fewer than two folds that have images.
         """
         check_method(method)
         folds = [sums for sums in self._folds if sums]
         if len(folds) < 2 or not alphas or min(alphas) <= 0:
-            raise ValueError(
-                f"cross-validation needs pictures in two folds and alphas above 0: got {self.count} pictures in "
-                f"{len(folds)} folds, alphas {tuple(alphas)}; give more captions, or leave this class without"
+            raise OnbrandError(
+                "value",
+                f"cross-validation needs images in two folds and alphas above 0: got {self.count} images in "
+                f"{len(folds)} folds, alphas {tuple(alphas)}; give more captions, or leave this class without",
             )
-        whole = folds[0]
+        # sums are additive: those of a fold's training images are the total less its own; no image is read twice
+        total = folds[0]
         for sums in folds[1:]:
-            whole = whole.plus(sums)
-        trained = [_Ridge(whole.plus(sums, -1)) for sums in folds]
+            total = total.plus(sums)
+        ridges = [_Ridge(total.plus(sums, -1)) for sums in folds]
         ranks = [None] if method == "ridge" else [rank for rank in RANKS if rank < self.gaussian.k] + [None]
-        tried = [(alpha, method == "cca", rank) for alpha in alphas for rank in ranks]
-        checked = {one: _out_of_fold(folds, [ridge.solve(*one) for ridge in trained]) for one in tried}
-        left = {one: whole.yy.diag() - 2 * yp.diag() + pp.diag() for one, (yp, pp) in checked.items()}
-        best = min(left, key=lambda one: float(left[one].sum()))
-        spread = whole.yy.diag() - whole.coordinates.square() / whole.count
-        r2 = torch.where(spread > 0, 1 - left[best] / spread.clamp(min=1e-300), 0.0)
-        kept = r2.clamp(0, 1) if shrink else torch.ones_like(r2)
-        yp, pp = checked[best]
-        residual = (whole.yy - yp * kept - (yp * kept).T + kept[:, None] * pp * kept) / whole.count
-        final = _Ridge(whole)
-        tensors = final.solve(*best)[0], final.text_mean, final.intercept, kept, residual, r2
-        named = {name: part.float() for name, part in zip(Conditional.TENSORS, tensors, strict=True)}
-        return Conditional(**named, alpha=float(best[0]))
+        candidates = [(alpha, method == "cca", rank) for alpha in alphas for rank in ranks]
+        products = {
+            candidate: _out_of_fold(folds, [ridge.solve(*candidate) for ridge in ridges]) for candidate in candidates
+        }
+        # |y - p|^2 = y^T y - 2 y^T p + p^T p, summed over all images, each predicted by the ridge that did not see it
+        errors = {candidate: total.yy.diag() - 2 * yp.diag() + pp.diag() for candidate, (yp, pp) in products.items()}
+        best = min(errors, key=lambda candidate: float(errors[candidate].sum()))
+        spread = total.yy.diag() - total.coordinates.square() / total.count
+        r2 = torch.where(spread > 0, 1 - errors[best] / spread.clamp(min=1e-300), 0.0)
+        shrinkage = r2.clamp(0, 1) if shrink else torch.ones_like(r2)
+        # what shrunk predictions s p leave open: the covariance of y - s p, again from sums alone
+        yp, pp = products[best]
+        residual = (total.yy - yp * shrinkage - (yp * shrinkage).T + shrinkage[:, None] * pp * shrinkage) / total.count
+        final = _Ridge(total)
+        tensors = final.solve(*best)[0], final.text_mean, final.intercept, shrinkage, residual, r2
+        parts = {name: part.float() for name, part in zip(Conditional.TENSORS, tensors, strict=True)}
+        return Conditional(**parts, alpha=float(best[0]))
 
     def _add(self, fold: int, sums: Sums) -> None:
-        had = self._folds[fold]
-        self._folds[fold] = had.plus(sums) if had else sums
+        before = self._folds[fold]
+        self._folds[fold] = before.plus(sums) if before else sums
 
 
 class _Ridge:
@@ -217,10 +261,10 @@ class _Ridge:
 
     def solve(self, alpha: float, whitened: bool = False, rank: int | None = None) -> tuple[Tensor, Tensor]:
         """Weight `(E, K)` and the prediction at text 0 `(K,)`; with a rank, of the `rank` directions told best."""
-        damped = self.turned / (self.values.clamp(min=0) + alpha)[:, None]
-        weight = self.vectors @ damped
+        solution = self.turned / (self.values.clamp(min=0) + alpha)[:, None]
+        weight = self.vectors @ solution
         if rank is not None:  # the fitted values' Gram matrix, B^T (S_tt + alpha) B = S_ty^T (S_tt + alpha)^-1 S_ty
-            gram = self.turned.T @ damped
+            gram = self.turned.T @ solution
             there, back = (self.whiten, self.colour) if whitened else (torch.eye(len(gram)).to(gram),) * 2
             leading = torch.linalg.eigh(there @ gram @ there)[1][:, -rank:]
             weight = weight @ there @ leading @ leading.T @ back
@@ -228,15 +272,17 @@ class _Ridge:
 
 
 def check_method(method: str) -> None:
-    """Raise ValueError unless method is one of the three regressions."""
+    """Raise OnbrandError unless method is one of the three regressions."""
     if method not in get_args(Method):
-        raise ValueError(f"a regression from text is one of {', '.join(get_args(Method))}: got {method!r}; use ridge")
+        raise OnbrandError(
+            "value", f"a regression from text is one of {', '.join(get_args(Method))}: got {method!r}; use ridge"
+        )
 
 
-def _out_of_fold(folds: list[Sums], solved: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Sums `(K, K)` of y p^T and p p^T over all pictures, p being the prediction of the ridge that did not see them."""
+def _out_of_fold(folds: list[Sums], solutions: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Sums `(K, K)` of y p^T and p p^T over all images, p being the prediction of the ridge that did not see them."""
     yp, pp = torch.zeros_like(folds[0].yy), torch.zeros_like(folds[0].yy)
-    for sums, (weight, base) in zip(folds, solved, strict=True):
+    for sums, (weight, base) in zip(folds, solutions, strict=True):
         cross = torch.outer(sums.text @ weight, base)
         yp += torch.outer(sums.coordinates, base) + sums.ty.T @ weight
         pp += sums.count * torch.outer(base, base) + cross + cross.T + weight.T @ sums.tt @ weight

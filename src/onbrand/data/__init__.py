@@ -1,1 +1,1 @@
-"""Floor 1: from a folder to latents. records (rows) -> images (pixels) -> latents (encoded once, kept in shards)."""
+"""A user's folder -> latents: records (rows), images (pixels), latents (encoded once, kept in shards)."""

@@ -7,23 +7,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from hashlib import sha256
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from onbrand.data.images import WHITE, Refused, open_picture, pad, to_range
+from onbrand.data.images import WHITE, open_image, pad, to_range
 from onbrand.data.latents import Store, Summary
 from onbrand.data.records import Record
+from onbrand.errors import OnbrandError, UnreadableImage
+from onbrand.io import digest
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 """(B, 3, H, W) float32 in [-1, 1] on the CPU -> (mean, logvar), each (B, C, h, w), on any device."""
 Pixels = np.ndarray
 """(H, W, 3) uint8."""
-Examined = tuple[str | None, str | None, Pixels | Refused | None]
-"""(mark, key, pixels): key None where there are no bytes, pixels None where the store knows the key."""
+Examined = tuple[str | None, str | None, Pixels | UnreadableImage | None]
+"""(mark, key, pixels): key None if there are no bytes, pixels None if the store knows the key."""
 
 
 def encode_all(
@@ -44,13 +45,14 @@ def encode_all(
     it has to encode, each written as soon as it is full: a resumed run encodes the slices that are missing, in the same
     batches, to the same bytes. With another `batch`, `shard` or `world` latents agree to float tolerance.
 
-    `progress`: a bar with the rate, on stderr. `threads` decode pictures (default: up to 8). ValueError if `encode`
-    gives what cannot be latents; refused pictures raise nothing.
+    `progress`: a bar with the rate, on stderr. `threads` decode images (default: up to 8). OnbrandError if `encode`
+    gives what cannot be latents; refused images raise nothing.
     """
     if not 0 <= rank < world or min(batch, shard) < 1:
-        raise ValueError(
+        raise OnbrandError(
+            "latents",
             f"needs 0 <= rank < world, batch >= 1 and shard >= 1; "
-            f"got rank={rank}, world={world}, batch={batch}, shard={shard}"
+            f"got rank={rank}, world={world}, batch={batch}, shard={shard}",
         )
     runs = range(rank * shard, len(records), world * shard)
     own = [record for start in runs for record in records[start : start + shard]]
@@ -59,25 +61,25 @@ def encode_all(
     marks: dict[str, str] = {}
     writing = _Slice(store, encode, batch, rank)
     pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
-    bar = tqdm(total=len(own), desc="encode", unit=" pictures", disable=not progress)
+    bar = tqdm(total=len(own), desc="encode", unit=" images", disable=not progress)
     try:
         for record, (mark, key, pixels) in zip(own, _examine_ahead(pool, own, store, 2 * batch), strict=True):
             bar.update()
             if mark and key:
                 marks[mark] = key
             if key is None:  # no bytes to know it by: looked at anew in every run
-                if isinstance(pixels, Refused):
+                if isinstance(pixels, UnreadableImage):
                     summary.refused.append(pixels)
                 continue
             if pixels is not None and key not in store and store.reason(key) is None and key not in writing:
                 writing.add(record, key, pixels)
-                encoded += not isinstance(pixels, Refused)
+                encoded += not isinstance(pixels, UnreadableImage)
             reason = store.reason(key) or writing.refused.get(key)
             if reason is None:
                 summary.used.append(record)
                 summary.keys.append(key)
             else:
-                summary.refused.append(Refused(record.file, reason))
+                summary.refused.append(UnreadableImage(record.file, reason))
                 bar.set_postfix(refused=len(summary.refused), refresh=False)
             if len(writing) == shard:
                 writing.write()
@@ -92,7 +94,7 @@ def encode_all(
 
 
 class _Slice:
-    """The shard being made: its pictures are encoded as soon as a batch is full, so that no more than one is held."""
+    """The shard being made: its images are encoded as soon as a batch is full, so that no more than one is held."""
 
     def __init__(self, store: Store, encode: Encode, batch: int, rank: int) -> None:
         self.store, self.encode, self.batch, self.rank = store, encode, batch, rank
@@ -110,9 +112,9 @@ class _Slice:
     def __contains__(self, key: str) -> bool:
         return key in self.keys or key in self.refused
 
-    def add(self, record: Record, key: str, pixels: Pixels | Refused) -> None:
-        """Takes in one picture, or the reason why it is none."""
-        if isinstance(pixels, Refused):
+    def add(self, record: Record, key: str, pixels: Pixels | UnreadableImage) -> None:
+        """Takes in one image, or the reason why it is none."""
+        if isinstance(pixels, UnreadableImage):
             self.refused[key] = pixels.reason
             return
         self.keys[key] = None
@@ -133,9 +135,9 @@ class _Slice:
             return
         names = [str(record.file) for record, _ in self._waiting]
         pixels = torch.from_numpy(np.stack([pixels for _, pixels in self._waiting])).permute(0, 3, 1, 2)
-        pictures = to_range(pixels.contiguous())
+        images = to_range(pixels.contiguous())
         self._waiting = []
-        sides = {"": pictures, "_flipped": pictures.flip(-1)} if self.store.key.flip else {"": pictures}
+        sides = {"": images, "_flipped": images.flip(-1)} if self.store.key.flip else {"": images}
         for end, side in sides.items():
             with torch.no_grad():
                 mean, logvar = self.encode(side)
@@ -146,42 +148,46 @@ class _Slice:
 
 def _check(mean: Tensor, logvar: Tensor, names: list[str]) -> None:
     if mean.ndim != 4 or mean.shape != logvar.shape or len(mean) != len(names):
-        raise ValueError(
-            f"encode gives (mean, logvar), both (B, C, h, w), for B={len(names)} pictures; "
-            f"got {tuple(mean.shape)} and {tuple(logvar.shape)}"
+        raise OnbrandError(
+            "latents",
+            f"encode gives (mean, logvar), both (B, C, h, w), for B={len(names)} images; "
+            f"got {tuple(mean.shape)} and {tuple(logvar.shape)}",
         )
-    whole = (mean.isfinite() & logvar.isfinite()).flatten(1).all(1).tolist()
-    if not all(whole):
-        raise ValueError(
-            f"latents are finite; those of {names[whole.index(False)]} are not. Encode in float32: "
-            "some VAEs overflow in half precision"
+    finite = (mean.isfinite() & logvar.isfinite()).flatten(1).all(1).tolist()
+    if not all(finite):
+        raise OnbrandError(
+            "latents",
+            f"latents are finite; those of {names[finite.index(False)]} are not. Encode in float32: "
+            "some VAEs overflow in half precision",
         )
 
 
 def _examine(record: Record, store: Store) -> Examined:
     mark = store.digests.mark(record)  # before the bytes: a change in between then shows in the next mark
-    known = store.digests.recall(mark)
-    if known is not None and (known in store or store.reason(known) is not None):
-        return mark, known, None
-    content = record.read()
-    if isinstance(content, Refused):
-        return None, None, content
-    key = sha256(content).hexdigest()
+    former = store.digests.recall(mark)
+    if former is not None and (former in store or store.reason(former) is not None):
+        return mark, former, None
+    try:
+        content = record.read()
+    except UnreadableImage as error:
+        return None, None, error
+    key = digest(content)
     if key in store or store.reason(key) is not None:
         return mark, key, None
-    ground = store.key.ground
-    picture = open_picture(record.file, content, WHITE if ground is None else ground)
-    if isinstance(picture, Refused):
-        return mark, key, picture
-    return mark, key, np.asarray(pad(picture, store.key.resolution, ground))
+    background = store.key.background
+    try:
+        image = open_image(record.file, content, WHITE if background is None else background)
+    except UnreadableImage as error:
+        return mark, key, error
+    return mark, key, np.asarray(pad(image, store.key.resolution, background))
 
 
 def _examine_ahead(pool: ThreadPoolExecutor, records: Sequence[Record], store: Store, depth: int) -> Iterator[Examined]:
-    # in the records' order, with at most `depth` pictures held in memory
-    begun: deque[Future[Examined]] = deque()
+    # in the records' order, with at most `depth` images held in memory
+    futures: deque[Future[Examined]] = deque()
     for record in records:
-        begun.append(pool.submit(_examine, record, store))
-        if len(begun) > depth:
-            yield begun.popleft().result()
-    while begun:
-        yield begun.popleft().result()
+        futures.append(pool.submit(_examine, record, store))
+        if len(futures) > depth:
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()

@@ -1,4 +1,4 @@
-"""Pictures encoded once: posterior mean and log-variance in shards on disk, found again by what the picture holds."""
+"""Images encoded once: posterior mean and log-variance in shards on disk, found again by what the image holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from onbrand.data.images import RGB, Refused
+from onbrand.data.images import RGB
 from onbrand.data.records import Record
+from onbrand.errors import OnbrandError, UnreadableImage
+from onbrand.io import digest, whole_file
 
 PREPARATION = 1
 """Raised whenever the way a file becomes pixels changes, so that latents of before are not taken for those of now."""
@@ -36,24 +37,26 @@ class Key:
     vae: str
     """Fingerprint of the encoder."""
     resolution: tuple[int, int]
-    """(H, W) of the padded pictures, pixels; multiples of the encoder's factor."""
+    """(H, W) of the padded images, pixels; multiples of the encoder's factor."""
     flip: bool = False
-    """Whether every picture is encoded mirrored as well."""
-    ground: RGB | None = None
-    """What is padded with and lies under transparency; None: each picture's own border, and white."""
+    """Whether every image is encoded mirrored as well."""
+    background: RGB | None = None
+    """What is padded with and lies under transparency; None: each image's own border, and white."""
     dtype: str = "float32"
     """On disk: float32, or float16 at half the size, which rounds each latent by up to 1/2048 of its value."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "float16"):
-            raise ValueError(f"latents are kept as float32 or float16; got dtype={self.dtype!r}")
+            raise OnbrandError("latents", f"latents are kept as float32 or float16; got dtype={self.dtype!r}")
         if len(self.resolution) != 2 or min(self.resolution) < 1:
-            raise ValueError(f"a resolution is (H, W) in pixels, both >= 1; got {self.resolution}")
+            raise OnbrandError("latents", f"a resolution is (H, W) in pixels, both >= 1; got {self.resolution}")
 
     @property
     def digest(self) -> str:
         """sha256 (hex) of the key."""
-        return sha256(json.dumps(asdict(self) | {"preparation": PREPARATION}, sort_keys=True).encode()).hexdigest()
+        about = asdict(self) | {"preparation": PREPARATION}
+        about["ground"] = about.pop("background")  # its name when stores were first written, which are found by this
+        return digest(json.dumps(about, sort_keys=True).encode())
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,14 @@ class Summary:
     """Those with latents, in the records' order."""
     keys: list[str]
     """For each of `used`, what `Store.get` finds its latents by: sha256 of the file's bytes."""
-    refused: list[Refused]
+    refused: list[UnreadableImage]
     encoded: int = 0
-    """Pictures encoded in this run, not found in the store."""
+    """Images encoded in this run, not found in the store."""
     seconds: float = 0.0
 
     def __str__(self) -> str:
         rate = f", {self.encoded / self.seconds:.1f} a second" if self.encoded and self.seconds else ""
-        head = f"{len(self.used)} pictures used ({self.encoded} encoded now{rate}), {len(self.refused)} refused"
+        head = f"{len(self.used)} images used ({self.encoded} encoded now{rate}), {len(self.refused)} refused"
         return "\n  ".join([head + (":" if self.refused else ""), *map(str, self.refused)])
 
 
@@ -79,7 +82,7 @@ class Store:
     """Latents in `folder`/<key>/: shards {mean, logvar[, mean_flipped, logvar_flipped]} (N, C, h, w), written once.
 
     A shard is written under another name, synced and renamed, so that it is whole or absent; its header lists the
-    pictures it holds and those refused. Its name is its content's and its writer's rank, so that ranks never collide.
+    images it holds and those refused. Its name is its content's and its writer's rank, so that ranks never collide.
     """
 
     def __init__(self, folder: str | Path, key: Key) -> None:
@@ -103,15 +106,17 @@ class Store:
 
     def reload(self) -> None:
         """Takes in the shards that were written since, by any rank."""
-        known = set(self._shards)
+        shards = set(self._shards)
         for file in sorted(self.folder.glob("*.safetensors")):
-            if file in known:
+            if file in shards:
                 continue
             try:
                 with safe_open(file, framework="pt") as shard:
                     header = json.loads(shard.metadata()["onbrand"])
             except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{file} is no whole shard of latents ({error}). Delete it; encode again") from error
+                raise OnbrandError(
+                    "latents", f"{file} is no whole shard of latents ({error}). Delete it; encode again"
+                ) from error
             self._take(file, header)
         self.digests.reload()
 
@@ -125,13 +130,13 @@ class Store:
         return self.__dict__ | {"_open": OrderedDict()}
 
     def reason(self, key: str) -> str | None:
-        """Why the picture of this key was refused, if it was."""
+        """Why the image of this key was refused, if it was."""
         return self._reasons.get(key)
 
     def add(self, keys: Sequence[str], parts: Mapping[str, Tensor], refused: Mapping[str, str], rank: int = 0) -> Path:
         """Writes one shard: row i of each part belongs to keys[i]; `refused` maps the others' keys to reasons."""
         header = {"keys": list(keys), "refused": dict(refused)}
-        name = sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:24]
+        name = digest(json.dumps(header, sort_keys=True).encode())[:24]
         file = self.folder / f"{rank:03d}-{name}.safetensors"
         dtype = getattr(torch, self.key.dtype)
         rows = {part: value.to(dtype).contiguous() for part, value in parts.items()}
@@ -144,15 +149,17 @@ class Store:
     def get(self, keys: Sequence[str], flipped: Sequence[bool] | None = None) -> tuple[Tensor, Tensor]:
         """(mean, logvar), each (B, C, h, w) float32, unscaled, for any keys in any order; only these rows are read.
 
-        flipped: for each key whether the mirrored picture's; needs a store with flip=True.
+        flipped: for each key whether the mirrored image's; needs a store with flip=True.
         """
         sides = [False] * len(keys) if flipped is None else list(flipped)
         if any(sides) and not self.key.flip:
-            raise ValueError("a store with flip=False holds no mirrored pictures. Encode with flip=True")
+            raise OnbrandError("latents", "a store with flip=False holds no mirrored images. Encode with flip=True")
         means, logvars = [], []
         for key, side in zip(keys, sides, strict=True):
             if key not in self._places:
-                raise ValueError(f"no latents of picture {key[:12]} in {self.folder}. Encode it first (encode_all)")
+                raise OnbrandError(
+                    "latents", f"no latents of image {key[:12]} in {self.folder}. Encode it first (encode_all)"
+                )
             number, row = self._places[key]
             shard = self._shard(self._shards[number])
             end = "_flipped" if side else ""
@@ -161,31 +168,32 @@ class Store:
         return torch.cat(means).float(), torch.cat(logvars).float()
 
     def look_up(self, records: Sequence[Record]) -> Summary:
-        """Used and refused among `records`, whichever rank encoded them. ValueError if one is new or changed."""
-        used, keys, refused, missing, fresh = [], [], [], [], {}
+        """Used and refused among `records`, whichever rank encoded them. OnbrandError if one is new or changed."""
+        used, keys, refused, missing, new = [], [], [], [], {}
         for record in records:
             mark = self.digests.mark(record)
             key = self.digests.recall(mark)
             if key is None:
-                content = record.read()
-                if isinstance(content, Refused):
-                    refused.append(content)
+                try:
+                    key = digest(record.read())
+                except UnreadableImage as error:
+                    refused.append(error)
                     continue
-                key = sha256(content).hexdigest()
                 if mark:
-                    fresh[mark] = key
+                    new[mark] = key
             if key in self._places:
                 used.append(record)
                 keys.append(key)
             elif key in self._reasons:
-                refused.append(Refused(record.file, self._reasons[key]))
+                refused.append(UnreadableImage(record.file, self._reasons[key]))
             else:
                 missing.append(record.file)
-        self.digests.hold(fresh)
+        self.digests.hold(new)
         if missing:
-            raise ValueError(
-                f"latents are read after encoding; {len(missing)} of {len(records)} pictures are new or "
-                f"changed ({missing[0]} first). Run encode_all again"
+            raise OnbrandError(
+                "latents",
+                f"latents are read after encoding; {len(missing)} of {len(records)} images are new or "
+                f"changed ({missing[0]} first). Run encode_all again",
             )
         return Summary(used, keys, refused)
 
@@ -209,11 +217,11 @@ class Store:
 def iterate(store: Store, records: Sequence[Record], batch: int = 64) -> Iterator[tuple[Tensor, Tensor, list[Record]]]:
     """(mean, logvar (B, C, h, w) float32 unscaled, their records), `batch` at a time in the records' order.
 
-    Refused pictures are passed over. With store.key.flip each batch is followed by its mirrored pictures' latents.
+    Refused images are passed over. With store.key.flip each batch is followed by its mirrored images' latents.
     """
-    found = store.look_up(records)
-    for start in range(0, len(found.used), batch):
-        keys, chunk = found.keys[start : start + batch], found.used[start : start + batch]
+    summary = store.look_up(records)
+    for start in range(0, len(summary.used), batch):
+        keys, chunk = summary.keys[start : start + batch], summary.used[start : start + batch]
         yield *store.get(keys), chunk
         if store.key.flip:
             yield *store.get(keys, [True] * len(keys)), chunk
@@ -221,17 +229,8 @@ def iterate(store: Store, records: Sequence[Record], batch: int = 64) -> Iterato
 
 def _write(file: Path, content: bytes) -> None:
     """The file whole or not at all, also after a kill or a power cut."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with whole_file(file, durable=True) as draft:
+        draft.write_bytes(content)
 
 
 SETTLED = 2_000_000_000
@@ -243,8 +242,8 @@ class Digests:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._known: dict[str, str] = {}
-        self._kept: set[str] = set()
+        self._digests: dict[str, str] = {}
+        self._on_disk: set[str] = set()
         self.reload()
 
     def reload(self) -> None:
@@ -254,8 +253,8 @@ class Digests:
                 for line in lines:
                     try:
                         entry = json.loads(line)
-                        self._known[entry["mark"]] = entry["sha256"]
-                        self._kept.add(entry["mark"])
+                        self._digests[entry["mark"]] = entry["sha256"]
+                        self._on_disk.add(entry["mark"])
                     except (ValueError, KeyError, TypeError):
                         continue
 
@@ -269,22 +268,22 @@ class Digests:
         if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < SETTLED:
             return None
         parts = (os.path.abspath(stamp), record.row, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        return sha256(json.dumps(parts).encode()).hexdigest()[:32]
+        return digest(parts)[:32]
 
     def recall(self, mark: str | None) -> str | None:
         """The digest of the bytes behind `mark`, if it was ever computed."""
-        return self._known.get(mark) if mark else None
+        return self._digests.get(mark) if mark else None
 
     def hold(self, entries: dict[str, str]) -> None:
         """Keeps {mark: digest} for this process only."""
-        self._known.update(entries)
+        self._digests.update(entries)
 
     def remember(self, entries: dict[str, str], rank: int) -> None:
         """Appends {mark: digest} to the rank's file, which has no other writer."""
-        new = {mark: digest for mark, digest in entries.items() if mark not in self._kept}
-        self._known.update(new)
-        self._kept.update(new)
+        new = {mark: key for mark, key in entries.items() if mark not in self._on_disk}
+        self._digests.update(new)
+        self._on_disk.update(new)
         if new:
-            lines = "".join(json.dumps({"mark": mark, "sha256": digest}) + "\n" for mark, digest in new.items())
+            lines = "".join(json.dumps({"mark": mark, "sha256": key}) + "\n" for mark, key in new.items())
             with open(self.folder / f"digests-{rank:03d}.jsonl", "a", encoding="utf-8") as file:
                 file.write("\n" + lines)  # an empty line first: the last one may have been torn

@@ -1,4 +1,4 @@
-"""Pictures that lie as bytes in a table, read row by row: Parquet, a dataset saved by `datasets`, one from the Hub."""
+"""Images that lie as bytes in a table, read row by row: Parquet, or a dataset saved by `datasets`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from onbrand.errors import OnbrandError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,7 +34,7 @@ class Parquet:
         import pyarrow.parquet as pq
 
         self._lock = threading.Lock()
-        self._held: tuple[int, list[Any]] = (-1, [])
+        self._group: tuple[int, list[Any]] = (-1, [])
         self.starts, self.groups, row = [], [], 0
         for file in self.files:
             with pq.ParquetFile(file) as table:
@@ -49,7 +51,7 @@ class Parquet:
         self.__init__(**state)  # type: ignore[misc]
 
     def rows(self) -> Iterator[tuple[Path, Any, Any]]:
-        """(name, text, class) of every row, in the files' order; the pictures are not read."""
+        """(name, text, class) of every row, in the files' order; the images are not read."""
         import pyarrow.parquet as pq
 
         from datasets import Features
@@ -72,22 +74,22 @@ class Parquet:
         return self.groups[bisect_right(self.starts, row) - 1][0]
 
     def read(self, row: int) -> bytes:
-        """The bytes of the row's picture; its row group is held until a row of another one is asked for."""
+        """The bytes of the row's image; its row group is held until a row of another one is asked for."""
         import pyarrow.parquet as pq
 
         place = bisect_right(self.starts, row) - 1
         with self._lock:
-            if self._held[0] != place:
+            if self._group[0] != place:
                 file, group = self.groups[place]
                 with pq.ParquetFile(file) as table:
-                    self._held = (place, table.read_row_group(group, columns=["image"]).column("image"))
-            value = self._held[1][row - self.starts[place]].as_py()
+                    self._group = (place, table.read_row_group(group, columns=["image"]).column("image"))
+            value = self._group[1][row - self.starts[place]].as_py()
         return _bytes(value)
 
 
 @dataclass(eq=False)
 class Saved:
-    """A `datasets.Dataset` with a column `image`, memory-mapped: saved with `save_to_disk`, or from the Hub's cache."""
+    """A `datasets.Dataset` with a column `image`, memory-mapped, as `save_to_disk` left it."""
 
     dataset: Dataset
     folder: Path
@@ -99,7 +101,7 @@ class Saved:
         self._images = self.dataset.select_columns(["image"]).cast_column("image", Image(decode=False))
 
     def rows(self) -> Iterator[tuple[Path, Any, Any]]:
-        """(name, text, class) of every row; the pictures are not read."""
+        """(name, text, class) of every row; the images are not read."""
         columns = [name for name in COLUMNS if name in self.dataset.column_names]
         names = _names(self.dataset.features)
         if not columns:
@@ -118,7 +120,7 @@ class Saved:
         return state if state.exists() else Path(self.dataset.cache_files[0]["filename"])
 
     def read(self, row: int) -> bytes:
-        """The bytes of the row's picture."""
+        """The bytes of the row's image."""
         return _bytes(self._images[row]["image"])
 
 
@@ -133,42 +135,38 @@ def open_saved(folder: Path, split: str | None) -> Saved:
     return Saved(dataset, folder)
 
 
-def open_hub(name: str, split: str | None) -> Saved:
-    """A dataset of the Hub, "owner/name", through `datasets` and its cache; needs the network the first time."""
-    from datasets import get_dataset_split_names, load_dataset
-
-    dataset = load_dataset(name, split=_one_split(get_dataset_split_names(name), split, name))
-    return Saved(dataset, Path(name))
-
-
 def open_parquet(files: list[Path], split: str | None) -> Parquet:
     """The files of one split, where their names carry it as `datasets` writes them (train-00000-of-00002.parquet)."""
     splits: dict[str, list[Path]] = {}
     for file in files:
-        found = re.match(rf"({'|'.join(SPLITS)})(?=[-._]|$)", file.stem)
-        splits.setdefault(found[1] if found else "", []).append(file)
+        prefix = re.match(rf"({'|'.join(SPLITS)})(?=[-._]|$)", file.stem)
+        splits.setdefault(prefix[1] if prefix else "", []).append(file)
     return Parquet(splits[_one_split(list(splits), split, files[0].parent)])
 
 
-def _one_split(names: list[str], asked: str | None, where: Path | str) -> str:
-    if asked is not None and asked in names:
-        return asked
-    if len(names) == 1 and asked is None:
+def _one_split(names: list[str], split: str | None, where: Path | str) -> str:
+    if split is not None and split in names:
+        return split
+    if len(names) == 1 and split is None:
         return names[0]
-    got = "none was named" if asked is None else f"got split={asked!r}"
-    raise ValueError(f"{where} holds the splits {', '.join(map(repr, names))}: one is used; {got}. Give split")
+    problem = "none was named" if split is None else f"got split={split!r}"
+    raise OnbrandError(
+        "data", f"{where} holds the splits {', '.join(map(repr, names))}: one is used; {problem}. Give split"
+    )
 
 
 def _require_image(columns: list[str], where: Path) -> None:
     if "image" not in columns:
-        raise ValueError(f"a table of pictures has a column `image`; {where} has {', '.join(columns)}. Rename it")
+        raise OnbrandError(
+            "data", f"a table of images has a column `image`; {where} has {', '.join(columns)}. Rename it"
+        )
 
 
 def _has_path(schema: Any) -> bool:
     import pyarrow as pa
 
-    kind = schema.field("image").type
-    return pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
+    column = schema.field("image").type
+    return bool(pa.types.is_struct(column) and column.get_field_index("path") >= 0)
 
 
 def _names(features: Any) -> list[str]:

@@ -16,6 +16,7 @@ from onbrand.datasets.garments import garments as garments
 from onbrand.datasets.garments import shown as shown
 from onbrand.datasets.garments import write_garments as write_garments
 from onbrand.datasets.try_on import write_try_on as write_try_on
+from onbrand.errors import OnbrandError
 
 KINDS = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 """Names of Fashion-MNIST's labels 0..9."""
@@ -37,28 +38,28 @@ COLOURS = {
 """The 12 tints, sRGB 0..255, far apart enough to be told by eye."""
 
 CLASS = "product photo"
-"""All of it is one kind of *picture*, hence one class."""
+"""All of it is one kind of *image*, hence one class."""
 
 SIZE, MARGIN = 64, 4
-"""Side of a picture and its margin (1/16), pixels."""
-
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts all 70,000 photos."""
+"""Side of an image and its margin (1/16), pixels."""
 
 
 def photos(split: str = "train", source: str | Path | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Grey photos `(N, 28, 28)` uint8 with ground 255, and their kinds `(N,)` as indices of `KINDS`.
+    """Grey photos `(N, 28, 28)` uint8 with background 255, and their categories `(N,)` as indices of `KINDS`.
 
-    `split` is "train" or "test"; `source` is a folder of the original idx files, or None for the part embedded here
+    `split` is "train" or "test"; `source` is a folder of the original idx files (Debian's package dataset-fashion-mnist
+    puts them in /usr/share/datasets/fashion-mnist), or None for the part embedded here
     (3,000 train, 1,000 test; the first of the originals). Source: github.com/zalandoresearch/fashion-mnist, MIT.
     """
     stem = {"train": "train", "test": "t10k"}.get(split)
     if stem is None:
-        raise ValueError(f'split must be "train" or "test", got {split!r}')
+        raise OnbrandError("dataset", f'split must be "train" or "test", got {split!r}')
     folder = Path(source) if source else Path(str(resources.files("onbrand") / "assets" / "photos"))
     pixels, labels = folder / f"{stem}-images-idx3-ubyte.gz", folder / f"{stem}-labels-idx1-ubyte.gz"
     if not pixels.exists():
-        raise ValueError(f"{pixels} must exist; install Debian's dataset-fashion-mnist or leave `source` out")
+        raise OnbrandError(
+            "dataset", f"{pixels} must exist; install Debian's dataset-fashion-mnist or leave `source` out"
+        )
     grey = np.frombuffer(gzip.decompress(pixels.read_bytes()), np.uint8, offset=16).reshape(-1, 28, 28)
     return 255 - grey, np.frombuffer(gzip.decompress(labels.read_bytes()), np.uint8, offset=8).astype(int)
 
@@ -79,20 +80,20 @@ def cut_out(grey: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 def place(
     grey: np.ndarray,
     colour: str,
-    ground: np.ndarray | tuple[int, int, int] = (255, 255, 255),
+    background: np.ndarray | tuple[int, int, int] = (255, 255, 255),
     *,
     size: int = SIZE,
     box: tuple[float, float, float] | None = None,
 ) -> np.ndarray:
-    """The photo tinted on a ground: `(size, size, 3)` uint8.
+    """The photo tinted on a background: `(size, size, 3)` uint8.
 
-    `ground` is a colour or a picture `(size, size, 3)`; `box` the product's (left, top, side) in pixels, cut by the
+    `background` is a colour or an image `(size, size, 3)`; `box` the product's (left, top, side) in pixels, cut by the
     frame if it reaches over it; by default the brand's place, centred with a margin of 1/16.
     """
     left, top, side = box or (size * MARGIN / SIZE, size * MARGIN / SIZE, size * (1 - 2 * MARGIN / SIZE))
     left, top, side = round(left), round(top), round(side)
     shade, opacity = cut_out(grey, side)
-    canvas = np.broadcast_to(np.asarray(ground, np.float32), (size, size, 3)).copy()
+    canvas = np.broadcast_to(np.asarray(background, np.float32), (size, size, 3)).copy()
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, size), min(top + side, size)
     part = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
     # shade below 1 darkens the tint, above 0.82 lets a little white light through, so that black has seams too
@@ -101,17 +102,18 @@ def place(
     product = tint * np.minimum(light / 0.82, 1) + (255 - tint) * np.maximum(light - 0.82, 0) * 1.2
     cover = opacity[part][..., None]
     canvas[y0:y1, x0:x1] = cover * product + (1 - cover) * canvas[y0:y1, x0:x1]
-    return np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+    pixels: np.ndarray = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+    return pixels
 
 
-def brand_picture(grey: np.ndarray, colour: str, size: int = SIZE) -> np.ndarray:
-    """The brand's picture of a photo: centred, uncropped, ground exactly 255; `(size, size, 3)` uint8."""
+def brand_image(grey: np.ndarray, colour: str, size: int = SIZE) -> np.ndarray:
+    """The brand's image of a photo: centred, uncropped, background exactly 255; `(size, size, 3)` uint8."""
     return place(grey, colour, size=size)
 
 
-def caption(kind: int | str, colour: str) -> str:
-    """ "a red ankle boot, white background"; trousers stand without an article, vowels take "an"."""
-    name = KINDS[kind] if isinstance(kind, int | np.integer) else kind
+def caption(category: int | str, colour: str) -> str:
+    """Say it as the catalogue does, "a red ankle boot, white background"; vowels take "an", trousers no article."""
+    name = KINDS[category] if isinstance(category, int | np.integer) else category
     article = "" if name == "trousers" else "an " if colour[0] in "aeiou" else "a "
     return f"{article}{colour} {name}, white background"
 
@@ -124,17 +126,17 @@ def tint_of(index: int, seed: int = 0) -> str:
 def write_folder(
     folder: str | Path, split: str = "train", count: int | None = None, source: str | Path | None = None, seed: int = 0
 ) -> Path:
-    """Write brand pictures as PNG with `metadata.jsonl` (file_name, text, class, kind, colour); returns the folder."""
+    """Write brand images as PNG with `metadata.jsonl` (file_name, text, class, kind, colour); returns the folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    grey, kinds = photos(split, source)
+    grey, categories = photos(split, source)
     if count is not None and not 0 < count <= len(grey):
-        raise ValueError(f"count must be 1..{len(grey)}, what {split!r} holds here, got {count}")
+        raise OnbrandError("dataset", f"count must be 1..{len(grey)}, what {split!r} holds here, got {count}")
     lines = []
     for i in range(count or len(grey)):
         colour, name = tint_of(i, seed), f"{i:05d}.png"
-        Image.fromarray(brand_picture(grey[i], colour)).save(folder / name)
-        row = {"file_name": name, "text": caption(int(kinds[i]), colour), "class": CLASS}
-        lines.append(json.dumps(row | {"kind": KINDS[kinds[i]], "colour": colour}))
+        Image.fromarray(brand_image(grey[i], colour)).save(folder / name)
+        row = {"file_name": name, "text": caption(int(categories[i]), colour), "class": CLASS}
+        lines.append(json.dumps(row | {"kind": KINDS[categories[i]], "colour": colour}))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     return folder

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from onbrand.errors import OnbrandError
+
 SIZE = 128
-"""Side of a picture, pixels."""
+"""Side of an image, pixels."""
 
 PREFIXES = {
     "female garment": "female garment, no person, white background",
@@ -68,31 +70,31 @@ SPLITS = ("train", "validation", "test")
 
 
 def garment_folder() -> Path:
-    """The Parquet files that ship with onbrand: a folder of pictures as `onbrand fit --split train` reads it."""
+    """The Parquet files that ship with onbrand: a folder of images as `onbrand fit --split train` reads it."""
     return Path(str(resources.files("onbrand") / "assets" / "garments"))
 
 
 def split_file(split: str) -> Path:
-    """The Parquet file of a split; ValueError for an unknown one."""
+    """The Parquet file of a split; OnbrandError for an unknown one."""
     if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
+        raise OnbrandError("dataset", f"split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
     return garment_folder() / f"{split}-00000-of-00001.parquet"
 
 
-def garments(split: str = "train", pictures: bool = True) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Pictures `(N, 128, 128, 3)` uint8 with ground 255, and their rows: text, class, view, pair, attributes ...
+def garments(split: str = "train", images: bool = True) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Images `(N, 128, 128, 3)` uint8 with background 255, and their rows: text, class, view, pair, attributes ...
 
     `split` is "train", "validation" or "test". Rows 2i and 2i + 1 are a pair: a garment alone and on a person. Without
-    `pictures` none is decoded and the array is `(0, 128, 128, 3)`. Columns: docs/garments.md; for `region`, `tryon`.
+    `images` none is decoded and the array is `(0, 128, 128, 3)`. Columns: docs/garments.md; for `region`, `tryon`.
     """
     import pyarrow.parquet as pq
 
     file = split_file(split)
-    left = {"region"} if pictures else {"region", "image"}
-    columns = [name for name in pq.read_schema(file).names if name not in left]
+    skipped = {"region"} if images else {"region", "image"}
+    columns = [name for name in pq.read_schema(file).names if name not in skipped]
     rows = pq.read_table(file, columns=columns).to_pylist()
-    out = np.empty((len(rows) if pictures else 0, SIZE, SIZE, 3), np.uint8)
-    for i, row in enumerate(rows if pictures else ()):
+    out = np.empty((len(rows) if images else 0, SIZE, SIZE, 3), np.uint8)
+    for i, row in enumerate(rows if images else ()):
         out[i] = np.asarray(Image.open(io.BytesIO(row.pop("image")["bytes"])).convert("RGB"))
     return out, rows
 
@@ -103,15 +105,15 @@ def shown(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write_garments(folder: str | Path, split: str = "test", count: int | None = None) -> Path:
-    """Write the first pictures of a split as PNG, with `metadata.jsonl` (file_name, text, class, attributes)."""
+    """Write the first images of a split as PNG, with `metadata.jsonl` (file_name, text, class, attributes)."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures, rows = garments(split)
+    images, rows = garments(split)
     if count is not None and not 0 < count <= len(rows):
-        raise ValueError(f"count must be 1..{len(rows)}, what {split!r} holds, got {count}")
+        raise OnbrandError("dataset", f"count must be 1..{len(rows)}, what {split!r} holds, got {count}")
     lines = []
     for i, row in enumerate(rows[:count]):
-        Image.fromarray(pictures[i]).save(folder / f"{i:05d}.png")
+        Image.fromarray(images[i]).save(folder / f"{i:05d}.png")
         entry = {"file_name": f"{i:05d}.png", "text": row["text"], "class": row["class"], "attributes": shown(row)}
         lines.append(json.dumps(entry) + "\n")
     (folder / "metadata.jsonl").write_text("".join(lines))
@@ -123,11 +125,12 @@ def descriptions() -> list[dict[str, Any]]:
 
     Written for this project; the paper's own 24 are in its supplement.
     """
-    return json.loads((garment_folder() / "descriptions.json").read_text())
+    entries: list[dict[str, Any]] = json.loads((garment_folder() / "descriptions.json").read_text())
+    return entries
 
 
 def caption(class_name: str, description: str) -> str:
     """A description behind its class's prefix, as all captions here are and the paper's."""
     if class_name not in PREFIXES:
-        raise ValueError(f"class_name must be one of {', '.join(map(repr, PREFIXES))}, got {class_name!r}")
+        raise OnbrandError("dataset", f"class_name must be one of {', '.join(map(repr, PREFIXES))}, got {class_name!r}")
     return f"{PREFIXES[class_name]}, {description}"

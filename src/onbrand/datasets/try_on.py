@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from onbrand.datasets.garments import SIZE, garments, shown, split_file
+from onbrand.errors import OnbrandError
 
 CONDITIONS = "conditions"
 """Sub-folder of the garments cut out."""
@@ -18,7 +19,7 @@ CONDITIONS = "conditions"
 def regions(split: str = "test") -> np.ndarray:
     """Where a figure shows its garment, `(N, 128, 128)` bool: more than half of a pixel; the figures' order.
 
-    Known to the renderer, not guessed from the picture: region i belongs to row 2i + 1 of `garments(split)`.
+    Known to the renderer, not guessed from the image: region i belongs to row 2i + 1 of `garments(split)`.
     """
     import pyarrow.parquet as pq
 
@@ -29,28 +30,28 @@ def regions(split: str = "test") -> np.ndarray:
     return out
 
 
-def cut_out(picture: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """A picture `(H, W, 3)` uint8 -> `(H, W, 4)`: transparent and black outside a region `(H, W)` bool."""
-    return np.dstack([picture * region[..., None], np.where(region, 255, 0)]).astype(np.uint8)
+def cut_out(image: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """An image `(H, W, 3)` uint8 -> `(H, W, 4)`: transparent and black outside a region `(H, W)` bool."""
+    return np.dstack([image * region[..., None], np.where(region, 255, 0)]).astype(np.uint8)
 
 
 def write_try_on(folder: str | Path, split: str = "train", count: int | None = None) -> Path:
     """Write the first figures of a split as PNG and under conditions/ the garment of each, cut out (RGBA).
 
-    `metadata.jsonl`: file_name, text, class, attributes, conditioning_file_name. ValueError for a count beyond the
+    `metadata.jsonl`: file_name, text, class, attributes, conditioning_file_name. OnbrandError for a count beyond the
     split. The task: the paper's section 4.4.
     """
-    pictures, rows = garments(split)
-    pictures, rows, worn = pictures[1::2], rows[1::2], regions(split)
+    images, rows = garments(split)
+    images, rows, worn = images[1::2], rows[1::2], regions(split)
     if count is not None and not 0 < count <= len(rows):
-        raise ValueError(f"count must be 1..{len(rows)}, the people that {split!r} holds, got {count}")
+        raise OnbrandError("dataset", f"count must be 1..{len(rows)}, the people that {split!r} holds, got {count}")
     folder = Path(folder)
     (folder / CONDITIONS).mkdir(parents=True, exist_ok=True)
     lines = []
     for i, row in enumerate(rows[:count]):
         name = f"{i:05d}.png"
-        Image.fromarray(pictures[i]).save(folder / name)
-        Image.fromarray(cut_out(pictures[i], worn[i])).save(folder / CONDITIONS / name)
+        Image.fromarray(images[i]).save(folder / name)
+        Image.fromarray(cut_out(images[i], worn[i])).save(folder / CONDITIONS / name)
         entry = {"file_name": name, "text": row["text"], "class": row["class"], "attributes": shown(row)}
         lines.append(json.dumps(entry | {"conditioning_file_name": f"{CONDITIONS}/{name}"}) + "\n")
     (folder / "metadata.jsonl").write_text("".join(lines))

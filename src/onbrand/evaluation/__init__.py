@@ -1,1 +1,1 @@
-"""What of a brand's look a picture keeps: properties, pose, text, diversity, distances, and their intervals."""
+"""What of a brand's look an image keeps: properties, likelihood, text, statistics, and the check of a folder."""

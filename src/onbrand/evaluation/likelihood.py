@@ -1,8 +1,7 @@
-"""The kind of picture: the class whose Gaussian gives the latent the highest likelihood, and whether any does."""
+"""The class of image: how likely a latent is under each class's Gaussian, and whether it is likely under any."""
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections import Counter
@@ -16,72 +15,94 @@ from torch import Tensor
 from onbrand.core.fit import fit_rows
 from onbrand.core.prior import Prior
 from onbrand.data.latents import Store, Summary
-from onbrand.io import write_json
+from onbrand.errors import OnbrandError
+from onbrand.io import read_json, write_json
 from onbrand.models.pipeline import to_x0
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 LINE = 0.005
-"""A picture less likely under a class than this share of the class's photos does not belong to it (99.5 % line)."""
+"""An image does not belong to a class if it is less likely than all but this share of the class's photos."""
 FOLDS = 10
-"""Parts that a class's photos are told by, each by a prior fitted on the others."""
+"""Parts of a class's photos in cross-fitting: each is measured by a prior fitted on the others."""
 ALL = ""
-"""Names what was learned from all photos together, where kinds of picture are not told apart."""
+"""Names the ranges of all photos together, whatever their class."""
 
 
-def kind_of(likelihoods: Tensor, classes: Tensor, dimensions: int) -> dict[str, Tensor]:
-    """Of the kind of picture, from log-likelihoods `(B, n)` of each class (Prior.classify) and the asked class `(B,)`.
+def class_numbers(likelihoods: Tensor, classes: Tensor, dimensions: int) -> dict[str, Tensor]:
+    """Compute the numbers of the property "class".
 
-    In nats a dimension of x0: kind_lead, how much likelier the asked class is than the best other one (inf where there
-    is no other); kind_likelihood, log-likelihood under the asked class.
+    Args:
+        likelihoods: `(B, n)` log-likelihood under each class, in nats (Prior.classify).
+        classes: `(B,)` int64 index of the requested class.
+        dimensions: of x0.
+
+    Returns:
+        `(B,)` each, in nats a dimension: class_likelihood, the log-likelihood under the requested class; class_lead,
+        how much that is above the likeliest other class (inf if there is no other).
     """
-    asked = likelihoods.gather(1, classes[:, None])[:, 0]
+    own = likelihoods.gather(1, classes[:, None])[:, 0]
     others = likelihoods.scatter(1, classes[:, None], -torch.inf).amax(1)
-    return {"kind_lead": (asked - others) / dimensions, "kind_likelihood": asked / dimensions}
+    return {"class_lead": (own - others) / dimensions, "class_likelihood": own / dimensions}
 
 
-def kind_values(prior: Prior, x0: Tensor, classes: Sequence[str] | None = None) -> dict[str, Tensor]:
-    """The numbers of the kind of picture: x0 `(B, C, h, w)` under the prior; classes asked for, or the likeliest.
+def class_values(prior: Prior, x0: Tensor, classes: Sequence[str] | None = None) -> dict[str, Tensor]:
+    """Compute `class_numbers` of latents.
 
-    ValueError for an unknown class or another number of classes.
+    Args:
+        prior: one Gaussian for each class.
+        x0: `(B, C, h, w)`.
+        classes: the requested class of each; the default is the likeliest.
+
+    Raises:
+        OnbrandError: an unknown class, or another number of classes than of latents.
     """
     likeliest, likelihoods = prior.classify(x0)
     names = likeliest if classes is None else list(classes)
     if len(names) != len(x0) or not set(names) <= set(prior.classes):
-        raise ValueError(f"each picture has one class of {', '.join(prior.classes)}: got {sorted(set(names))}")
-    asked = torch.tensor([prior.classes.index(name) for name in names], dtype=torch.int64)
-    return kind_of(likelihoods.cpu(), asked, x0[0].numel())
+        raise OnbrandError("value", f"each image has one class of {', '.join(prior.classes)}: got {sorted(set(names))}")
+    indices = torch.tensor([prior.classes.index(name) for name in names], dtype=torch.int64)
+    return class_numbers(likelihoods.cpu(), indices, x0[0].numel())
 
 
 def unseen_values(prior: Prior, x0: Tensor, name: str, mirrored: Tensor | None = None) -> dict[str, Tensor]:
-    """`kind_values` of all photos that a class was fitted on, each by a prior that has not seen it; nan where none can.
-    Also kind_variety: |coordinates|^2 / the sum of variances, whose mean is the variety that new photos would have.
+    """Compute `class_values` of the photos that a class was fitted on, cross-fitted: by priors that have not seen them.
 
-    A prior finds the photos that it was fitted on likelier than new ones, the fewer they are the more so (of 100
-    garments by 0.3 nats a dimension, of 800 by 0.03), and ranges read off them would fail the brand's own next photo.
-    So the class is fitted anew without each of FOLDS parts of them (cross-fitting); other classes are left as they are.
+    A prior finds the photos that it was fitted on likelier than new ones, by 0.3 nats a dimension for 100 garments and
+    0.03 for 800. Ranges read off them would fail the brand's next photo. So the class is fitted anew without each of
+    FOLDS parts of its photos, which that prior then measures; the other classes stay as they are.
 
-    x0, mirrored: `(B, C, h, w)`, B > 2; mirrored: the same photos mirrored, where those were fitted too.
+    Args:
+        prior: the prior fitted on all.
+        x0: `(B, C, h, w)`, B > 2, the photos of the class.
+        name: the class.
+        mirrored: `(B, C, h, w)` the same photos mirrored, if those were fitted too.
+
+    Returns:
+        class_lead, class_likelihood and class_diversity `(B,)`; nan if the other photos have no spread. class_diversity
+        is |coordinates|^2 over the sum of variances: its mean is the diversity that new photos would have.
     """
     count = len(x0)
     fold = torch.randperm(count, generator=torch.Generator().manual_seed(0)) % FOLDS
-    found = {number: torch.full((count,), torch.nan) for number in ("kind_lead", "kind_likelihood", "kind_variety")}
-    for part in fold.unique():
+    columns = {
+        number: torch.full((count,), torch.nan) for number in ("class_lead", "class_likelihood", "class_diversity")
+    }
+    for part in torch.unique(fold):
         rest = fold != part
         rows = x0[rest] if mirrored is None else torch.cat([x0[rest], mirrored[rest]])
         without = fit_rows(rows, prior.gaussians[name].k)
         if without.total > 0:
             others = Prior({**prior.gaussians, name: without}, prior.provenance)
-            values = kind_values(others, x0[~rest], [name] * int((~rest).sum()))
-            values["kind_variety"] = without.coordinates(x0[~rest]).square().sum(1) / without.variances.sum()
+            values = class_values(others, x0[~rest], [name] * int((~rest).sum()))
+            values["class_diversity"] = without.coordinates(x0[~rest]).square().sum(1) / without.variances.sum()
             for number, column in values.items():
-                found[number][~rest] = column
-    return found
+                columns[number][~rest] = column
+    return columns
 
 
 def belongs(lines: Mapping[str, float], prior: Prior, x0: Tensor) -> Tensor:
-    """`(B,)` bool: x0 `(B, C, h, w)` is at least as likely under some class as that class's line (Reference.lines)."""
+    """`(B,)` bool: whether x0 `(B, C, h, w)` reaches some class's line (Reference.lines), in nats a dimension."""
     likelihoods = prior.classify(x0)[1].cpu() / x0[0].numel()
     least = torch.tensor([lines.get(name, lines.get(ALL, -math.inf)) for name in prior.classes])
     return (likelihoods >= least).any(1)
@@ -89,13 +110,19 @@ def belongs(lines: Mapping[str, float], prior: Prior, x0: Tensor) -> Tensor:
 
 FILE = "unseen.json"
 ENOUGH = 500
-"""Photos of a class from which on the prior finds new ones as likely as those it has seen (docs/properties.md)."""
+"""With this many photos of a class, the prior finds new ones as likely as those that it has seen
+(docs/concepts/properties.md)."""
 
 
 def write_unseen(brand: Path, pipe: StableDiffusionPipeline, store: Store, summary: Summary, prior: Prior) -> None:
-    """Write brand/unseen.json: `unseen_values` of each photo of the classes with few, by the photo's key.
+    """Write brand/unseen.json: `unseen_values` of each photo of the classes with fewer than ENOUGH, by the photo's key.
 
-    A class of one or two photos, or without spread, has none.
+    Args:
+        brand: the folder of the prior.
+        pipe: the model that encoded the photos.
+        store: their latents.
+        summary: their records and keys.
+        prior: fitted on them. A class of one or two photos, or without spread, is left out.
     """
     counts = Counter(record.class_name for record in summary.used)
     photos: dict[str, dict[str, float]] = {}
@@ -107,20 +134,30 @@ def write_unseen(brand: Path, pipe: StableDiffusionPipeline, store: Store, summa
         mirrored = to_x0(pipe, store.get(keys, [True] * len(keys))[0]).cpu() if store.key.flip else None
         values = unseen_values(prior, x0, name, mirrored)
         for i, key in enumerate(keys):
-            told = {number: float(column[i]) for number, column in values.items() if column[i].isfinite()}
-            if told:  # kind_lead is infinite where there is one class
-                photos[key] = told
+            numbers = {number: float(column[i]) for number, column in values.items() if column[i].isfinite()}
+            if numbers:  # class_lead is infinite if there is one class
+                photos[key] = numbers
     write_json(brand / FILE, {"prior": prior.fingerprint, "photos": photos})
 
 
-def kinds_of_photos(
+def class_values_of_photos(
     prior: Prior, x0: Tensor, classes: Sequence[str], keys: Sequence[str], brand: Path | None
 ) -> dict[str, Tensor]:
-    """`kind_values` of the brand's photos, of those that `fit` told of as if the prior had not seen them.
+    """Compute `class_values` of the brand's photos, cross-fitted if brand/unseen.json has their numbers.
 
-    keys: the photos' keys in the store. Where a class has few and nothing is told of them, a warning.
+    Warns if a class has fewer than ENOUGH photos and the file is missing or of another prior.
+
+    Args:
+        prior: one Gaussian for each class.
+        x0: `(B, C, h, w)`, the photos.
+        classes: the class of each.
+        keys: the key of each in the store.
+        brand: the folder that `fit` wrote; None if the prior is a file alone.
+
+    Returns:
+        class_lead, class_likelihood and, if a class has few photos and the file is there, class_diversity: `(B,)`.
     """
-    values = kind_values(prior, x0, classes)
+    values = class_values(prior, x0, classes)
     photos = _read(brand, prior)
     fewest = ENOUGH * (1 + prior.provenance.flip)
     few = {name for name in classes if prior.gaussians[name].count < fewest}
@@ -128,14 +165,14 @@ def kinds_of_photos(
         return values
     if photos is None:
         warnings.warn(
-            f"the kind of picture is learnt from photos that the prior may have seen, fewer than {ENOUGH} of "
-            f"{', '.join(sorted(few))}: new pictures will fail it too often; give as prior the folder that `onbrand "
-            "fit` wrote (one of an older version: fit again)",
+            f"the ranges of the class are learned from photos that the prior may have seen, fewer than {ENOUGH} of "
+            f"{', '.join(sorted(few))}: new images will fail it too often; give as prior the folder that `onbrand "
+            "fit` wrote (if an older version wrote it, fit again)",
             stacklevel=2,
         )
         return values
-    # of photos that a Gaussian was fitted on the variety is 1 on average, with enough of them that of new ones too
-    values["kind_variety"] = torch.tensor([torch.nan if name in few else 1.0 for name in classes])
+    # the photos that a Gaussian was fitted on have diversity 1 on average; if they are many, new ones have it too
+    values["class_diversity"] = torch.tensor([torch.nan if name in few else 1.0 for name in classes])
     for i, key in enumerate(keys):
         for number, value in photos.get(key, {}).items():
             values[number][i] = value
@@ -146,5 +183,5 @@ def _read(brand: Path | None, prior: Prior) -> dict[str, dict[str, float]] | Non
     file = brand / FILE if brand else None
     if file is None or not file.is_file():
         return None
-    told = json.loads(file.read_text(encoding="utf-8"))
-    return told["photos"] if told["prior"] == prior.fingerprint else None
+    content = read_json(file)
+    return content["photos"] if content["prior"] == prior.fingerprint else None

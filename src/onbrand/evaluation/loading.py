@@ -1,4 +1,4 @@
-"""What a check looks at: pictures and photos opened, and what the brand is like, learnt once."""
+"""What a check looks at: the images, opened, and the ranges of the brand's photos, learned once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +17,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from onbrand.core import Prior
-from onbrand.data.images import Refused, open_picture, pad, to_tensor
+from onbrand.data.images import open_image, pad, to_tensor
 from onbrand.data.latents import FOLDER as LATENTS
 from onbrand.data.records import Record, read_folder
+from onbrand.errors import OnbrandError, UnreadableImage
 from onbrand.evaluation.joints import Net, Stance, learn_stances
 from onbrand.evaluation.likelihood import FILE as UNSEEN
-from onbrand.evaluation.likelihood import kinds_of_photos
+from onbrand.evaluation.likelihood import class_values_of_photos
 from onbrand.evaluation.reference import Reference, learn
-from onbrand.io import write_json
+from onbrand.io import read_json, write_json
 from onbrand.models.fitting import encode_records
 from onbrand.models.pipeline import channels_last, decode, encode, to_x0
 from onbrand.sampling import manifest
@@ -32,67 +34,83 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 RULES = 2
-"""Version of the rules by which ranges are learnt: raised whenever a change of them gives other ranges."""
-LEARNT, NUMBERS = 2000, 4e8
-"""Photos learnt from, evenly spread over the folder: at most, and such that their pixels take 1.6 GB."""
-POSED = 100
+"""Version of the rules by which ranges are learned: raised by every change that gives other ranges."""
+MOST, NUMBERS = 2000, 4e8
+"""At most so many photos are learned from, evenly spread over the folder, and so many numbers: 1.6 GB of pixels."""
+POSES = 100
 """Photos of each class that the pose net sees, at most."""
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
-    """Pictures to judge, opened."""
+class Images:
+    """Images to judge, opened."""
 
     files: list[str]
+    """Their names in the folder."""
     images: list[Image.Image]
+    """The images at their own size, for the contact sheet."""
     pixels: Tensor
     """`(B, 3, H, W)` in [0, 1]."""
     prompts: list[str]
     classes: list[str]
-    """Kind of picture asked for; "" without a prior."""
+    """The requested class of each; "" without a prior."""
     attributes: Sequence[Mapping[str, str] | None] = ()
-    """What each is to show, attribute -> label; None (or none at all) where only the prompt says it."""
+    """What each is to show, attribute -> label; None, or an empty sequence, if only the prompt says it."""
     conditioning: Sequence[Sequence[Path]] = ()
-    """Control pictures that each was made from; none at all where none was."""
+    """Control images of each; empty if no image has any."""
 
 
 def size_of_first(folder: str | Path) -> tuple[int, int]:
-    """(H, W) of the folder's first picture."""
+    """(H, W) of the folder's first image that opens.
+
+    Raises:
+        OnbrandError: no image opens.
+    """
     for record in read_folder(Path(folder))[0]:
-        content = record.read()
-        opened = content if isinstance(content, Refused) else open_picture(record.file, content)
-        if not isinstance(opened, Refused):
-            return opened.height, opened.width
-    raise ValueError(f"pictures to check are needed; {folder} has none that can be opened")
+        with suppress(UnreadableImage):
+            image = record.open()
+            return image.height, image.width
+    raise OnbrandError("image", f"images to check are needed; {folder} has none that can be opened")
 
 
-def open_pictures(folder: str | Path, size: tuple[int, int], prior: Prior | None) -> Pictures:
-    """The pictures of a manifest, or else of any folder; ValueError that names those that cannot be opened."""
+def open_images(folder: str | Path, size: tuple[int, int], prior: Prior | None) -> Images:
+    """Open the images of a manifest, or of any folder without one.
+
+    Args:
+        folder: holds the images.
+        size: (H, W) that they are padded to.
+        prior: gives the class of an image whose own is unknown; None: classes are "".
+
+    Raises:
+        OnbrandError: no image, or one that does not open.
+    """
     folder = Path(folder)
     if (folder / manifest.LINES).is_file():
-        entries = [entry for _, entry in sorted(manifest.read(folder).items())]
-        asked = [
+        entries = [entry for _, entry in sorted(manifest.read_manifest(folder).items())]
+        rows = [
             (folder / e["file"], e["prompt"], e["class"], e.get("attributes"), e.get("conditioning")) for e in entries
         ]
     else:
         records, refused = read_folder(folder)
         if refused:
-            raise ValueError(f"every picture is to be checked; {len(refused)} of {folder} cannot be, as {refused[0]}")
-        asked = [(r.file, r.text, r.class_name, r.attributes, r.conditioning and [r.conditioning]) for r in records]
-    if not asked:
-        raise ValueError(f"pictures to check are needed; {folder} has none")
+            raise OnbrandError(
+                "image", f"every image is to be checked; {len(refused)} of {folder} cannot be, as {refused[0]}"
+            )
+        rows = [(r.file, r.text, r.class_name, r.attributes, r.conditioning and [r.conditioning]) for r in records]
+    if not rows:
+        raise OnbrandError("image", f"images to check are needed; {folder} has none")
     images = []
-    for file, *_ in asked:
-        image = open_picture(file)
-        if isinstance(image, Refused):
-            raise ValueError(f"every picture is to be checked; {image}")
-        images.append(image)
-    classes = [_class(prior, name, prompt) for _, prompt, name, *_ in asked] if prior else [""] * len(asked)
+    for file, *_ in rows:
+        try:
+            images.append(open_image(file))
+        except UnreadableImage as error:
+            raise OnbrandError("image", f"every image is to be checked; {error}") from error
+    classes = [_class(prior, name, prompt) for _, prompt, name, *_ in rows] if prior else [""] * len(rows)
     pixels = pixels_of(images, size)
-    names = [str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file) for file, *_ in asked]
-    prompts, attributes = [entry[1] for entry in asked], [entry[3] for entry in asked]
-    conditioning = [[Path(one) for one in entry[4] or ()] for entry in asked]
-    return Pictures(names, images, pixels, prompts, classes, attributes, conditioning)
+    names = [str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file) for file, *_ in rows]
+    prompts, attributes = [entry[1] for entry in rows], [entry[3] for entry in rows]
+    conditioning = [[Path(one) for one in entry[4] or ()] for entry in rows]
+    return Images(names, images, pixels, prompts, classes, attributes, conditioning)
 
 
 def open_reference(
@@ -103,26 +121,38 @@ def open_reference(
     brand: Path | None,
     split: str | None = None,
 ) -> Reference:
-    """What the photos are like: learnt, or read from brand/reference.json where the same photos were learnt from."""
+    """Learn the ranges of the brand's photos, or read them from brand/reference.json if nothing changed since.
+
+    Args:
+        photos: folder of the photos.
+        size: (H, W) that they are padded to.
+        prior: the prior for the class; left out with `pipe`, the class is not judged.
+        pipe: the model whose autoencoder encodes and decodes the photos.
+        brand: folder that `fit` wrote, for its latents and for reference.json; None: learned anew.
+        split: the split of the photos to learn from; None: all.
+
+    Raises:
+        OnbrandError: no photo opens, or too few do.
+    """
     records, _ = read_folder(photos, split)
-    most = max(1, min(LEARNT, int(NUMBERS / (3 * size[0] * size[1]))))
+    most = max(1, min(MOST, int(NUMBERS / (3 * size[0] * size[1]))))
     records = records[:: max(1, math.ceil(len(records) / most))]
     key = _key(records, size, prior, brand)
     file = brand / "reference.json" if brand else None
     if file and file.is_file():
-        held = json.loads(file.read_text())
-        if held["key"] == key:
-            return Reference.from_json(json.dumps(held["reference"]))
+        content = read_json(file)
+        if content["key"] == key:
+            return Reference.from_json(json.dumps(content["reference"]))
     pixels, used = _open_photos(records, size)
     if not used:
-        raise ValueError(f"photos to learn from are needed; {photos} has none that can be opened")
-    kinds, classes, decoded = None, None, None
+        raise OnbrandError("image", f"photos to learn from are needed; {photos} has none that can be opened")
+    likelihoods, classes, decoded = None, None, None
     if prior and pipe:
         x0, keys = (encode_x0(pipe, pixels), []) if brand is None else _stored_x0(pipe, used, brand, size, prior)
         classes = [_class(prior, record.class_name, record.text) for record in used]
-        kinds = kinds_of_photos(prior, x0, classes, keys, brand)
+        likelihoods = class_values_of_photos(prior, x0, classes, keys, brand)
         decoded = decode_x0(pipe, x0)
-    reference = learn(pixels, kinds, classes=classes, decoded=decoded)
+    reference = learn(pixels, likelihoods, classes=classes, decoded=decoded)
     if file:
         write_json(file, {"key": key, "reference": json.loads(reference.to_json())})
     return reference
@@ -131,17 +161,33 @@ def open_reference(
 def open_stances(
     net: Net, photos: str | Path, size: tuple[int, int], prior: Prior | None, split: str | None = None
 ) -> dict[str, Stance]:
-    """How people stand in the photos, by class: POSED of each, evenly spread. ValueError where there are none."""
+    """Learn how people stand in the photos, from POSES photos of each class, evenly spread.
+
+    Args:
+        net: finds the joints.
+        photos: folder of the photos.
+        size: (H, W) that they are padded to.
+        prior: gives the class of a photo whose own is unknown; None: all are one class, "".
+        split: the split of the photos to learn from; None: all.
+
+    Returns:
+        Class -> stance, for the classes that show people.
+
+    Raises:
+        OnbrandError: no class shows people.
+    """
     by_class: dict[str, list[Record]] = {}
     for record in read_folder(photos, split)[0]:
         name = _class(prior, record.class_name, record.text) if prior else ""
         by_class.setdefault(name, []).append(record)
     stances: dict[str, Stance] = {}
     for name, records in by_class.items():
-        pixels, _ = _open_photos(records[:: math.ceil(len(records) / POSED)], size)
+        pixels, _ = _open_photos(records[:: math.ceil(len(records) / POSES)], size)
         stances |= learn_stances(net, pixels, [name] * len(pixels)) if len(pixels) else {}
     if not stances:
-        raise ValueError(f"a pose is learnt from photos of people; the net finds none in {photos}; leave out --pose")
+        raise OnbrandError(
+            "image", f"a pose is learned from photos of people; the net finds none in {photos}; leave pose out"
+        )
     return stances
 
 
@@ -149,24 +195,22 @@ def _open_photos(records: Sequence[Record], size: tuple[int, int]) -> tuple[Tens
     """Photos that can be opened, `(B, 3, H, W)` in [0, 1], and their records."""
     pixels, used = [], []
     for record in tqdm(records, "photos", unit=" photos"):
-        content = record.read()
-        picture = content if isinstance(content, Refused) else open_picture(record.file, content)
-        if not isinstance(picture, Refused):
-            pixels.append(_pixels(picture, size))
+        with suppress(UnreadableImage):
+            pixels.append(_pixels(record.open(), size))
             used.append(record)
     return torch.stack(pixels) if pixels else torch.zeros(0, 3, *size), used
 
 
 @torch.no_grad()
 def encode_x0(pipe: StableDiffusionPipeline, pixels: Tensor, batch: int = 8) -> Tensor:
-    """x0 `(B, C, h, w)` on the CPU of pictures `(B, 3, H, W)` in [0, 1]: the posterior's mean, as in the fit."""
+    """x0 `(B, C, h, w)`, on the CPU, of images `(B, 3, H, W)` in [0, 1]: the posterior's mean, as in the fit."""
     with channels_last(pipe.vae):
-        return torch.cat([to_x0(pipe, encode(pipe, part * 2 - 1)[0]).cpu() for part in pixels.split(batch)])
+        return torch.cat([to_x0(pipe, encode(pipe, part * 2 - 1)[0]).cpu() for part in torch.split(pixels, batch)])
 
 
 def decode_x0(pipe: StableDiffusionPipeline, x0: Tensor, batch: int = 8) -> Tensor:
-    """Pictures `(B, 3, H, W)` in [0, 1], on the CPU, of x0 `(B, C, h, w)`: the photos as a VAE leaves them."""
-    parts = tqdm(x0.split(batch), "photos decoded", unit=f" x {batch}")
+    """Images `(B, 3, H, W)` in [0, 1], on the CPU, of x0 `(B, C, h, w)`: the photos as the autoencoder leaves them."""
+    parts = tqdm(torch.split(x0, batch), "photos decoded", unit=f" x {batch}")
     with channels_last(pipe.vae):
         return torch.cat([((decode(pipe, part) + 1) / 2).cpu() for part in parts])
 
@@ -174,7 +218,7 @@ def decode_x0(pipe: StableDiffusionPipeline, x0: Tensor, batch: int = 8) -> Tens
 def _stored_x0(
     pipe: StableDiffusionPipeline, records: Sequence[Record], brand: Path, size: tuple[int, int], prior: Prior
 ) -> tuple[Tensor, list[str]]:
-    """x0 of the records from the brand's store, where they are as a rule, and their keys in it."""
+    """x0 of the records, from the brand's store (what it lacks is encoded), and their keys in it."""
     store, summary = encode_records(pipe, records, brand / LATENTS, size, prior.provenance.flip)
     return to_x0(pipe, store.get(summary.keys)[0]).cpu(), summary.keys
 
@@ -184,8 +228,8 @@ def pixels_of(images: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:
     return torch.stack([_pixels(image, size) for image in images])
 
 
-def _pixels(picture: Image.Image, size: tuple[int, int]) -> Tensor:
-    return (to_tensor(pad(picture, size)) + 1) / 2
+def _pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    return (to_tensor(pad(image, size)) + 1) / 2
 
 
 def _class(prior: Prior, name: str | None, prompt: str) -> str:
@@ -193,11 +237,11 @@ def _class(prior: Prior, name: str | None, prompt: str) -> str:
 
 
 def _key(records: Sequence[Record], size: tuple[int, int], prior: Prior | None, brand: Path | None) -> str:
-    """Changes with any photo, their number, the size, the prior, and what ranges are learnt from and by."""
+    """Changes with the photos, the size, the prior, its cross-fitted numbers, and the rules."""
     stamps = [(str(record.file), record.class_name, record.text, *_stamp(record.stamp)) for record in records]
     unseen = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (brand.glob(UNSEEN) if brand else ())]
-    told = json.dumps([size, prior.fingerprint if prior else "", stamps, unseen, RULES])
-    return hashlib.sha256(told.encode()).hexdigest()
+    content = json.dumps([size, prior.fingerprint if prior else "", stamps, unseen, RULES])
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _stamp(file: Path) -> tuple[int, int]:

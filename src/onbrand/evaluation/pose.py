@@ -1,4 +1,4 @@
-"""The pose: how far a silhouette lies on the mean silhouette of its class."""
+"""The pose: how far a silhouette overlaps the mean silhouette of its class."""
 
 import torch
 from torch import Tensor
@@ -7,25 +7,30 @@ from torch.nn.functional import adaptive_avg_pool2d
 from onbrand.evaluation.segmentation import Cut, cuts
 
 SIDE = 32
-"""Side of a silhouette."""
+"""Cells along a side of a silhouette."""
 
 
 def silhouette(cut: Cut) -> Tensor:
-    """Cover of each of SIDE x SIDE cells of the frame by what is not ground: `(B, SIDE, SIDE)` in [0, 1]."""
+    """Share of each of SIDE x SIDE cells of the frame that is not background: `(B, SIDE, SIDE)` in [0, 1]."""
     return adaptive_avg_pool2d(cut.whole.float()[:, None], SIDE)[:, 0]
 
 
 def overlap(silhouettes: Tensor, means: Tensor) -> Tensor:
-    """Soft intersection over union of silhouettes and means, `(B, S, S)` or `(S, S)` each: `(B,)` in [0, 1].
+    """Soft intersection over union: sum(min(s, m)) / sum(max(s, m)).
 
-    sum(min(s, m)) / sum(max(s, m)); nan where there is no product.
+    Args:
+        silhouettes: `(B, S, S)` in [0, 1].
+        means: `(B, S, S)` or `(S, S)` in [0, 1].
+
+    Returns:
+        `(B,)` in [0, 1]; nan without a product.
     """
     union = torch.maximum(silhouettes, means).sum((1, 2))
-    shared = torch.minimum(silhouettes, means).sum((1, 2)) / union
-    return torch.where(silhouettes.sum((1, 2)) > 0, shared, torch.nan)
+    ratio = torch.minimum(silhouettes, means).sum((1, 2)) / union
+    return torch.where(silhouettes.sum((1, 2)) > 0, ratio, torch.nan)
 
 
 @torch.no_grad()
-def silhouettes_of(pictures: Tensor) -> Tensor:
-    """The silhouettes `(B, SIDE, SIDE)` of pictures `(B, 3, H, W)` in [0, 1], on the CPU."""
-    return torch.cat([silhouette(part).cpu() for part in cuts(pictures)])
+def silhouettes_of(images: Tensor) -> Tensor:
+    """The silhouettes `(B, SIDE, SIDE)` of images `(B, 3, H, W)` in [0, 1], on the CPU."""
+    return torch.cat([silhouette(part).cpu() for part in cuts(images)])

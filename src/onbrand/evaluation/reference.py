@@ -1,4 +1,4 @@
-"""What a brand's pictures are like, as ranges by kind of picture, and pictures held against them."""
+"""A brand's photos as ranges, learned by class of image, and images compared with them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from onbrand.errors import OnbrandError
 from onbrand.evaluation.likelihood import ALL, LINE
 from onbrand.evaluation.pose import SIDE, overlap, silhouettes_of
-from onbrand.evaluation.properties import STATISTICS, measure
+from onbrand.evaluation.properties import PROPERTIES, RGB, SLACK, measure
 from onbrand.evaluation.segmentation import border
 
 Bounds = tuple[float, float]
@@ -22,33 +23,39 @@ Bounds = tuple[float, float]
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A brand's pictures as ranges; `learn` makes one, `judge` holds pictures against it."""
+    """A brand's photos as ranges; `learn` makes one, `judge` compares images with it."""
 
-    ground: tuple[int, int, int]
-    """RGB 0..255 of the ground."""
+    background: RGB
+    """RGB 0..255 of the background."""
     bounds: Mapping[str, Mapping[str, Bounds]]
-    """By kind of picture: lowest and highest value that passes, for every number of properties.STATISTICS that could
-    be learned. ALL: of all photos together, for pictures of other kinds."""
+    """Class of image -> number of PROPERTIES -> the lowest and highest value that passes. ALL: of all photos together,
+    for images of other classes."""
     poses: Mapping[str, Tensor]
-    """`(SIDE, SIDE)` mean silhouette of the kinds of picture that have one pose."""
+    """Class of image -> `(SIDE, SIDE)` mean silhouette in [0, 1], for classes that have one pose."""
     lines: Mapping[str, float]
-    """By kind of picture: its photos' LINE quantile of kind_likelihood, in nats a dimension."""
+    """Class of image -> LINE quantile of its photos' class_likelihood, in nats a dimension."""
     held_out: Mapping[str, float]
-    """Share of the pictures kept back that pass each property; diversity: the variety of photos the prior has not seen,
-    where it was learned."""
+    """Property -> rate of the held-out photos that pass; diversity: that of photos which the prior has not seen, if
+    known."""
     count: tuple[int, int]
-    """Pictures learned from, and kept back."""
+    """Photos learned from, and held out."""
 
     @property
     def properties(self) -> tuple[str, ...]:
-        """The properties it can judge, for one kind of picture at least."""
-        known = {number for bounds in self.bounds.values() for number in bounds}
-        return tuple(name for name, numbers in STATISTICS.items() if known.intersection(numbers))
+        """Names of the properties that it can judge, for one class of image at least."""
+        numbers = {number for bounds in self.bounds.values() for number in bounds}
+        return tuple(one.name for one in PROPERTIES if numbers.intersection(one.numbers))
 
     def group(self, name: str) -> str:
-        """Whose ranges a picture of the class is held against: the class's, or ALL's. ValueError where neither is."""
+        """The group whose ranges judge an image of the class: the class itself, or ALL.
+
+        Raises:
+            OnbrandError: neither has ranges.
+        """
         if name not in self.bounds and ALL not in self.bounds:
-            raise ValueError(f"ranges were learned for {', '.join(self.bounds)}: got a picture of class {name!r}")
+            raise OnbrandError(
+                "value", f"ranges were learned for {', '.join(self.bounds)}: got an image of class {name!r}"
+            )
         return name if name in self.bounds else ALL
 
     def to_json(self) -> str:
@@ -58,34 +65,41 @@ class Reference:
             for group, pairs in self.bounds.items()
         }
         poses = {name: [[round(v, 4) for v in row] for row in mean.tolist()] for name, mean in self.poses.items()}
-        told = {"ground": self.ground, "bounds": bounds, "poses": poses, "lines": dict(self.lines)}
-        return json.dumps(told | {"held_out": dict(self.held_out), "count": self.count})
+        content = {"background": self.background, "bounds": bounds, "poses": poses, "lines": dict(self.lines)}
+        return json.dumps(content | {"held_out": dict(self.held_out), "count": self.count})
 
     @classmethod
     def from_json(cls, text: str) -> Reference:
         """The reference that `to_json` wrote."""
-        told = json.loads(text)
+        content = json.loads(text)
         bounds = {
             group: {
                 name: (-math.inf if low is None else low, math.inf if high is None else high)
                 for name, (low, high) in pairs.items()
             }
-            for group, pairs in told["bounds"].items()
+            for group, pairs in content["bounds"].items()
         }
-        poses = {name: torch.tensor(rows) for name, rows in told["poses"].items()}
-        return cls(tuple(told["ground"]), bounds, poses, told["lines"], told["held_out"], tuple(told["count"]))
+        poses = {name: torch.tensor(rows) for name, rows in content["poses"].items()}
+        return cls(
+            background=tuple(content["background"]),
+            bounds=bounds,
+            poses=poses,
+            lines=content["lines"],
+            held_out=content["held_out"],
+            count=tuple(content["count"]),
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What `judge` found, picture by picture."""
+    """The result of `judge`, image by image."""
 
     passed: dict[str, Tensor]
-    """`(B,)` bool for each property; True where the picture's kind has no such property."""
+    """Property -> `(B,)` bool; True if the image's class has no such property."""
     judged: dict[str, Tensor]
-    """`(B,)` bool for each property: whether the picture's kind has it."""
+    """Property -> `(B,)` bool: whether the image's class has it."""
     values: dict[str, Tensor]
-    """`(B,)` float for each number, those that decide and those that are only told."""
+    """Number -> `(B,)` float: those that decide, and those that only describe."""
 
     @property
     def all(self) -> Tensor:
@@ -95,124 +109,135 @@ class Verdict:
 
 def judge(
     reference: Reference,
-    pictures: Tensor,
-    kinds: Mapping[str, Tensor] | None = None,
+    images: Tensor,
+    likelihoods: Mapping[str, Tensor] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Verdict:
-    """Hold pictures `(B, 3, H, W)` in [0, 1] against a reference. A property is passed where all its numbers lie in
-    their ranges; a number that cannot be had (nan: there is no product) fails.
+    """Compare images with a reference.
 
-    kinds: what `kind_values` gives for the pictures; without it the kind is not judged. classes: the kind of picture
-    asked for, of each; left out: all are held against the ranges of all photos. ValueError where there are none such.
+    An image passes a property if all its numbers lie in their ranges. A number that could not be measured (nan: there
+    is no product) fails.
+
+    Args:
+        reference: the ranges.
+        images: `(B, 3, H, W)` in [0, 1].
+        likelihoods: `class_values` of the images; the class is not judged without them.
+        classes: the requested class of each image; the default compares all with the ranges of all photos.
+
+    Raises:
+        OnbrandError: a class without ranges, if there are none of all photos.
     """
-    groups = [reference.group(name) for name in ([ALL] * len(pictures) if classes is None else classes)]
+    groups = [reference.group(name) for name in ([ALL] * len(images) if classes is None else classes)]
     none = torch.full((SIDE, SIDE), torch.nan)
     poses = torch.stack([reference.poses.get(group, none) for group in groups]) if reference.poses else None
-    values = measure(pictures, reference.ground, poses) | dict(kinds or {})
+    values = measure(images, reference.background, poses) | dict(likelihoods or {})
     passed, judged = {}, {}
-    for name, numbers in STATISTICS.items():
+    for one in PROPERTIES:
+        name, numbers = one.name, one.numbers
         if name not in reference.properties or not any(number in values for number in numbers):
             continue
-        passed[name] = torch.ones(len(pictures), dtype=torch.bool)
-        judged[name] = torch.zeros(len(pictures), dtype=torch.bool)
+        passed[name] = torch.ones(len(images), dtype=torch.bool)
+        judged[name] = torch.zeros(len(images), dtype=torch.bool)
         for group in set(groups):
-            known = [number for number in numbers if number in reference.bounds[group] and number in values]
-            rows = torch.tensor([i for i, one in enumerate(groups) if one == group])
-            if known:
-                low, high = torch.tensor([reference.bounds[group][number] for number in known]).T
-                table = torch.stack([values[number][rows] for number in known], 1)
+            own = [number for number in numbers if number in reference.bounds[group] and number in values]
+            rows = torch.tensor([i for i, other in enumerate(groups) if other == group])
+            if own:
+                low, high = torch.tensor([reference.bounds[group][number] for number in own]).T
+                table = torch.stack([values[number][rows] for number in own], 1)
                 passed[name][rows] = ((table >= low) & (table <= high)).all(1)
                 judged[name][rows] = True
     return Verdict(passed, judged, values)
 
 
 TAIL = 0.001
-"""Share of the pictures learned from that may lie beyond a bound; with fewer than 1 / TAIL the extremes count."""
+"""Share of the photos that may lie beyond a bound; with fewer than 1 / TAIL photos the extremes count."""
 HELD_OUT = 0.2
-"""Share of the pictures kept back to test the ranges on."""
+"""Share of the photos that is held out to test the ranges on."""
 FEWEST = 20
-"""Pictures needed to learn from; a kind of picture with fewer is held against the ranges of all together."""
+"""Photos needed to learn from; a class of image with fewer is judged by the ranges of all together."""
 ONE_POSE = 0.7
-"""Kinds of picture whose median overlap with their mean silhouette is below this have no pose in common."""
-MEANT = 0.995
-"""Share of real pictures that each property is meant to pass."""
-SLACK = {
-    "ground_near": (0.05, None), "ground_border": (0.1, None), "ground_share": (0.02, 0.02),
-    "centre_x": (0.015, 0.015), "centre_y": (0.015, 0.015), "margin": (0.016, None), "border_product": (None, 0.005),
-    "fill": (0.035, 0.035), "light_mean": (2.0, 2.0), "light_spread": (2.0, 2.0), "light_low": (2.0, 2.0),
-    "light_sides": (4.0, 4.0), "pose_overlap": (0.03, None), "kind_lead": (0.02, None),
-    "kind_likelihood": (0.05, None),
-}  # fmt: skip
-"""How far below the lowest and above the highest learned value each number may lie, in its own units; None: any far."""
+"""A class has one pose if the median overlap of its photos with their mean silhouette is at least this."""
+TARGET = 0.995
+"""Rate of real images that should pass each property."""
 
 
 def learn(
-    pictures: Tensor,
-    kinds: Mapping[str, Tensor] | None = None,
-    ground: tuple[int, int, int] | None = None,
+    images: Tensor,
+    likelihoods: Mapping[str, Tensor] | None = None,
+    background: RGB | None = None,
     seed: int = 0,
     classes: Sequence[str] | None = None,
     decoded: Tensor | None = None,
 ) -> Reference:
-    """Learn a brand's ranges from its pictures `(B, 3, H, W)` in [0, 1]; 1,000 or more make the ranges sharp.
+    """Learn a brand's ranges from its photos; 1,000 or more make them sharp.
 
-    classes: the kind of each picture; each with FEWEST pictures or more has ranges of its own. kinds: what
-    `kind_values` gives for the pictures, for photos that the prior has seen `unseen_values`; the kind is learned too.
-    ground: RGB 0..255, the median of all borders where left out. decoded: the same pictures as the model's VAE leaves
-    them, which are to pass too (ranges of the ground are of `pictures` alone: no VAE excuses a ground that is off).
+    HELD_OUT of the photos test the ranges; a warning names the properties that fewer than TARGET of them pass.
 
-    HELD_OUT of the pictures, drawn by the seed, are kept back: the ranges are tested on them, and a warning names the
-    properties that fewer than MEANT of them pass. ValueError for fewer than FEWEST pictures, or another number of
-    classes, kinds or decoded.
+    Args:
+        images: `(B, 3, H, W)` in [0, 1], the photos.
+        likelihoods: `class_values` of the photos, cross-fitted if the prior has seen them; the class is not learned
+            without them.
+        background: RGB 0..255; the default is the median of all borders.
+        seed: fixes which photos are held out.
+        classes: the class of each photo; a class of FEWEST photos or more has ranges of its own.
+        decoded: `(B, 3, H, W)` in [0, 1], the photos as the autoencoder leaves them, which should pass too. Ranges of
+            the background are of `images` alone: no autoencoder excuses another background.
+
+    Raises:
+        OnbrandError: fewer than FEWEST photos, or another number of classes, likelihoods or decoded photos.
     """
-    if len(pictures) < FEWEST:
-        raise ValueError(f"ranges are learned from at least {FEWEST} pictures: got {len(pictures)}; give more photos")
-    if decoded is not None and decoded.shape != pictures.shape:
-        raise ValueError(f"decoded are the same pictures: got {tuple(decoded.shape)} for {tuple(pictures.shape)}")
-    kinds = kinds or {}
-    if any(len(column) != len(pictures) for column in kinds.values()):
-        raise ValueError(f"kinds holds the numbers of each of the {len(pictures)} pictures: got others")
-    if classes is not None and len(classes) != len(pictures):
-        raise ValueError(f"each picture has one class: got {len(classes)} classes for {len(pictures)} pictures")
-    ground = ground or ground_colour(pictures)
-    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))
-    kept = max(1, round(len(pictures) * HELD_OUT))
-    test, fit = order[:kept].sort().values, order[kept:].sort().values
-    names = [ALL] * len(pictures) if classes is None else list(classes)
+    if len(images) < FEWEST:
+        raise OnbrandError(
+            "value", f"ranges are learned from at least {FEWEST} images: got {len(images)}; give more photos"
+        )
+    if decoded is not None and decoded.shape != images.shape:
+        raise OnbrandError(
+            "value", f"decoded are the same images: got {tuple(decoded.shape)} for {tuple(images.shape)}"
+        )
+    likelihoods = likelihoods or {}
+    if any(len(column) != len(images) for column in likelihoods.values()):
+        raise OnbrandError("value", f"likelihoods holds the numbers of each of the {len(images)} images: got others")
+    if classes is not None and len(classes) != len(images):
+        raise OnbrandError("value", f"each image has one class: got {len(classes)} classes for {len(images)} images")
+    background = background or background_colour(images)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    size = max(1, round(len(images) * HELD_OUT))
+    test, fit = order[:size].sort().values, order[size:].sort().values
+    names = [ALL] * len(images) if classes is None else list(classes)
     groups = _groups(names, fit)
-    sources = [pictures] if decoded is None else [pictures, decoded]
+    sources = [images] if decoded is None else [images, decoded]
 
     bounds, poses, lines = {}, {}, {}
     for group, rows in groups.items():
-        own = {name: column[rows] for name, column in kinds.items()}
-        bounds[group], pose = _ranges([source[rows] for source in sources], ground, own)
+        own = {name: column[rows] for name, column in likelihoods.items()}
+        bounds[group], pose = _ranges([source[rows] for source in sources], background, own)
         if pose is not None:
             poses[group] = pose
         if own:
-            lines[group] = float(own["kind_likelihood"].double().quantile(LINE))
-    reference = Reference(ground, bounds, poses, lines, {}, (len(fit), len(test)))
-    kept_back = [names[i] for i in test.tolist()]
-    tested = judge(reference, pictures[test], {name: column[test] for name, column in kinds.items()}, kept_back)
-    judged = {name: mask for name, mask in tested.judged.items() if mask.any()}
-    held_out = {name: float(tested.passed[name][mask].float().mean()) for name, mask in judged.items()}
-    # one picture of few proves nothing: warn where more fail than chance explains (two standard errors)
-    allowed = (1 - MEANT) + 2 * math.sqrt((1 - MEANT) * MEANT / len(test))
-    poor = [f"{name} {share:.1%}" for name, share in held_out.items() if 1 - share > max(allowed, 1.5 / len(test))]
+            lines[group] = float(own["class_likelihood"].double().quantile(LINE))
+    reference = Reference(background, bounds, poses, lines, {}, (len(fit), len(test)))
+    test_classes = [names[i] for i in test.tolist()]
+    verdict = judge(reference, images[test], {name: column[test] for name, column in likelihoods.items()}, test_classes)
+    judged = {name: mask for name, mask in verdict.judged.items() if mask.any()}
+    held_out = {name: float(verdict.passed[name][mask].float().mean()) for name, mask in judged.items()}
+    # one photo of few proves nothing: warn if more fail than chance explains (two standard errors)
+    allowed = (1 - TARGET) + 2 * math.sqrt((1 - TARGET) * TARGET / len(test))
+    poor = [f"{name} {rate:.1%}" for name, rate in held_out.items() if 1 - rate > max(allowed, 1.5 / len(test))]
     if poor:
         warnings.warn(f"real photos kept back pass less often than meant: {', '.join(poor)}", stacklevel=2)
-    if "kind_variety" in kinds and not kinds["kind_variety"].isnan().all():
-        held_out["diversity"] = float(kinds["kind_variety"].nanmean())
+    if "class_diversity" in likelihoods and not likelihoods["class_diversity"].isnan().all():
+        held_out["diversity"] = float(likelihoods["class_diversity"].nanmean())
     return replace(reference, held_out=held_out)
 
 
-def ground_colour(pictures: Tensor) -> tuple[int, int, int]:
-    """RGB 0..255: the median over pictures `(B, 3, H, W)` of the median of each one's border."""
-    r, g, b = (border(pictures.float()).median(2).values.median(0).values * 255).round().int().tolist()
+def background_colour(images: Tensor) -> RGB:
+    """RGB 0..255: the median over images `(B, 3, H, W)` in [0, 1] of the median of each one's border."""
+    r, g, b = (border(images.float()).median(2).values.median(0).values * 255).round().int().tolist()
     return r, g, b
 
 
 def _groups(names: Sequence[str], fit: Tensor) -> dict[str, Tensor]:
-    """Rows of `fit` by kind of picture; ALL of them where kinds are not told apart, or one has too few."""
+    """Class -> its rows among `fit`, for classes with FEWEST photos or more; ALL of them too if a class has fewer."""
     counts = Counter(names)
     rows = {
         name: torch.tensor([i for i in fit.tolist() if names[i] == name], dtype=torch.int64)
@@ -223,23 +248,24 @@ def _groups(names: Sequence[str], fit: Tensor) -> dict[str, Tensor]:
 
 
 def _ranges(
-    sources: Sequence[Tensor], ground: tuple[int, int, int], kinds: Mapping[str, Tensor]
+    sources: Sequence[Tensor], background: RGB, likelihoods: Mapping[str, Tensor]
 ) -> tuple[dict[str, Bounds], Tensor | None]:
-    """The range of every number over pictures of one kind, and their mean silhouette where they have one pose.
+    """The range of every number over photos of one class, and their mean silhouette if they have one pose.
 
-    sources: the pictures `(B, 3, H, W)` and, if there are any, the same decoded; the ground's ranges are the first's.
+    sources: the photos `(B, 3, H, W)` and, if there are any, the same decoded; the background's ranges are the first's.
     """
-    drawn = silhouettes_of(sources[0])
-    mean = drawn.mean(0)
-    pose = mean if overlap(drawn, mean).nanmedian() >= ONE_POSE else None
-    expected = None if pose is None else pose.expand(len(drawn), SIDE, SIDE)
-    found = [measure(source, ground, expected) for source in sources]
-    values = dict(kinds)
-    for name in found[0]:
-        values[name] = torch.cat([one[name] for one in (found[:1] if name in STATISTICS["ground"] else found)])
+    silhouettes = silhouettes_of(sources[0])
+    mean = silhouettes.mean(0)
+    pose = mean if overlap(silhouettes, mean).nanmedian() >= ONE_POSE else None
+    expected = None if pose is None else pose.expand(len(silhouettes), SIDE, SIDE)
+    numbers = [measure(source, background, expected) for source in sources]
+    values = dict(likelihoods)
+    undecoded = {number for one in PROPERTIES if not one.decoded for number in one.numbers}
+    for name in numbers[0]:
+        values[name] = torch.cat([one[name] for one in (numbers[:1] if name in undecoded else numbers)])
     bounds = {name: _range(column, name) for name, column in values.items() if name in SLACK}
-    if kinds:  # the likeliest kind is never wrong, however clearly the photos are their own
-        bounds["kind_lead"] = (min(0.0, bounds["kind_lead"][0]), math.inf)
+    if likelihoods:  # an image of the likeliest class is never wrong, however large the photos' own lead
+        bounds["class_lead"] = (min(0.0, bounds["class_lead"][0]), math.inf)
     return bounds, pose
 
 

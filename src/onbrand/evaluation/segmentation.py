@@ -1,52 +1,66 @@
-"""A picture cut into its ground, what is connected to the border, and the product, what stands out from it."""
+"""An image cut in two: the background, which is connected to the border, and the product, which stands out from it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 
+from onbrand.errors import OnbrandError
 from onbrand.evaluation.colour import distance, to_lab
 
 TIGHT, LOOSE = 4.0, 12.0
-"""Distances (dE) from the picture's own ground colour. What the border does not reach over pixels within LOOSE of it is
-the product, and with it what hangs on to that and the border does not reach over pixels within TIGHT: white clothes."""
+"""Distances (dE) from the image's own background colour. The product is what the border does not reach over pixels
+within LOOSE. Pale clothes are connected to the product, and the border does not reach them over pixels within TIGHT."""
 EVEN = 0.95
-"""Of the border's pixels, how many count when its unevenness is told: a product may touch it."""
+"""Share of the border's pixels that its unevenness is measured on: a product may touch it."""
+IN_PLANE = [[[0] * 3] * 3, [[0, 1, 0], [1, 1, 1], [0, 1, 0]], [[0] * 3] * 3]
+"""Neighbours of a pixel in a batch of masks: the four of its own image."""
 BATCH = 128
-"""Pictures cut at a time, so that memory does not grow with the folder."""
+"""Images cut at a time, so that memory does not grow with the folder."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """Pictures `(B, 3, H, W)` and where their ground and product are."""
+    """Images, and where their background and product are."""
 
-    pictures: Tensor
+    images: Tensor
     """`(B, 3, H, W)` float32 in [0, 1]."""
     lab: Tensor
     """`(B, 3, H, W)` L*, a*, b*."""
     own: Tensor
-    """`(B, 3)` Lab of each picture's own ground: the median of its border."""
-    ground: Tensor
-    """`(B, H, W)` bool: neither the product nor what is pale and hangs on to it."""
+    """`(B, 3)` Lab of each image's own background: the median of its border."""
+    background: Tensor
+    """`(B, H, W)` bool: neither the product nor pale clothes next to it."""
     product: Tensor
-    """`(B, H, W)` bool: what the border does not reach over pixels within LOOSE of `own`; enclosed ground (the eye of
-    a handle) belongs to it, specks do not. A smear of the ground is none, nor is the inside of white clothes."""
+    """`(B, H, W)` bool: what the border does not reach over pixels within LOOSE of `own`. Background inside it (the eye
+    of a handle) belongs to it; specks, smears of the background and the inside of white clothes do not."""
 
     @property
     def whole(self) -> Tensor:
-        """`(B, H, W)` bool: the product and what is pale and hangs on to it, less specks."""
-        return without_specks(~self.ground)
+        """`(B, H, W)` bool: the product and pale clothes next to it, less specks."""
+        return without_specks(~self.background)
 
 
-def cut(pictures: Tensor) -> Cut:
-    """Cut pictures `(B, 3, H, W)` in [0, 1] of at least 8 pixels a side; ValueError for others."""
-    if pictures.ndim == 4 and min(pictures.shape[2:]) < 8:
-        raise ValueError(f"pictures have at least 8 pixels a side: got {tuple(pictures.shape[2:])}; use larger ones")
-    lab = to_lab(pictures)
+def cut(images: Tensor) -> Cut:
+    """Cut images into background and product.
+
+    Args:
+        images: `(B, 3, H, W)` in [0, 1], H and W at least 8.
+
+    Raises:
+        OnbrandError: smaller images, or another shape or range.
+    """
+    if images.ndim == 4 and min(images.shape[2:]) < 8:
+        raise OnbrandError(
+            "value", f"images have at least 8 pixels a side: got {tuple(images.shape[2:])}; use larger ones"
+        )
+    lab = to_lab(images)
     edge = border(lab)
     own = edge.median(2).values
     far = distance(lab, own)
@@ -54,12 +68,12 @@ def cut(pictures: Tensor) -> Cut:
     tight = (2 * uneven).clamp(TIGHT, LOOSE).view(-1, 1, 1)
     product = ~connected(far <= LOOSE)
     whole = connected(~connected(far <= tight), product)
-    return Cut(pictures.float(), lab, own, ~whole, without_specks(product))
+    return Cut(images.float(), lab, own, ~whole, without_specks(product))
 
 
-def cuts(pictures: Tensor, batch: int = BATCH) -> Iterator[Cut]:
+def cuts(images: Tensor, batch: int = BATCH) -> Iterator[Cut]:
     """`cut` in batches."""
-    return (cut(part) for part in pictures.split(batch))
+    return (cut(part) for part in torch.split(images, batch))
 
 
 def border(fields: Tensor) -> Tensor:
@@ -79,24 +93,29 @@ def bands(fields: Tensor, wide: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def connected(mask: Tensor, seeds: Tensor | None = None) -> Tensor:
-    """The part of a mask `(B, H, W)` that is reached from the seeds in it over edges of pixels (4-neighbours); the
-    same shape. seeds `(B, H, W)`: left out, the border."""
-    reached = torch.zeros_like(mask)
+    """The part of a mask that is connected to the seeds over edges of its pixels (4-neighbours).
+
+    Args:
+        mask: `(B, H, W)` bool.
+        seeds: `(B, H, W)` bool; those outside the mask count for nothing. The default is the border.
+
+    Returns:
+        `(B, H, W)` bool, on the mask's device.
+    """
     if seeds is None:
-        for side, source in zip(sides(reached), sides(mask), strict=True):
-            side.copy_(source)
-    else:
-        reached |= mask & seeds
-    while True:
-        grown = _sweep(_sweep(reached, mask).mT, mask.mT).mT
-        if bool((grown == reached).all()):
-            return reached
-        reached = grown
+        seeds = torch.zeros_like(mask)
+        for side in sides(seeds):
+            side.fill_(True)
+    # one call for the batch: parts of two images never touch, and 0 labels what is outside the mask
+    labels, count = ndimage.label(mask.cpu().numpy(), IN_PLANE)
+    reached = np.zeros(count + 1, bool)
+    reached[labels[(seeds & mask).cpu().numpy()]] = True
+    return torch.from_numpy(reached[labels]).to(mask.device)
 
 
 def without_specks(mask: Tensor) -> Tensor:
     """Pixels of a mask `(B, H, W)` that have at least two more in their 3 x 3 neighbourhood."""
-    near = torch.nn.functional.avg_pool2d(mask[:, None].float(), 3, 1, 1, count_include_pad=True)[:, 0] * 9
+    near = avg_pool2d(mask[:, None].float(), 3, 1, 1, count_include_pad=True)[:, 0] * 9
     return mask & (near > 2.5)
 
 
@@ -105,25 +124,23 @@ def grown(mask: Tensor, by: int) -> Tensor:
     return max_pool2d(mask[:, None].float(), 2 * by + 1, 1, by)[:, 0] > 0
 
 
-def _sweep(reached: Tensor, mask: Tensor) -> Tensor:
-    """`reached` carried down and up all columns as far as the mask lasts."""
-    rows, free = reached.transpose(0, 1).contiguous(), mask.transpose(0, 1).contiguous()
-    for i in range(1, len(rows)):
-        rows[i] |= rows[i - 1] & free[i]
-    for i in range(len(rows) - 2, -1, -1):
-        rows[i] |= rows[i + 1] & free[i]
-    return rows.transpose(0, 1)
+def pasted(images: Tensor) -> Tensor:
+    """Replace the background by white, with an edge one pixel soft.
 
+    The background is `cut`'s: as good a matte as thresholds give, for a background of any colour.
 
-def pasted(pictures: Tensor) -> Tensor:
-    """Pictures `(B, 3, H, W)` in [0, 1] with their ground at exactly 1, the edge of the product a pixel soft.
+    Args:
+        images: `(B, 3, H, W)` in [0, 1], H and W at least 8.
 
-    The ground is `cut`'s: as good a matte as thresholds give, whatever the ground was. ValueError for pictures
-    under 8 pixels a side.
+    Returns:
+        `(B, 3, H, W)` in [0, 1]; the background is exactly 1.
+
+    Raises:
+        OnbrandError: smaller images, or another shape or range.
     """
-    made = []
-    for cut in cuts(pictures):
+    parts = []
+    for cut in cuts(images):
         product = grown(cut.whole, 1)[:, None].float()
         alpha = avg_pool2d(product, 3, 1, 1, count_include_pad=False) * product
-        made.append(cut.pictures * alpha + (1 - alpha))
-    return torch.cat(made)
+        parts.append(cut.images * alpha + (1 - alpha))
+    return torch.cat(parts)

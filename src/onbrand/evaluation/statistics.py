@@ -1,4 +1,4 @@
-"""Bootstrap over pictures: how far a mean, or the difference of two rows, may be from what it seems."""
+"""Statistics of images: means with bootstrap intervals, diversity, and the Fréchet distance."""
 
 from __future__ import annotations
 
@@ -8,28 +8,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from onbrand.errors import OnbrandError
+
 RESAMPLES = 2000
-"""Redraws of the pictures, with replacement."""
+"""Redraws of the images, with replacement. scipy.stats.bootstrap gives the same bounds but for the luck of its redraws
+(the tests compare them); ours are kept because the published intervals were drawn with torch's generator."""
 LEVEL = 0.95
 """Share of redraws that lie in the interval."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over pictures with its percentile bootstrap interval."""
+    """A mean over images with its percentile bootstrap interval."""
 
     value: float
-    """The mean; nan where there is no picture."""
+    """The mean; nan without an image."""
     low: float
     high: float
     n: int
-    """Pictures it is the mean of."""
+    """Images in the mean."""
 
 
 def mean(values: Tensor, *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Mean of `(B,)` numbers or bools with its interval; nan are left out. ValueError for another shape.
+    """Compute a mean and its interval by Efron's percentile method: the middle `level` of the means of redrawn images.
 
-    Efron's percentile method: the interval holds the middle `level` of the means of redrawn pictures.
+    Args:
+        values: `(B,)` numbers or bools; nan are left out.
+        level: share of the redraws inside the interval, in (0, 1).
+        resamples: redraws.
+        seed: fixes the redraws.
+
+    Raises:
+        OnbrandError: another shape, or a level outside (0, 1).
     """
     values = _column(values)
     values = values[~values.isnan()]
@@ -40,35 +50,47 @@ def mean(values: Tensor, *, level: float = LEVEL, resamples: int = RESAMPLES, se
 
 
 def difference(a: Tensor, b: Tensor, *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Mean of a - b over pictures `(B,)` made from the same seeds: the pairs are redrawn, so that what the seed alone
-    does falls out. Pairs with a nan are left out. ValueError where the two are not of one length."""
+    """Compute the mean of a - b and its interval; pairs are redrawn, so that the effect of the seed alone cancels.
+
+    Args:
+        a: `(B,)` values of images; pairs with a nan are left out.
+        b: `(B,)` values of images with the same seeds.
+        level: as in `mean`.
+        resamples: as in `mean`.
+        seed: as in `mean`.
+
+    Raises:
+        OnbrandError: two lengths, another shape, or a level outside (0, 1).
+    """
     a, b = _column(a), _column(b)
     if len(a) != len(b):
-        raise ValueError(f"a paired difference needs the same seeds in both rows: got {len(a)} and {len(b)} pictures")
+        raise OnbrandError(
+            "value", f"a paired difference needs the same seeds in both rows: got {len(a)} and {len(b)} images"
+        )
     return mean(a - b, level=level, resamples=resamples, seed=seed)
 
 
 def statistic(redraws: Tensor, value: float, n: int, level: float = LEVEL) -> Interval:
-    """The interval of any statistic from its values on redrawn pictures, `(R,)`."""
+    """The interval of any statistic, from its values `(R,)` on redrawn images."""
     return Interval(value, *_bounds(redraws, level), n)
 
 
 def redraw(n: int, resamples: int, seed: int) -> Tensor:
-    """`(resamples, n)` indices of pictures drawn with replacement, the same for one (n, resamples, seed)."""
+    """`(resamples, n)` indices of images drawn with replacement, the same for one (n, resamples, seed)."""
     return torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
 
 
 def _redrawn(values: Tensor, resamples: int, seed: int) -> Tensor:
-    """Means of redrawn values, `(resamples,)`; in parts, so that a million pictures fit in memory."""
+    """Means of redrawn values, `(resamples,)`; in parts, so that a million images fit in memory."""
     generator, n = torch.Generator().manual_seed(seed), len(values)
     part = max(1, min(resamples, 20_000_000 // n))
-    sizes = [min(part, resamples - done) for done in range(0, resamples, part)]
+    sizes = [min(part, resamples - first) for first in range(0, resamples, part)]
     return torch.cat([values[torch.randint(n, (size, n), generator=generator)].mean(1) for size in sizes])
 
 
 def _bounds(redraws: Tensor, level: float) -> tuple[float, float]:
     if not 0 < level < 1:
-        raise ValueError(f"an interval's level is a share in (0, 1): got {level}; take 0.95")
+        raise OnbrandError("value", f"an interval's level is a share in (0, 1): got {level}; take 0.95")
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=redraws.dtype)
     low, high = redraws.quantile(tails).tolist()
     return low, high
@@ -76,41 +98,51 @@ def _bounds(redraws: Tensor, level: float) -> tuple[float, float]:
 
 def _column(values: Tensor) -> Tensor:
     if values.ndim != 1:
-        raise ValueError(f"one value a picture, (B,): got {tuple(values.shape)}; bootstrap one property at a time")
+        raise OnbrandError(
+            "value", f"one value an image, (B,): got {tuple(values.shape)}; bootstrap one property at a time"
+        )
     return values.detach().double().cpu()
 
 
 @dataclass(frozen=True, eq=False)
 class Diversity:
-    """Variances of generated pictures over the reference's; 1 is the brand's own variety, 0 one picture again."""
+    """Variances of images over the reference's: 1 is as diverse as the brand, 0 is one image again and again."""
 
     total: float
-    """Sum of the variances over sum of the reference's."""
+    """Sum of the variances over the sum of the reference's."""
     components: Tensor
-    """`(k,)` ratio in each component; nan where the reference has no variance."""
+    """`(k,)` ratio in each component; nan if the reference has no variance in it."""
 
 
 def diversity(coordinates: Tensor, variances: Tensor) -> Diversity:
-    """Variance ratio of coordinates `(B, k)` against the reference's variances `(k,)`: total and per component.
+    """Compute the ratio of the images' variances to the reference's, in total and in each component.
 
-    Coordinates are Gaussian.coordinates(x0), or pixels, or any features; `variances` the Gaussian's own, or
-    `reference_coordinates.var(0)`. The spread of the class mean's error does not count: variances are about the
-    generated pictures' own mean. ValueError for fewer than two pictures or where the two do not fit.
+    Variances are about the images' own mean, so that an error of their mean does not count as diversity.
+
+    Args:
+        coordinates: `(B, k)`, B > 1: Gaussian.coordinates(x0), pixels, or any features.
+        variances: `(k,)` of the reference: the Gaussian's, or `reference_coordinates.var(0)`.
+
+    Raises:
+        OnbrandError: fewer than two images, shapes that do not fit, or a reference without variance.
     """
     if coordinates.ndim != 2 or len(coordinates) < 2 or variances.shape != coordinates.shape[1:]:
-        raise ValueError(
-            "a variance ratio needs at least two pictures' coordinates (B, k) and k variances: "
-            f"got {tuple(coordinates.shape)} and {tuple(variances.shape)}"
+        raise OnbrandError(
+            "value",
+            "a variance ratio needs at least two images' coordinates (B, k) and k variances: "
+            f"got {tuple(coordinates.shape)} and {tuple(variances.shape)}",
         )
     own, reference = coordinates.double().var(0), variances.double()
     if float(reference.sum()) <= 0:
-        raise ValueError("a variance ratio needs a reference that varies: got no variance; give it other pictures")
+        raise OnbrandError(
+            "value", "a variance ratio needs a reference that varies: got no variance; give it other images"
+        )
     ratios = torch.where(reference > 0, own / reference.clamp(min=1e-30), torch.nan)
     return Diversity(float(own.sum() / reference.sum()), ratios)
 
 
 def redrawn(coordinates: Tensor, variances: Tensor, indices: Tensor) -> Tensor:
-    """The total ratio on redrawn pictures, `(R,)`: indices `(R, B)` as intervals.redraw gives them."""
+    """The total ratio `(R,)` on redrawn images: coordinates `(B, k)`, variances `(k,)`, `redraw`'s indices `(R, B)`."""
     coordinates = coordinates.double()
     squares = coordinates.square().sum(1)
     n = indices.shape[1]
@@ -119,16 +151,27 @@ def redrawn(coordinates: Tensor, variances: Tensor, indices: Tensor) -> Tensor:
 
 
 def frechet(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Tensor) -> float:
-    """|m_a - m_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2) of N(m_a, A) and N(m_b, B); means `(k,)`, covariances `(k, k)`.
+    """Compute |m_a - m_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2) of N(m_a, A) and N(m_b, B).
 
-    In squared units of the means; float64. Symmetric roots by eigen-decomposition: A^1/2 B A^1/2 is symmetric where
-    A B is not, and the traces of their roots are equal. ValueError where the shapes differ.
-    Source: Dowson & Landau 1982, eq. 16.
+    Roots are taken by eigen-decomposition: A^1/2 B A^1/2 is symmetric, A B is not, and the traces of their roots are
+    equal. Source: Dowson & Landau 1982, eq. 16.
+
+    Args:
+        mean_a: `(k,)`.
+        covariance_a: `(k, k)`.
+        mean_b: `(k,)`.
+        covariance_b: `(k, k)`.
+
+    Returns:
+        The distance, in squared units of the means; float64.
+
+    Raises:
+        OnbrandError: shapes that differ.
     """
     k = len(mean_a)
     if mean_a.shape != mean_b.shape or not covariance_a.shape == covariance_b.shape == (k, k):
         shapes = [tuple(part.shape) for part in (mean_a, covariance_a, mean_b, covariance_b)]
-        raise ValueError(f"two Gaussians have means (k,) and covariances (k, k) of one k: got {shapes}")
+        raise OnbrandError("value", f"two Gaussians have means (k,) and covariances (k, k) of one k: got {shapes}")
     a, b = covariance_a.double(), covariance_b.double()
     half = root(a)
     cross = torch.linalg.eigvalsh(half @ b @ half).clamp(min=0).sqrt().sum()
@@ -136,25 +179,30 @@ def frechet(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: 
 
 
 def root(matrix: Tensor) -> Tensor:
-    """Symmetric square root `(k, k)` of a symmetric matrix without negative eigenvalues (tiny ones are taken as 0)."""
+    """Symmetric square root of `(k, k)` without negative eigenvalues (rounding may give some: they count as 0)."""
     values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    result: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return result
 
 
 def moments(coordinates: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean `(k,)` and covariance `(k, k)`, float64, of coordinates `(B, k)`; ValueError for fewer than two."""
+    """Mean `(k,)` and covariance `(k, k)`, float64, of coordinates `(B, k)`.
+
+    Raises:
+        OnbrandError: fewer than two images.
+    """
     if coordinates.ndim != 2 or len(coordinates) < 2:
         shape = tuple(coordinates.shape)
-        raise ValueError(f"a covariance needs coordinates (B, k) of at least two pictures: got {shape}")
+        raise OnbrandError("value", f"a covariance needs coordinates (B, k) of at least two images: got {shape}")
     coordinates = coordinates.double()
     centred = coordinates - coordinates.mean(0)
     return coordinates.mean(0), centred.T @ centred / (len(coordinates) - 1)
 
 
 def distance(coordinates: Tensor, reference: Tensor) -> float:
-    """Frechet distance of the Gaussians fitted to two sets of coordinates, `(B, k)` and `(B', k)`.
+    """Fréchet distance of the Gaussians fitted to two sets of coordinates, `(B, k)` and `(B', k)`.
 
-    With few pictures it is biased upwards; compare only rows of one number of pictures. It is a distance in *this*
-    prior's components and no FID.
+    With few images it is biased upwards: compare only rows of equally many images. It is a distance in this prior's
+    components and not an FID.
     """
     return frechet(*moments(coordinates), *moments(reference))

@@ -1,4 +1,4 @@
-"""Does a picture show what its prompt says: by a reader of attributes, or by CLIP similarity."""
+"""Does an image show what its prompt says: by an attribute classifier, or by CLIP similarity."""
 
 from __future__ import annotations
 
@@ -7,105 +7,134 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from onbrand.errors import OnbrandError
+
+if TYPE_CHECKING:
+    from onbrand.models.clip import Clip
+
 SHIPPED = {"garments": "garment-reader", "garments-clip": "garment-clip", "photos": "photos-reader"}
-"""Name of a reader or CLIPModel that comes with the package -> its folder in `onbrand/assets/`."""
+"""Name of an attribute classifier or CLIPModel that comes with the package -> its folder in `onbrand/assets/`."""
+SETTINGS, WEIGHTS = "reader.json", "reader.safetensors"
+"""Files of an attribute classifier's folder."""
 
 
-class Scorer(Protocol):
-    """Scores pictures against prompts; onbrand.models.clip.Clip is one."""
+def open_judge(folder: str | Path) -> AttributeClassifier | Clip:
+    """Open who judges the text.
 
-    @property
-    def name(self) -> str:
-        """What its scores are labelled with."""
+    Args:
+        folder: an attribute classifier's folder (reader.json), a CLIPModel's folder (config.json), or the name of a
+            shipped one.
 
-    def __call__(self, pictures: Tensor, prompts: Sequence[str], /) -> Tensor:
-        """Similarity `(B,)`; pictures `(B, 3, H, W)` in [0, 1], one prompt each."""
-
-
-def open_judge(folder: str | Path) -> AttributeClassifier | Scorer:
-    """What lies in a folder: a reader (reader.json), or a CLIPModel (config.json); or a shipped one, by its name.
-
-    ValueError where it is neither.
+    Raises:
+        OnbrandError: the folder holds neither.
     """
     if str(folder) in SHIPPED:
         folder = Path(str(resources.files("onbrand") / "assets" / SHIPPED[str(folder)]))
-    if (Path(folder) / "reader.json").is_file():
+    if (Path(folder) / SETTINGS).is_file():
         return AttributeClassifier.load(folder)
-    from onbrand.models import clip  # transformers takes seconds to import: only where it is asked for
+    from onbrand.models import clip  # transformers takes seconds to import: only if a CLIPModel is needed
 
     if clip.is_clip(folder):
         return clip.load(folder)
-    raise ValueError(
-        "text is judged by a folder with reader.json, by a CLIPModel's folder, or by a shipped reader "
-        f"({', '.join(SHIPPED)}): {folder} is neither"
+    raise OnbrandError(
+        "classifier",
+        f"text is judged by a folder with {SETTINGS}, by a CLIPModel's folder, or by a shipped attribute classifier "
+        f"({', '.join(SHIPPED)}): {folder} is neither",
     )
 
 
-def asked(prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
-    """Index of the label that each prompt names, `(B,)` int64; -1 where it names none.
+def labels_of(prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
+    """Find the label that each prompt names.
 
-    The longest label that stands in the prompt as whole words ("t-shirt" names no shirt), any case; of two as long,
-    the one named first.
+    The longest label that stands in the prompt as whole words, in any case ("t-shirt" names no shirt); of two as long,
+    the first.
+
+    Args:
+        prompts: B prompts.
+        labels: the labels of one attribute.
+
+    Returns:
+        `(B,)` int64 index of the label; -1 if the prompt names none.
     """
     by_length = sorted(range(len(labels)), key=lambda i: -len(labels[i]))
-    found = []
+    indices = []
     for prompt in prompts:
         places = {
             i: match.start()
             for i in by_length
             if (match := re.search(rf"(?<![\w-]){re.escape(labels[i].casefold())}(?![\w-])", prompt.casefold()))
         }
-        found.append(min(places, key=lambda i: (-len(labels[i]), places[i]), default=-1))
-    return torch.tensor(found, dtype=torch.int64)
+        indices.append(min(places, key=lambda i: (-len(labels[i]), places[i]), default=-1))
+    return torch.tensor(indices, dtype=torch.int64)
 
 
 @torch.no_grad()
 def read(
-    reader: AttributeClassifier,
-    pictures: Tensor,
+    classifier: AttributeClassifier,
+    images: Tensor,
     prompts: Sequence[str],
     attributes: Sequence[Mapping[str, str] | None] | None = None,
     batch: int = 256,
 ) -> dict[str, Tensor]:
-    """Whether the reader finds what is asked for: 1, 0, or nan where nothing is said of it, `(B,)` an attribute.
+    """Compare what the attribute classifier reads with what each image is to show.
 
-    What is asked for is a picture's `attributes` (attribute -> label) where it has them, else what its prompt names.
-    ValueError unless there are as many prompts as pictures, and for a label that the reader does not know.
+    An image is to show its `attributes` if it has them, else what its prompt names.
+
+    Args:
+        classifier: gives a label for each of its attributes.
+        images: `(B, 3, H, W)` in [0, 1].
+        prompts: one for each image.
+        attributes: attribute -> label for each image, or None.
+        batch: images classified at a time.
+
+    Returns:
+        Attribute -> `(B,)` 1 if it is read as requested, 0 if not, nan if nothing is requested.
+
+    Raises:
+        OnbrandError: another number of prompts than of images, or a label that the classifier does not know.
     """
-    if len(pictures) != len(prompts):
-        raise ValueError(f"one prompt a picture: got {len(prompts)} prompts for {len(pictures)} pictures")
-    parts = [reader(part) for part in pictures.split(batch)]
+    if len(images) != len(prompts):
+        raise OnbrandError("classifier", f"one prompt an image: got {len(prompts)} prompts for {len(images)} images")
+    parts = [classifier(part) for part in torch.split(images, batch)]
     right = {}
-    for name, labels in reader.attributes.items():
-        wanted = asked(prompts, labels)
-        for i, told in enumerate(attributes or ()):
-            if told is not None:
-                if told.get(name, labels[0]) not in labels:
-                    raise ValueError(f"{name} is one of {', '.join(labels)}; picture {i} is to show {told[name]!r}")
-                wanted[i] = labels.index(told[name]) if name in told else -1
-        seen = torch.cat([part[name].argmax(1).cpu() for part in parts]) if parts else wanted
-        right[name] = torch.where(wanted < 0, torch.nan, (seen == wanted).float())
+    for name, labels in classifier.attributes.items():
+        requests = labels_of(prompts, labels)
+        for i, entry in enumerate(attributes or ()):
+            if entry is not None:
+                if entry.get(name, labels[0]) not in labels:
+                    raise OnbrandError(
+                        "classifier", f"{name} is one of {', '.join(labels)}; image {i} is to show {entry[name]!r}"
+                    )
+                requests[i] = labels.index(entry[name]) if name in entry else -1
+        likeliest = torch.cat([part[name].argmax(1).cpu() for part in parts]) if parts else requests
+        right[name] = torch.where(requests < 0, torch.nan, (likeliest == requests).float())
     return right
 
 
 def all_right(right: Mapping[str, Tensor]) -> Tensor:
-    """1 where every attribute that the prompt names is read as asked, 0 where one is not, nan where none is named."""
+    """Reduce `read`'s columns to one, `(B,)`: 1 if every attribute is as requested, 0 if one is not, nan if none is."""
     table = torch.stack(list(right.values()), 1)
     worst = table.nan_to_num(1.0).amin(1)
     return torch.where(table.isnan().all(1), torch.nan, worst)
 
 
 class AttributeClassifier(nn.Module):
-    """Reads `attributes`, a dict of name -> labels, off pictures `(B, 3, H, W)` in [0, 1].
+    """A small convolutional net that reads attributes (kind, colour ...) off images.
 
-    Pictures are averaged down to `side` pixels first, 32 times a power of two: how coarse the things are that it reads.
+    Args:
+        attributes: name -> labels.
+        width: channels of the first stage.
+        side: pixels that images are averaged down to, 32 times a power of two: small details need a large one.
+
+    Raises:
+        OnbrandError: another `side`.
     """
 
     def __init__(self, attributes: dict[str, list[str]], width: int = 32, side: int = 32) -> None:
@@ -117,44 +146,51 @@ class AttributeClassifier(nn.Module):
 
         w, halvings = width, (side // 32).bit_length() - 1
         if side != 32 << halvings:
-            raise ValueError(f"side must be 32 times a power of two, got {side}")
-        first = [stage(3, w, 2), *(stage(w, w, 2) for _ in range(halvings - 1))] if halvings else [stage(3, w, 1)]
+            raise OnbrandError("classifier", f"side must be 32 times a power of two, got {side}")
+        stem = [stage(3, w, 2), *(stage(w, w, 2) for _ in range(halvings - 1))] if halvings else [stage(3, w, 1)]
         self.body = nn.Sequential(
-            *first, stage(w, 2 * w, 2), stage(2 * w, 2 * w, 1), stage(2 * w, 4 * w, 2), stage(4 * w, 4 * w, 1)
+            *stem, stage(w, 2 * w, 2), stage(2 * w, 2 * w, 1), stage(2 * w, 4 * w, 2), stage(4 * w, 4 * w, 1)
         )
         self.heads = nn.ModuleDict({name: nn.Linear(4 * w * 4, len(labels)) for name, labels in attributes.items()})
 
-    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        """Logits `(B, labels)` for each attribute; pictures `(B, 3, H, W)` in [0, 1]."""
-        small = F.interpolate(pictures, (self.side, self.side), mode="area") * 2 - 1
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits `(B, labels)` for each attribute; images `(B, 3, H, W)` in [0, 1]."""
+        small = F.interpolate(images, (self.side, self.side), mode="area") * 2 - 1
         features = F.adaptive_avg_pool2d(self.body(small), 2).flatten(1)
         return {name: head(features) for name, head in self.heads.items()}
 
     @torch.no_grad()
-    def read(self, pictures: Tensor, batch: int = 256) -> dict[str, list[str]]:
-        """The likeliest label of each attribute for each of the pictures `(B, 3, H, W)` in [0, 1]."""
-        logits = [self(part) for part in pictures.split(batch)]
+    def read(self, images: Tensor, batch: int = 256) -> dict[str, list[str]]:
+        """The likeliest label of each attribute, for each of the images `(B, 3, H, W)` in [0, 1]."""
+        logits = [self(part) for part in torch.split(images, batch)]
         return {
             name: [labels[i] for part in logits for i in part[name].argmax(1).tolist()]
             for name, labels in self.attributes.items()
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write `reader.safetensors` (half precision) and `reader.json` into `folder`."""
+        """Write the weights (half precision) and the settings into `folder`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
-        save_file({k: v.contiguous() for k, v in state.items()}, folder / "reader.safetensors")
-        built = {"attributes": self.attributes, "width": self.width, "side": self.side}
-        (folder / "reader.json").write_text(json.dumps(built, indent=1))
+        save_file({k: v.contiguous() for k, v in state.items()}, folder / WEIGHTS)
+        settings = {"attributes": self.attributes, "width": self.width, "side": self.side}
+        (folder / SETTINGS).write_text(json.dumps(settings, indent=1))
 
     @classmethod
     def load(cls, folder: str | Path) -> AttributeClassifier:
-        """A saved reader; ValueError where there is none."""
+        """Open the attribute classifier that `save` wrote.
+
+        Raises:
+            OnbrandError: the folder holds none.
+        """
         folder = Path(folder)
-        if not (folder / "reader.json").exists():
-            raise ValueError(f"a reader's folder holds reader.json and reader.safetensors; there is none in {folder}")
-        reader = cls(**json.loads((folder / "reader.json").read_text()))
-        reader.load_state_dict({k: v.float() if v.is_floating_point() else v
-                                for k, v in load_file(folder / "reader.safetensors").items()})  # fmt: skip
-        return reader.eval()
+        if not (folder / SETTINGS).exists():
+            raise OnbrandError(
+                "classifier",
+                f"an attribute classifier's folder holds {SETTINGS} and {WEIGHTS}; there is none in {folder}",
+            )
+        classifier = cls(**json.loads((folder / SETTINGS).read_text()))
+        classifier.load_state_dict({k: v.float() if v.is_floating_point() else v
+                                for k, v in load_file(folder / WEIGHTS).items()})  # fmt: skip
+        return classifier.eval()

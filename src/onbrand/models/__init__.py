@@ -1,1 +1,1 @@
-"""The only floor that knows diffusers and transformers: schedule (any scheduler) and bundle (load, save, encode)."""
+"""The only room that knows diffusers, transformers, peft: pipelines, schedulers, what learns, checkpoints."""

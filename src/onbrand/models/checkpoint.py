@@ -1,37 +1,55 @@
-"""How weights were offset-trained, kept beside them in onbrand/config.json: what a start of theirs must agree with."""
+"""The start that weights were trained with, kept beside them in onbrand/config.json: what theirs must agree with."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import safe_open
+
+from onbrand.errors import OnbrandError
+from onbrand.io import write_json
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
     from onbrand.core.prior import Prior
 
+SCHEMA = 2
+"""Of onbrand/config.json, and of the metadata of a LoRA."""
 LORA = "pytorch_lora_weights.safetensors"
 """diffusers' name of a LoRA's file; a folder that holds it and no model_index.json is a LoRA's."""
 
-KEYS = ("gain", "kind", "k", "first", "start", "prior")
-"""gain: "window" | "constant" · kind: the start trained with, "mean" | "pca" | "text" · k: its components · first: the
-window's first timestep · start: the constant gain's · prior: fingerprint of the prior trained with."""
+KEYS = ("schema", "gain", "start", "k", "start_timestep", "prior")
+"""gain: "window" | "constant" · start: "mean" | "pca" | "text" · k: its components · start_timestep: the window's first
+timestep, or the one that the constant gain's start belongs to · prior: fingerprint of the prior trained with."""
 
 
 def checked(record: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The record as it is; ValueError, saying `where`, unless it is whole and has no other keys than KEYS."""
-    unknown = set(record) - set(KEYS)
-    needed = {"window": "first", "constant": "start"}.get(str(record.get("gain")))
-    if unknown or needed is None or not isinstance(record.get(needed), int) or "kind" not in record:
-        raise ValueError(
-            f"{where}: offset-trained weights record gain (window, with first, or constant, with start) and kind; "
-            f"keys {', '.join(KEYS)}; got {dict(record)}"
+    """The record by the present KEYS; OnbrandError, saying `where`, unless it is whole and has no others."""
+    entries = _upgraded(record)
+    timestep = entries.get("start_timestep")
+    if isinstance(timestep, float) and timestep.is_integer():  # as schedulers name it
+        entries["start_timestep"] = int(timestep)
+    complete = entries.get("gain") in ("window", "constant") and isinstance(entries.get("start_timestep"), int)
+    if set(entries) - set(KEYS) or not complete or entries.get("start") not in ("mean", "pca", "text"):
+        raise OnbrandError(
+            "checkpoint",
+            f"{where}: weights trained with a start record gain (window or constant), start (mean, pca or text) and "
+            f"start_timestep; keys {', '.join(KEYS)}; got {dict(record)}",
         )
-    return dict(record)
+    return entries
+
+
+def _upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of schema 1, where the start was called kind and its timestep first or start, by the present names."""
+    if "kind" not in record:
+        return {"schema": SCHEMA, **record}
+    others = {name: value for name, value in record.items() if name not in ("kind", "first", "start")}
+    timestep = record.get("first" if record.get("gain") == "window" else "start")
+    return {"schema": SCHEMA, "start": record["kind"], "start_timestep": timestep, **others}
 
 
 def model_folder(folder: str | Path) -> Path:
@@ -49,19 +67,22 @@ def half_alone(part: Path) -> bool:
 
 def lora_metadata(lora: str | Path) -> tuple[Path, dict[str, Any]]:
     """The file of the LoRA at `lora` (the file, or a model or run folder with one), and what onbrand wrote into it:
-    base, the model that it was trained on, and offset, how (KEYS; None: plainly). An empty dict: not onbrand's.
+    base, the model that it was trained on, and trained_start (KEYS; None: noise). An empty dict: not onbrand's.
 
-    ValueError where there is no such file."""
+    OnbrandError if there is no such file."""
     path = Path(lora).expanduser()
     file = path if path.is_file() else model_folder(path) / LORA
     if file.suffix != ".safetensors" or not file.is_file():
         here = "which is not there" if not path.exists() else "a folder without" if path.is_dir() else "another file"
-        raise ValueError(f"a LoRA is a .safetensors file, or a folder that holds {LORA}; got {path.absolute()}, {here}")
-    with safe_open(file, "pt") as opened:
-        told = json.loads((opened.metadata() or {}).get("onbrand", "{}"))
-    if told.get("offset"):
-        checked(told["offset"], str(file))
-    return file, told
+        raise OnbrandError(
+            "checkpoint", f"a LoRA is a .safetensors file, or a folder that holds {LORA}; got {path.absolute()}, {here}"
+        )
+    with safe_open(file, "pt") as tensors:
+        metadata = json.loads((tensors.metadata() or {}).get("onbrand", "{}"))
+    if not metadata:
+        return file, {}
+    start = metadata.pop("offset", None) or metadata.get("trained_start")  # offset: its name in schema 1
+    return file, metadata | {"trained_start": checked(start, str(file)) if start else None}
 
 
 def is_lora(folder: str | Path) -> bool:
@@ -71,43 +92,54 @@ def is_lora(folder: str | Path) -> bool:
 
 
 def base_of(lora: str | Path) -> str:
-    """The model that the LoRA at `lora` was trained on, as it says itself; ValueError where it does not."""
-    base = lora_metadata(lora)[1].get("base")
+    """The model that the LoRA at `lora` was trained on, as it says itself; OnbrandError if it does not."""
+    base: str | None = lora_metadata(lora)[1].get("base")
     if not base:
-        raise ValueError(
-            f"the LoRA at {lora} does not say what it was trained on: give that as the model, and it as lora"
+        raise OnbrandError(
+            "checkpoint",
+            f"the LoRA at {lora} does not say what it was trained on: give that as the model, and it as lora",
         )
     return base
 
 
-def write_record(folder: Path, prior: Prior | None, offset: Mapping[str, Any] | None) -> dict[str, Any]:
+def write_record(folder: Path, prior: Prior | None, trained_start: Mapping[str, Any] | None) -> dict[str, Any]:
     """Write `folder`/onbrand/{prior.safetensors, config.json}; the record as it stands there, empty for plain weights.
 
-    `offset`: as `checked` takes it; the prior's fingerprint is added."""
+    trained_start: as `checked` takes it; the prior's fingerprint is added."""
     beside = folder / "onbrand"
-    record = {} if offset is None else checked(offset, "offset")
+    record = {} if trained_start is None else checked(trained_start, "trained_start")
     if prior is not None:
         record = {**record, "prior": prior.fingerprint} if record else record
-        beside.mkdir(parents=True, exist_ok=True)
         prior.save(beside / "prior.safetensors")
     if record:
-        beside.mkdir(parents=True, exist_ok=True)
-        (beside / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+        write_json(beside / "config.json", record)
     else:
         (beside / "config.json").unlink(missing_ok=True)
     return record
 
 
-def offset_config(folder: str | Path) -> dict[str, Any] | None:
-    """How the weights in `folder` (a model or run folder) were offset-trained (KEYS); None for plain weights."""
+def trained_start_in(folder: str | Path) -> dict[str, Any] | None:
+    """The start that the weights in `folder` (a model or run folder) were trained with (KEYS); None: noise."""
     file = model_folder(folder) / "onbrand" / "config.json"
     return checked(json.loads(file.read_text()), str(file)) if file.is_file() else None
 
 
-def offset_of(pipe: StableDiffusionPipeline) -> dict[str, Any] | None:
-    """How the weights of `pipe` were offset-trained, by the folder or the LoRA it was loaded from; None: plainly, or
-    it was loaded from neither."""
+def trained_start_of(pipe: StableDiffusionPipeline) -> dict[str, Any] | None:
+    """The start that the weights of `pipe` were trained with, by the folder or the LoRA it was loaded from; None:
+    noise, or it was loaded from neither."""
     origin = pipe.config.get("_name_or_path")
     if origin and Path(origin).is_file() and Path(origin).suffix == ".safetensors":
-        return lora_metadata(origin)[1].get("offset")
-    return offset_config(origin) if origin and Path(origin).is_dir() else None
+        return lora_metadata(origin)[1].get("trained_start")
+    return trained_start_in(origin) if origin and Path(origin).is_dir() else None
+
+
+def record_of(
+    pipe: StableDiffusionPipeline, trained_start: Mapping[str, Any] | Literal["recorded"] | None
+) -> dict[str, Any] | None:
+    """The start that the weights were trained with, by the present KEYS: as `trained_start` says, or its own record.
+
+    OnbrandError for what is no record.
+    """
+    if trained_start is None or isinstance(trained_start, Mapping):
+        return None if trained_start is None else checked(trained_start, "trained_start")
+    return trained_start_of(pipe)

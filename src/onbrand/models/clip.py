@@ -1,4 +1,4 @@
-"""CLIP similarity: the cosine between a picture's and its caption's embedding, by any CLIPModel folder."""
+"""CLIP similarity: the cosine between an image's and its caption's embedding, by any CLIPModel folder."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import torch
 import transformers
 from torch import Tensor
 
+from onbrand.errors import OnbrandError
+
 IMAGES: Any = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
-"""CLIP's own preparation of pictures, the variant that needs no torchvision."""
+"""CLIP's own preparation of images, the variant that needs no torchvision."""
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A CLIPModel with its tokenizer and preparation of pictures; `load` makes one."""
+    """A CLIPModel with its tokenizer and preparation of images; `load` makes one."""
 
     name: str
     """What its scores are labelled with: the folder's name, and the checkpoint it says it comes from."""
@@ -27,18 +29,20 @@ class Clip:
     images: Any
 
     @torch.no_grad()
-    def __call__(self, pictures: Tensor, prompts: Sequence[str], batch: int = 32) -> Tensor:
-        """Cosine in [-1, 1], `(B,)`, of pictures `(B, 3, H, W)` in [0, 1] and one prompt each (Eq. in CLIPScore
-        without its factor and clipping). ValueError unless there are as many prompts as pictures."""
-        if len(pictures) != len(prompts):
-            raise ValueError(f"one prompt a picture: got {len(prompts)} prompts for {len(pictures)} pictures")
-        parts = [self.embed(pictures[i : i + batch], prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
+    def __call__(self, images: Tensor, prompts: Sequence[str], batch: int = 32) -> Tensor:
+        """Cosine in [-1, 1], `(B,)`, of images `(B, 3, H, W)` in [0, 1] and one prompt each (Eq. in CLIPScore
+        without its factor and clipping). OnbrandError unless there are as many prompts as images."""
+        if len(images) != len(prompts):
+            raise OnbrandError(
+                "classifier", f"one prompt an image: got {len(prompts)} prompts for {len(images)} images"
+            )
+        parts = [self.embed(images[i : i + batch], prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
         return torch.cat([(image * text).sum(1) for image, text in parts]) if parts else torch.zeros(0)
 
     @torch.no_grad()
-    def embed(self, pictures: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Unit vectors `(B, D)` of pictures `(B, 3, H, W)` in [0, 1] and `(P, D)` of prompts, on the CPU."""
-        bytes_ = (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    def embed(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Unit vectors `(B, D)` of images `(B, 3, H, W)` in [0, 1] and `(P, D)` of prompts, on the CPU."""
+        bytes_ = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         pixels = self.images(list(bytes_), input_data_format="channels_last", return_tensors="pt")["pixel_values"]
         words = self.tokenizer(
             list(prompts), padding="max_length", truncation=True, return_tensors="pt",
@@ -61,14 +65,16 @@ def is_clip(folder: str | Path) -> bool:
 
 
 def load(folder: str | Path, device: str = "cpu") -> Clip:
-    """The CLIPModel, tokenizer and preparation of pictures of a folder as transformers saves them; nothing is fetched.
+    """The CLIPModel, tokenizer and preparation of images of a folder as transformers saves them; nothing is fetched.
 
-    Without a preprocessor_config.json pictures are prepared as OpenAI's CLIP does, at the model's own size.
-    ValueError where the folder holds no CLIPModel.
+    Without a preprocessor_config.json images are prepared as OpenAI's CLIP does, at the model's own size.
+    OnbrandError if the folder holds no CLIPModel.
     """
     folder = Path(folder).expanduser()
     if not is_clip(folder):
-        raise ValueError(f"a CLIP folder has a config.json of model_type clip, weights, tokenizer: not {folder}")
+        raise OnbrandError(
+            "classifier", f"a CLIP folder has a config.json of model_type clip, weights, tokenizer: not {folder}"
+        )
     model = transformers.CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval().to(device)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     side = model.config.vision_config.image_size
@@ -77,5 +83,5 @@ def load(folder: str | Path, device: str = "cpu") -> Clip:
     else:
         images = IMAGES(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     origin = model.config._name_or_path
-    said = f" ({origin})" if origin and Path(origin).name != folder.name else ""
-    return Clip(folder.name + said, model, tokenizer, images)
+    source = f" ({origin})" if origin and Path(origin).name != folder.name else ""
+    return Clip(folder.name + source, model, tokenizer, images)

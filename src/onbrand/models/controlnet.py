@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 
-from onbrand.models.checkpoint import half_alone, model_folder, offset_config
+from onbrand.errors import OnbrandError
+from onbrand.models.checkpoint import half_alone, model_folder, trained_start_in
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 PART = "controlnet"
 """A ControlNet's place in a pipeline and its folder."""
 WIDTHS = (16, 32, 96, 256)
-"""Channels of the layers that bring a control picture to the latents' size (Zhang et al. 2023: a factor of 8)."""
+"""Channels of the layers that bring a control image to the latents' size (Zhang et al. 2023: a factor of 8)."""
 SHAPE = ("block_out_channels", "layers_per_block", "down_block_types", "cross_attention_dim", "in_channels")
 """What a UNet and a ControlNet beside it have alike."""
 TOGETHER = "onbrand/controlnet.json"
@@ -28,9 +29,9 @@ TOGETHER = "onbrand/controlnet.json"
 
 def new_controlnet(pipe: StableDiffusionPipeline, seed: int = 0) -> StableDiffusionControlNetPipeline:
     """The pipeline with a ControlNet that changes nothing yet: the UNet's own encoder, zero convolutions, and layers
-    for the control picture drawn from `seed`.
+    for the control image drawn from `seed`.
 
-    These are drawn so that a picture's contrast comes through them (He et al. 2015): by torch's own draw it fades to a
+    These are drawn so that an image's contrast comes through them (He et al. 2015): by torch's own draw it fades to a
     thousandth, and a short training never reads it (docs/results-try-on.md).
     """
     halvings = len(pipe.vae.config.block_out_channels) - 1
@@ -49,55 +50,61 @@ def beside(pipe: StableDiffusionPipeline, nets: Sequence[ControlNetModel]) -> St
     """The same modules as diffusers' pipeline of a UNet and these ControlNets; one alone is not wrapped."""
     nets = [net.to(pipe.device) for net in nets]
     parts = {name: part for name, part in pipe.components.items() if name != PART}
-    made = StableDiffusionControlNetPipeline(
+    pair = StableDiffusionControlNetPipeline(
         **parts, controlnet=nets[0] if len(nets) == 1 else nets, requires_safety_checker=False
     )
-    made.register_to_config(_name_or_path=pipe.config.get("_name_or_path"))
-    made.set_progress_bar_config(disable=True)
-    return made
+    pair.register_to_config(_name_or_path=pipe.config.get("_name_or_path"))
+    pair.set_progress_bar_config(disable=True)
+    return pair
 
 
 def open_controlnets(pipe: StableDiffusionPipeline, places: Sequence[str | Path]) -> StableDiffusionControlNetPipeline:
     """The pipeline with the ControlNets at `places` behind those it has: each a ControlNet's folder, a run folder that
     holds one, or a Hub id "owner/name". The first that says how it was trained decides how the pipeline is started.
 
-    ValueError where there is none, where one belongs to a UNet of another shape, and where its UNet learnt with it.
+    OnbrandError if there is none, if one belongs to a UNet of another shape, or if its UNet learnt with it.
     """
-    opened = [_open(place, pipe.unet.dtype) for place in places]
-    for place, net in zip(places, opened, strict=True):
-        ours, theirs = (json.loads(json.dumps({key: one.config[key] for key in SHAPE})) for one in (pipe.unet, net))
+    nets = [_open(place, pipe.unet.dtype) for place in places]
+    for place, net in zip(places, nets, strict=True):
+        ours, theirs = (
+            json.loads(json.dumps({key: network.config[key] for key in SHAPE})) for network in (pipe.unet, net)
+        )
         if ours != theirs:
             unlike = ", ".join(f"{key} {ours[key]} and {theirs[key]}" for key in SHAPE if ours[key] != theirs[key])
-            raise ValueError(
+            raise OnbrandError(
+                "controlnet",
                 f"a ControlNet has the shape of the UNet it stands beside; this model and {place} differ in {unlike}: "
-                "take one of the same kind of model"
+                "take one of the same kind of model",
             )
-    made = beside(pipe, [*nets_of(pipe), *opened])
-    told = [place for place in places if Path(place).expanduser().is_dir() and offset_config(place)]
-    if told:
-        made.register_to_config(_name_or_path=str(Path(told[0]).expanduser()))
-    return made
+    pair = beside(pipe, [*nets_of(pipe), *nets])
+    runs = [place for place in places if Path(place).expanduser().is_dir() and trained_start_in(place)]
+    if runs:
+        pair.register_to_config(_name_or_path=str(Path(runs[0]).expanduser()))
+    return pair
 
 
 def nets_of(pipe: StableDiffusionPipeline | StableDiffusionControlNetPipeline) -> list[ControlNetModel]:
-    """The pipeline's ControlNets, in the order of their control pictures; none for a plain pipeline."""
-    found = getattr(pipe, PART, None)
-    return [] if found is None else list(getattr(found, "nets", [found]))
+    """The pipeline's ControlNets, in the order of their control images; none for a plain pipeline."""
+    part = getattr(pipe, PART, None)
+    return [] if part is None else list(getattr(part, "nets", [part]))
 
 
 def _open(place: str | Path, dtype: torch.dtype) -> ControlNetModel:
     folder = Path(place).expanduser()
-    whole = model_folder(folder)
-    if (whole / TOGETHER).is_file() and json.loads((whole / TOGETHER).read_text())["unet"]:
-        raise ValueError(f"the UNet in {folder.absolute()} learnt with its ControlNet: give it as the model, whole")
-    for inner in (folder, whole / PART):
+    model = model_folder(folder)
+    if (model / TOGETHER).is_file() and json.loads((model / TOGETHER).read_text())["unet"]:
+        raise OnbrandError(
+            "controlnet", f"the UNet in {folder.absolute()} learnt with its ControlNet: give it as the model, whole"
+        )
+    for inner in (folder, model / PART):
         config = inner / "config.json"
         if config.is_file() and json.loads(config.read_text()).get("_class_name") == ControlNetModel.__name__:
             return _load(str(inner), dtype, half_alone(inner))
     if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(place)):
         return _load(str(place), dtype, False)
-    raise ValueError(
-        f"a ControlNet is a folder of diffusers' layout, a run folder, or a Hub id; got {folder.absolute()}"
+    raise OnbrandError(
+        "controlnet",
+        f"a ControlNet is a folder of diffusers' layout, a run folder, or a Hub id; got {folder.absolute()}",
     )
 
 
@@ -109,4 +116,6 @@ def _load(name: str, dtype: torch.dtype, half: bool) -> ControlNetModel:
         )  # fmt: skip
     except OSError as error:
         line = str(error).strip().split("\n")[0]
-        raise ValueError(f"no ControlNet in safetensors at {name}, here or on the Hub: {line}") from error
+        raise OnbrandError(
+            "controlnet", f"no ControlNet in safetensors at {name}, here or on the Hub: {line}"
+        ) from error

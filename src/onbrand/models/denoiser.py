@@ -9,6 +9,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
+from onbrand.errors import OnbrandError
 from onbrand.models.controlnet import nets_of
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 NAME = "onbrand"
 """The LoRA's name in a pipeline under training."""
 WORDS = ("q_proj", "k_proj", "v_proj", "out_proj")
-"""The text encoder's layers that a LoRA has: its attention, as is usual."""
+"""The text encoder's layers that a LoRA has: its attention."""
 
 
 class Denoiser(nn.Module):
@@ -31,16 +32,17 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, timesteps: Tensor, hidden: Tensor, condition: Tensor | None = None) -> Tensor:
         """x_t (B, C, H, W), timesteps (B,), captions' hidden states (B, L, E), or their tokens (B, L) where the text
-        encoder learns, and for a ControlNet control pictures (B, 3, H', W') in [0, 1], of the pictures' size -> the
+        encoder learns, and for a ControlNet control images (B, 3, H', W') in [0, 1], of the images' size -> the
         network's output (B, C, H, W)."""
         if self.text_encoder is not None:
             hidden = self.text_encoder(hidden).last_hidden_state
-        added = {}
+        residuals: dict[str, Any] = {}
         if self.controlnet is not None:
-            read = self.controlnet(x_t, timesteps, encoder_hidden_states=hidden, controlnet_cond=condition)
-            added = {"down_block_additional_residuals": read.down_block_res_samples,
-                     "mid_block_additional_residual": read.mid_block_res_sample}  # fmt: skip
-        return self.unet(x_t, timesteps, encoder_hidden_states=hidden, **added).sample
+            control = self.controlnet(x_t, timesteps, encoder_hidden_states=hidden, controlnet_cond=condition)
+            residuals["down_block_additional_residuals"] = control.down_block_res_samples
+            residuals["mid_block_additional_residual"] = control.mid_block_res_sample
+        output: Tensor = self.unet(x_t, timesteps, encoder_hidden_states=hidden, **residuals).sample
+        return output
 
     def enable_gradient_checkpointing(self) -> None:
         """The UNet's and the ControlNet's activations are computed again instead of kept."""
@@ -56,8 +58,8 @@ class Denoiser(nn.Module):
         its latents. `whole`: these too, for a UNet that is to run without autocast.
         """
         layers = [layer for layer in self.unet.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-        rounded = [weight for layer in layers[1:] for weight in layer.parameters()]
-        for weight in self.unet.parameters() if whole else rounded:
+        others = [weight for layer in layers[1:] for weight in layer.parameters()]
+        for weight in self.unet.parameters() if whole else others:
             if not weight.requires_grad:
                 weight.data = weight.data.to(dtype)
 
@@ -70,7 +72,7 @@ class Denoiser(nn.Module):
 def full(pipe: StableDiffusionPipeline) -> Denoiser:
     """Full fine-tuning: the whole UNet learns, in place; the VAE and the text encoder are frozen.
 
-    Raises ValueError for a UNet that does not take (latents, timestep, text) alone.
+    Raises OnbrandError for a UNet that does not take (latents, timestep, text) alone.
     """
     freeze(pipe)
     return Denoiser(pipe.unet.requires_grad_(True))
@@ -89,7 +91,7 @@ def lora(
     drawn from `seed`; alpha None: the rank.
 
     The networks are given the LoRA in place; called again on the same pipeline, it is found again as it is. Raises
-    ValueError as `full` does, and where no layer is so named.
+    OnbrandError as `full` does, and where no layer is so named.
     """
     from peft import LoraConfig
 
@@ -98,9 +100,10 @@ def lora(
         layers = [name for name, layer in pipe.unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
         for target in targets:
             if not any(layer == target or layer.endswith(f".{target}") for layer in layers):
-                raise ValueError(
-                    f"lora.targets are ends of the names of the UNet's linear and convolution layers; none ends in "
-                    f"{target!r}: take to_q, to_k, to_v, to_out.0, or see [name for name, _ in unet.named_modules()]"
+                raise OnbrandError(
+                    "model",
+                    f"target_modules are ends of the names of the UNet's linear and convolution layers; none ends in "
+                    f"{target!r}: take to_q, to_k, to_v, to_out.0, or see [name for name, _ in unet.named_modules()]",
                 )
         config: dict[str, Any] = {
             "r": rank,
@@ -121,23 +124,26 @@ def lora(
 def controlnet(pipe: StableDiffusionControlNetPipeline, unet: bool = False) -> Denoiser:
     """A ControlNet (Zhang et al. 2023) learns, with `unet` the UNet too.
 
-    Raises ValueError as `full` does, and for a pipeline that does not have one ControlNet: `new_controlnet` gives it.
+    Raises OnbrandError as `full` does, and for a pipeline that does not have one ControlNet: `new_controlnet` gives it.
     """
     freeze(pipe)
     nets = nets_of(pipe)
     if len(nets) != 1:
-        raise ValueError(f"method controlnet trains one ControlNet; this pipeline has {len(nets)}: take new_controlnet")
+        raise OnbrandError(
+            "model", f"method controlnet trains one ControlNet; this pipeline has {len(nets)}: take new_controlnet"
+        )
     pipe.unet.requires_grad_(unet)
     return Denoiser(pipe.unet, nets[0].requires_grad_(True))
 
 
 def freeze(pipe: StableDiffusionPipeline | StableDiffusionControlNetPipeline) -> None:
-    """All of the pipeline frozen and ready for training; ValueError where its UNet cannot be trained."""
+    """All of the pipeline frozen and ready for training; OnbrandError if its UNet cannot be trained."""
     unet = pipe.unet
     if unet.config.in_channels != pipe.vae.config.latent_channels:
-        raise ValueError(
+        raise OnbrandError(
+            "model",
             f"the UNet must take the VAE's latents alone ({pipe.vae.config.latent_channels} channels); it takes "
-            f"{unet.config.in_channels}: inpainting and other conditioned UNets are not trained here"
+            f"{unet.config.in_channels}: inpainting and other conditioned UNets are not trained here",
         )
     networks = [unet, *nets_of(pipe)]
     if pipe.device.type == "cpu":  # the backward of fused attention takes a fifth of a step there

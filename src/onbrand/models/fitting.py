@@ -7,21 +7,25 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from onbrand.core import Conditional, ConditionalFitter, Gaussian, Prior
+from onbrand.core import Conditional, ConditionalFitter, Fitter, Gaussian, Prior, Provenance
 from onbrand.core.text import Method
 from onbrand.data.encode import encode_all
-from onbrand.data.images import RGB, Refused, ground_of, open_picture, to_picture
+from onbrand.data.images import RGB, background_of, to_image
 from onbrand.data.latents import Key, Store, Summary, iterate
 from onbrand.data.records import Record, read_folder
-from onbrand.models.pipeline import channels_last, decode, embed, encode, fingerprint, to_x0, warn_long
+from onbrand.errors import OnbrandError, UnreadableImage
+from onbrand.io import whole_file
+from onbrand.models.pipeline import channels_last, decode, embed, encode, factor_of, fingerprint, to_x0, warn_long
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -32,7 +36,20 @@ CAPTIONED = 20
 FOLDS = 5
 """Of the regression's cross-validation."""
 SEEN = 200
-"""Photos, evenly spread, that the brand's ground is taken from."""
+"""Photos, evenly spread, that the brand's background is taken from."""
+
+
+def check_folder(folder: Path, photos: Path) -> Path:
+    """The brand's folder as it is; OnbrandError if it lies inside of the photos, or is a file."""
+    if folder.resolve().is_relative_to(photos.resolve()):
+        raise OnbrandError(
+            "folder",
+            "the brand's folder lies beside the photos, or its images would be read as photos; "
+            f"got {folder}: take another",
+        )
+    if folder.is_file():
+        raise OnbrandError("folder", f"the brand's folder is a folder; got {folder}, a file: take another")
+    return folder
 
 
 def encode_photos(
@@ -46,15 +63,15 @@ def encode_photos(
 ) -> tuple[Store, Summary]:
     """The photos' latents in a store under `folder`, encoding what is not there yet, and what became of each photo.
 
-    Under `accelerate launch` every process encodes its share. ValueError where no photo can be used.
+    Under `accelerate launch` every process encodes its share. OnbrandError if no photo can be used.
     """
     records, refused = read_folder(photos, split)
     store, summary = encode_records(pipe, records, folder, size, flip, batch)
     summary = replace(summary, refused=[*refused, *summary.refused])
     if not summary.used:
         first = f", as {summary.refused[0]}" if summary.refused else ""
-        raise ValueError(
-            f"one usable photo is needed at least; {photos} has none, {len(summary.refused)} refused{first}"
+        raise OnbrandError(
+            "data", f"one usable photo is needed at least; {photos} has none, {len(summary.refused)} refused{first}"
         )
     return store, summary
 
@@ -82,7 +99,7 @@ def encode_records(
 
 
 def processes(pipe: StableDiffusionPipeline) -> PartialState | None:
-    """accelerate's view of the processes, where there are several."""
+    """Accelerate's view of the processes, where there are several."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
     from accelerate import PartialState
@@ -90,34 +107,72 @@ def processes(pipe: StableDiffusionPipeline) -> PartialState | None:
     return PartialState(cpu=pipe.device.type == "cpu")
 
 
+def fitter_for(pipe: StableDiffusionPipeline, size: tuple[int, int], k: int) -> Fitter:
+    """A fitter of k components for x0 of images of size (H, W); OnbrandError for impossible k."""
+    factor = factor_of(pipe)
+    return Fitter((pipe.vae.config.latent_channels, size[0] // factor, size[1] // factor), k)
+
+
+def fit_gaussians(
+    pipe: StableDiffusionPipeline, fitter: Fitter, store: Store, records: Sequence[Record]
+) -> dict[str, Gaussian]:
+    """A Gaussian for each class of the records (Eq. 9), from the store's latents; draws a progress bar."""
+    for mean, _, chunk in tqdm(iterate(store, records, 512), "fit", unit=" batches"):
+        fitter.update(to_x0(pipe, mean), [record.class_name for record in chunk])
+    return fitter.finish()
+
+
+def provenance_of(
+    pipe: StableDiffusionPipeline,
+    vae: str,
+    size: tuple[int, int],
+    model: str,
+    flip: bool,
+    records: Sequence[Record],
+) -> Provenance:
+    """Where a prior's x0 come from. vae: the fingerprint of the VAE's weights before any rounding; size: (H, W)."""
+    return Provenance(
+        vae=vae,
+        scaling_factor=float(pipe.vae.config.scaling_factor),
+        shift_factor=float(pipe.vae.config.shift_factor or 0.0),
+        resolution=size,
+        model=model,
+        flip=flip,
+        background=background_of_all(records),
+    )
+
+
 def fit_text(
     pipe: StableDiffusionPipeline, store: Store, records: Sequence[Record], gaussians: Mapping[str, Gaussian],
     method: Method = "ridge",
 ) -> dict[str, Conditional]:  # fmt: skip
-    """The regression from captions for each class that has components and captions enough (METHOD.md 5)."""
-    captioned = [record for record in records if record.text]
-    counts = Counter(record.class_name for record in captioned)
+    """The regression from captions for each class that has components and captions enough.
+
+    docs/concepts/method.md, section 6.
+    """
+    with_caption = [record for record in records if record.text]
+    counts = Counter(record.class_name for record in with_caption)
     fitters = {
         name: ConditionalFitter(gaussian, FOLDS)
         for name, gaussian in gaussians.items()
         if gaussian.k and counts[name] >= CAPTIONED
     }
     few = [f"{name} ({counts[name]})" for name in gaussians if counts[name] < CAPTIONED]
-    if captioned and few:
+    if with_caption and few:
         warnings.warn(
             f"a start from the text needs {CAPTIONED} captioned photos of a class; {', '.join(few)} will start from "
             "the mean",
             stacklevel=2,
         )
-    captioned = [record for record in captioned if record.class_name in fitters]
-    numbers = {name: numbers_of([r.index for r in captioned if r.class_name == name]) for name in fitters}
-    pooled = embed_captions(pipe, sorted({record.text for record in captioned}))
-    for mean, _, chunk in iterate(store, captioned):
+    with_caption = [record for record in with_caption if record.class_name in fitters]
+    numbers = {name: numbers_of([r.index for r in with_caption if r.class_name == name]) for name in fitters}
+    embeddings = embed_captions(pipe, sorted({record.text for record in with_caption}))
+    for mean, _, chunk in iterate(store, with_caption):
         x0 = to_x0(pipe, mean)
         for name, fitter in fitters.items():
             rows = [i for i, record in enumerate(chunk) if record.class_name == name]
             if rows:
-                text = torch.stack([pooled[chunk[i].text] for i in rows])
+                text = torch.stack([embeddings[chunk[i].text] for i in rows])
                 fitter.update(text, x0[rows], [numbers[name][chunk[i].index] for i in rows])
     return {name: fitter.finish(method=method) for name, fitter in fitters.items()}
 
@@ -130,43 +185,72 @@ def numbers_of(indices: Sequence[int]) -> dict[int, int]:
     return {index: place for place, index in enumerate(sorted(set(indices)))}
 
 
-def starts_of(gaussian: Gaussian, told: bool) -> list[str]:
-    """The starts that a class allows, best last (docs/results-look.md); told: it has a regression from captions."""
+def starts_of(gaussian: Gaussian, text: bool) -> list[str]:
+    """The starts that a class allows, best last (docs/results-look.md); text: it has a regression from captions."""
     if not gaussian.k:
         return ["mean without a look ahead"]
-    return ["pca", "mean with a look ahead", *(["text with a look ahead"] if told else [])]
+    return ["pca", "mean with a look ahead", *(["text with a look ahead"] if text else [])]
+
+
+def describe_fit(prior: Prior, summary: Summary, files: Mapping[str, str], k: int) -> dict[str, Any]:
+    """What fit.json says of a fit, without how it was called. files: class -> its mean's file; k: as asked for."""
+    counts = Counter(record.class_name for record in summary.used)
+    classes: dict[str, dict[str, Any]] = {}
+    for name, gaussian in prior.gaussians.items():
+        classes[name] = {"count": counts[name], "file": files[name]}
+        if name in prior.text:
+            spread = gaussian.variances
+            classes[name]["r2"] = float((prior.text[name].shrink * spread).sum() / spread.sum())
+        classes[name]["starts"] = starts_of(gaussian, name in prior.text)
+    return {
+        "model": prior.provenance.model,
+        "resolution": list(prior.provenance.resolution),
+        "flip": prior.provenance.flip,
+        "k": k,
+        "used": len(summary.used),
+        "classes": classes,
+        "refused": [{"file": str(refused.file), "reason": refused.reason} for refused in summary.refused],
+    }
+
+
+def lines_of(result: Mapping[str, Any], prior: Prior) -> list[str]:
+    """What fit.json says of each class, in words."""
+    lines = []
+    for name, entry in result["classes"].items():
+        words = f", {100 * entry['r2']:.0f} % of their spread told by the captions" if "r2" in entry else ""
+        lines.append(f"{name}: {entry['count']} photos, {prior.gaussians[name].k} components{words}")
+        lines.append(f"  starts: {', '.join(entry['starts'])}")
+    return lines
 
 
 def embed_captions(pipe: StableDiffusionPipeline, captions: Sequence[str], batch: int = 64) -> dict[str, Tensor]:
     """Each caption's pooled embedding `(E,)` float32 on the CPU; over-long ones are warned of once."""
-    found: dict[str, Tensor] = {}
+    embeddings: dict[str, Tensor] = {}
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
         for first in range(0, len(captions), batch):
             part = captions[first : first + batch]
-            found |= dict(zip(part, embed(pipe, part)[1].float().cpu(), strict=True))
+            embeddings |= dict(zip(part, embed(pipe, part)[1].float().cpu(), strict=True))
     warn_long(pipe, captions)
-    return found
+    return embeddings
 
 
-def ground_of_all(records: Sequence[Record]) -> RGB:
-    """The brand's ground: the median over the photos, each channel, of the photo's own ground (0..255)."""
-    grounds = []
+def background_of_all(records: Sequence[Record]) -> RGB:
+    """The brand's background: the median over the photos, each channel, of the photo's own background (0..255)."""
+    backgrounds = []
     for record in records[:: max(1, len(records) // SEEN)]:
-        content = record.read()
-        picture = content if isinstance(content, Refused) else open_picture(record.file, content)
-        if not isinstance(picture, Refused):
-            grounds.append(ground_of(picture))
-    red, green, blue = np.median(np.asarray(grounds), axis=0).round().astype(int).tolist()
+        with suppress(UnreadableImage):
+            backgrounds.append(background_of(record.open()))
+    red, green, blue = np.median(np.asarray(backgrounds), axis=0).round().astype(int).tolist()
     return red, green, blue
 
 
 def draw_means(pipe: StableDiffusionPipeline, prior: Prior, folder: Path) -> dict[str, str]:
     """The class means, decoded, as folder/<class>.png; returns each class's file name without the ending."""
-    folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
     for number, name in enumerate(prior.classes):
         file = re.sub(r"[^\w ,.-]", "_", name)[:80]
         files[name] = f"{file} {number}" if file in files.values() else file
-        to_picture(decode(pipe, prior.mean(name))[0]).save(folder / f"{files[name]}.png")
+        with whole_file(folder / f"{files[name]}.png") as draft:
+            to_image(decode(pipe, prior.mean(name))[0]).save(draft, format="PNG")
     return files

@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from onbrand.models.checkpoint import LORA, write_record
+from onbrand.errors import OnbrandError
+from onbrand.io import whole_file
+from onbrand.models.checkpoint import LORA, SCHEMA, write_record
 from onbrand.models.denoiser import NAME
 
 if TYPE_CHECKING:
@@ -31,34 +33,34 @@ def save(
     pipe: StableDiffusionPipeline,
     folder: str | Path,
     prior: Prior | None = None,
-    offset: Mapping[str, Any] | None = None,
+    trained_start: Mapping[str, Any] | None = None,
     base: str = "",
 ) -> None:
     """Write the pipeline's LoRA as `load_lora_weights` takes it and as kohya names it, and the prior beside them.
 
-    `base`: the model it was trained on; `offset`: how it was trained (record.KEYS). Both stand in the files' metadata,
-    under "onbrand", with the prior's fingerprint; kohya's file has the usual ss_ keys too.
+    `base`: the model it was trained on; `trained`: the start it was trained with (checkpoint.KEYS). Both stand in the
+    files' metadata, under "onbrand", with the prior's fingerprint; kohya's file has the usual ss_ keys too.
     """
     folder = Path(folder)
-    record = write_record(folder, prior, offset)
-    unet, told_of_unet = _layers(pipe.unet)
-    words, told_of_words = _layers(pipe.text_encoder)
+    record = write_record(folder, prior, trained_start)
+    unet, unet_config = _layers(pipe.unet)
+    words, words_config = _layers(pipe.text_encoder)
     # as older transformers name them, and kohya; newer ones know both
     words = {f"text_model.{name.removeprefix('text_model.')}": weight for name, weight in words.items()}
-    told = {"onbrand": json.dumps({"base": base, "offset": record or None})}
+    metadata = {"onbrand": json.dumps({"schema": SCHEMA, "base": base, "trained_start": record or None})}
     StableDiffusionPipeline.save_lora_weights(
-        folder, unet, words or None, unet_lora_adapter_metadata=told_of_unet,
-        text_encoder_lora_adapter_metadata=told_of_words or None,
+        folder, unet, words or None, unet_lora_adapter_metadata=unet_config,
+        text_encoder_lora_adapter_metadata=words_config or None,
     )  # fmt: skip
     with safe_open(folder / LORA, "pt") as file:
-        kept = dict(file.metadata())
-    _write(folder / LORA, load_file(folder / LORA), kept | told)
+        own = dict(file.metadata())
+    _write(folder / LORA, load_file(folder / LORA), own | metadata)
     config = pipe.unet.peft_config[NAME]
-    both = {f"unet.{name}": weight for name, weight in unet.items()}
-    kohya = convert_state_dict_to_kohya(both | {f"text_encoder.{name}": weight for name, weight in words.items()})
+    layers = {f"unet.{name}": weight for name, weight in unet.items()}
+    kohya = convert_state_dict_to_kohya(layers | {f"text_encoder.{name}": weight for name, weight in words.items()})
     kohya = {name.replace("lora_te1_", "lora_te_"): torch.tensor(float(config.lora_alpha)) if name.endswith(".alpha")
              else weight.contiguous() for name, weight in kohya.items()}  # fmt: skip
-    named = {
+    header = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(config.r),
         "ss_network_alpha": str(config.lora_alpha),
@@ -66,14 +68,14 @@ def save(
         "ss_base_model_version": "sd_v1",
         "ss_v2": "False",
     }
-    _write(folder / KOHYA, kohya, named | told)
+    _write(folder / KOHYA, kohya, header | metadata)
 
 
 def fuse(pipe: StableDiffusionPipeline, file: Path, scale: float = 1.0) -> None:
     """Adds `scale` times the LoRA in `file` to the UNet's own weights, in place.
 
     A scale of -1 takes out again what 1 has put in, to the rounding of float32. What the file has for the text encoder
-    stays beside its weights, for a start is told of the prompt by the text encoder as it was (`codec.embed`).
+    stays beside its weights, for a start is told of the prompt by the text encoder as it was (`pipeline.embed`).
     """
     pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=NAME, local_files_only=True)
     pipe.fuse_lora(components=["unet"], lora_scale=scale)
@@ -83,17 +85,18 @@ def fuse(pipe: StableDiffusionPipeline, file: Path, scale: float = 1.0) -> None:
         pipe.text_encoder.requires_grad_(False)
 
 
-def fuse_words(pipe: StableDiffusionPipeline, offset: Mapping[str, Any] | None) -> None:
-    """Adds what `fuse` has left beside the text encoder's weights to them, in place; nothing where nothing is.
+def fuse_words(pipe: StableDiffusionPipeline, trained_start: Mapping[str, Any] | None) -> None:
+    """Adds what `fuse` has left beside the text encoder's weights to them, in place; nothing if nothing is.
 
-    ValueError for a start by the text, which then would be read by another text encoder than the prior was fitted with.
+    OnbrandError for a start by the text: another text encoder than the prior was fitted with would then read it.
     """
     if NAME not in getattr(pipe.text_encoder, "peft_config", {}):
         return
-    if offset and offset["kind"] == "text":
-        raise ValueError(
+    if trained_start and trained_start["start"] == "text":
+        raise OnbrandError(
+            "lora",
             "this LoRA changes the text encoder and starts from what the prior reads in its output: merged, the start "
-            "would be read wrong; use it as a LoRA, or train with offset mean or without lora.text_encoder"
+            "would be read wrong; use it as a LoRA, or train with start mean or without train_text_encoder",
         )
     pipe.fuse_lora(components=["text_encoder"])
     pipe.unload_lora_weights()
@@ -103,9 +106,9 @@ def _layers(network: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A network's LoRA by its layers' names, and how it was made; both empty where there is none."""
     if NAME not in getattr(network, "peft_config", {}):
         return {}, {}
-    found, config = get_peft_model_state_dict(network, adapter_name=NAME), network.peft_config[NAME]
-    told = config.to_dict() | {"target_modules": sorted(config.target_modules)}
-    return {name: weight.detach().cpu().contiguous() for name, weight in found.items()}, told
+    state, config = get_peft_model_state_dict(network, adapter_name=NAME), network.peft_config[NAME]
+    metadata = config.to_dict() | {"target_modules": sorted(config.target_modules)}
+    return {name: weight.detach().cpu().contiguous() for name, weight in state.items()}, metadata
 
 
 def _write(file: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -114,5 +117,6 @@ def _write(file: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
-    file.write_bytes(len(ordered).to_bytes(8, "little") + ordered + content[8 + size :])
+    prefix = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+    with whole_file(file) as draft:
+        draft.write_bytes(len(prefix).to_bytes(8, "little") + prefix + content[8 + size :])

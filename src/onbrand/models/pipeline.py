@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from transformers import BatchEncoding
 from transformers.utils import logging as transformers_logging
 
-from onbrand.models.checkpoint import base_of, half_alone, is_lora, lora_metadata, model_folder, write_record
-from onbrand.models.checkpoint import offset_config as offset_config
-from onbrand.models.checkpoint import offset_of as offset_of
+from onbrand.errors import OnbrandError
+from onbrand.models.checkpoint import base_of, half_alone, is_lora, lora_metadata, write_record
+from onbrand.models.checkpoint import model_folder as model_folder
+from onbrand.models.checkpoint import trained_start_in as trained_start_in
+from onbrand.models.checkpoint import trained_start_of as trained_start_of
 from onbrand.models.controlnet import nets_of, open_controlnets
 from onbrand.models.lora import fuse
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 SHIPPED = ("tiny",)
 """Models that come with the package, by name, in `onbrand/assets/`."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_known: weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]] = weakref.WeakKeyDictionary()
+_fingerprints: weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]] = weakref.WeakKeyDictionary()
 
 
 def load(
@@ -52,20 +54,20 @@ def load(
     .ckpt file (with `config`, a folder in diffusers' layout, nothing is asked of the Hub), the name of a shipped
     model (SHIPPED), or a Hub id "owner/name". Only a Hub id uses the network; no code of the model is run. A folder
     that holds a LoRA alone is loaded with the model it was trained on; `lora`, a LoRA's file or folder, is added to
-    `model` times `lora_scale`. `controlnet`: ControlNets to put beside its UNet (`control.open_controlnets`).
+    `model` times `lora_scale`. `controlnet`: ControlNets to put beside its UNet (`controlnet.open_controlnets`).
     `offload`: each part waits on the CPU until it is called (diffusers' `enable_model_cpu_offload`), and the VAE takes
-    one picture at a time, large ones in tiles.
-    ValueError that says what was looked for, if there is no such model or it is of another kind.
+    one image at a time, large ones in tiles.
+    OnbrandError that says what was looked for, if there is no such model or it is of another kind.
     """
     if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        raise OnbrandError("model", f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     options: dict[str, Any] = {"dtype": DTYPES[dtype], "safety_checker": None, "requires_safety_checker": False}
     path = shipped(str(model)) if str(model) in SHIPPED else Path(model).expanduser()
     if lora is None and is_lora(path):
         return load(base_of(path), device, dtype, config, path, lora_scale, controlnet, offload)
     if lora is None and lora_scale != 1:
-        raise ValueError(
-            f"lora_scale is how strongly a LoRA counts; got {lora_scale} and none: give lora, or leave it out"
+        raise OnbrandError(
+            "model", f"lora_scale is how strongly a LoRA counts; got {lora_scale} and none: give lora, or leave it out"
         )
     if path.is_file():
         pipe = _load_file(path, config, options)
@@ -76,19 +78,21 @@ def load(
             pipe = StableDiffusionPipeline.from_pretrained(str(model), **options)
         except OSError as error:
             line = str(error).strip().split("\n")[0]
-            raise ValueError(f"no folder {path.absolute()}, and no model {model!r} on the Hub: {line}") from error
+            raise OnbrandError(
+                "model", f"no folder {path.absolute()}, and no model {model!r} on the Hub: {line}"
+            ) from error
     else:
-        kinds = "a folder with model_index.json, a .safetensors or .ckpt file, a Hub id owner/name, a shipped model"
-        raise ValueError(f"no model at {path.absolute()}: give {kinds} ({', '.join(SHIPPED)})")
+        forms = "a folder with model_index.json, a .safetensors or .ckpt file, a Hub id owner/name, a shipped model"
+        raise OnbrandError("model", f"no model at {path.absolute()}: give {forms} ({', '.join(SHIPPED)})")
     pipe.set_progress_bar_config(disable=True)
     if lora is not None:
-        file, told = lora_metadata(lora)
+        file, metadata = lora_metadata(lora)
         with _quiet():
             fuse(pipe, file, lora_scale)
     if controlnet:
         with _quiet():
             pipe = open_controlnets(pipe, controlnet)
-    if lora is not None and told.get("offset"):
+    if lora is not None and metadata.get("trained_start"):
         pipe.register_to_config(_name_or_path=str(file))
     if offload:
         pipe.enable_model_cpu_offload(device=device)
@@ -106,15 +110,17 @@ def name_of(pipe: StableDiffusionPipeline) -> str:
     """What `load` takes to load the pipeline again: a shipped model's name, an absolute path, a Hub id; "" where it
     was not loaded."""
     origin = str(pipe.config.get("_name_or_path") or "")
-    named = [name for name in SHIPPED if origin and Path(origin) == shipped(name)]
-    return named[0] if named else str(Path(origin).absolute()) if origin and Path(origin).exists() else origin
+    names = [name for name in SHIPPED if origin and Path(origin) == shipped(name)]
+    return names[0] if names else str(Path(origin).absolute()) if origin and Path(origin).exists() else origin
 
 
 def shipped(name: str) -> Path:
-    """The folder of the model called `name` (one of SHIPPED) inside the package; ValueError if it is not there."""
+    """The folder of the model called `name` (one of SHIPPED) inside the package; OnbrandError if it is not there."""
     path = Path(str(resources.files("onbrand") / "assets" / name))
     if not (path / "model_index.json").is_file():
-        raise ValueError(f"the shipped model {name!r} is missing: no {path / 'model_index.json'}; install onbrand anew")
+        raise OnbrandError(
+            "model", f"the shipped model {name!r} is missing: no {path / 'model_index.json'}; install onbrand anew"
+        )
     return path
 
 
@@ -122,29 +128,30 @@ def _load_folder(path: Path, options: Mapping[str, Any]) -> StableDiffusionPipel
     path = model_folder(path)
     index = path / "model_index.json"
     if not index.is_file():
-        raise ValueError(f"no model in {path.absolute()}: looked for {index.name} there and in model/")
-    kind = json.loads(index.read_text()).get("_class_name")
-    kinds = {made.__name__: made for made in (StableDiffusionPipeline, StableDiffusionControlNetPipeline)}
-    if kind not in kinds:
-        raise ValueError(f"a {' or '.join(kinds)} is needed; the model in {path.absolute()} is a {kind}")
+        raise OnbrandError("model", f"no model in {path.absolute()}: looked for {index.name} there and in model/")
+    name = json.loads(index.read_text()).get("_class_name")
+    classes = {one.__name__: one for one in (StableDiffusionPipeline, StableDiffusionControlNetPipeline)}
+    if name not in classes:
+        raise OnbrandError("model", f"a {' or '.join(classes)} is needed; the model in {path.absolute()} is a {name}")
     with _quiet():
-        return kinds[kind].from_pretrained(
+        return classes[name].from_pretrained(
             str(path), local_files_only=True, variant="fp16" if half_alone(path / "unet") else None, **options
         )
 
 
 def _load_file(path: Path, config: str | Path | None, options: Mapping[str, Any]) -> StableDiffusionPipeline:
     if path.suffix not in (".safetensors", ".ckpt"):
-        raise ValueError(f"a model file ends in .safetensors or .ckpt; got {path.absolute()}")
+        raise OnbrandError("model", f"a model file ends in .safetensors or .ckpt; got {path.absolute()}")
     try:
         with _quiet():
             return StableDiffusionPipeline.from_single_file(
                 str(path), config=None if config is None else str(config), local_files_only=True, **options
             )
     except OSError as error:
-        raise ValueError(
+        raise OnbrandError(
+            "model",
             f"{path.absolute()} holds weights alone and its configuration is not on this machine: "
-            "give config=FOLDER, any folder of the same kind of model in diffusers' layout"
+            "give config=FOLDER, any folder of the same kind of model in diffusers' layout",
         ) from error
 
 
@@ -159,8 +166,8 @@ def fingerprint(module: nn.Module) -> str:
     versions = None
     if not any(value.is_inference() for value in state.values()):
         versions = [(name, value.data_ptr(), value._version, value.dtype) for name, value in state.items()]
-    if module in _known and versions is not None and _known[module][0] == versions:
-        return _known[module][1]
+    if module in _fingerprints and versions is not None and _fingerprints[module][0] == versions:
+        return _fingerprints[module][1]
     digest = hashlib.sha256()
     for name in sorted(state):
         value = state[name].detach()
@@ -168,7 +175,7 @@ def fingerprint(module: nn.Module) -> str:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
         digest.update(value.flatten().view(torch.uint8).numpy().data)
     if versions is not None:
-        _known[module] = (versions, digest.hexdigest())
+        _fingerprints[module] = (versions, digest.hexdigest())
     return digest.hexdigest()
 
 
@@ -176,18 +183,20 @@ def save(
     pipe: StableDiffusionPipeline,
     folder: str | Path,
     prior: Prior | None = None,
-    offset: Mapping[str, Any] | None = None,
+    trained_start: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the pipeline as `save_pretrained` does, and beside it onbrand/{prior.safetensors, config.json}.
 
-    `offset`: for offset-trained weights, how they were trained (record.KEYS; the prior's fingerprint is added).
-    ValueError for a text encoder with a LoRA. onbrand/ is written before the weights, so that a run killed in between
-    leaves no offset-trained weights that pass for plain ones.
+    `trained`: the start that the weights were trained with (checkpoint.KEYS; the prior's fingerprint is added).
+    OnbrandError for a text encoder with a LoRA. onbrand/ is written before the weights, so that a run killed in between
+    leaves no weights trained with a start that pass for plain ones.
     """
     if getattr(pipe.text_encoder, "peft_config", None):
-        raise ValueError("a LoRA beside the text encoder is no part of a whole model: `onbrand merge` it first")
+        raise OnbrandError(
+            "model", "a LoRA beside the text encoder is no part of a whole model: `onbrand merge` it first"
+        )
     folder = Path(folder)
-    write_record(folder, prior, offset)
+    write_record(folder, prior, trained_start)
     with _quiet():
         pipe.save_pretrained(str(folder))
 
@@ -195,43 +204,46 @@ def save(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """While this holds, reading and writing local files draws no progress bars."""
-    drawn = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
-    for library in drawn:
+    libraries = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
+    for library in libraries:
         library.disable_progress_bar()
     try:
         yield
     finally:
-        for library in drawn:
+        for library in libraries:
             library.enable_progress_bar()
 
 
 @torch.no_grad()
-def encode(pipe: StableDiffusionPipeline, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Pictures (B, 3, H, W) in [-1, 1] -> (mean, logvar) of the VAE's posterior, each (B, C, h, w), unscaled, float32.
+def encode(pipe: StableDiffusionPipeline, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, H, W) in [-1, 1] -> (mean, logvar) of the VAE's posterior, each (B, C, h, w), unscaled, float32.
 
-    ValueError for another shape or range, sides the VAE cannot halve, and a VAE that overflows in half precision.
+    OnbrandError for another shape or range, sides the VAE cannot halve, and a VAE that overflows in half precision.
     """
     factor = factor_of(pipe)
-    if pictures.ndim != 4 or pictures.shape[1] != 3 or pictures.shape[2] % factor or pictures.shape[3] % factor:
-        raise ValueError(f"pictures must be (B, 3, H, W) with sides divisible by {factor}, got {tuple(pictures.shape)}")
-    low, high = float(pictures.min()), float(pictures.max())
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % factor or images.shape[3] % factor:
+        raise OnbrandError(
+            "model", f"images must be (B, 3, H, W) with sides divisible by {factor}, got {tuple(images.shape)}"
+        )
+    low, high = float(images.min()), float(images.max())
     if not -1.001 <= low <= high <= 1.001:
-        raise ValueError(f"pictures must lie in [-1, 1], got {low:.3g} to {high:.3g}")
-    posterior = pipe.vae.encode(pictures.to(device_of(pipe), pipe.vae.dtype)).latent_dist
+        raise OnbrandError("model", f"images must lie in [-1, 1], got {low:.3g} to {high:.3g}")
+    posterior = pipe.vae.encode(images.to(device_of(pipe), pipe.vae.dtype)).latent_dist
     pipe.maybe_free_model_hooks()
     if not torch.isfinite(posterior.mean).all():
-        raise ValueError(f"the VAE overflows in {pipe.vae.dtype}: load the model with dtype='float32'")
+        raise OnbrandError("model", f"the VAE overflows in {pipe.vae.dtype}: load the model with dtype='float32'")
     return posterior.mean.float(), posterior.logvar.float()
 
 
 def device_of(pipe: StableDiffusionPipeline) -> torch.device:
     """Where the pipeline computes, also while its parts wait elsewhere."""
-    return pipe._execution_device
+    device: torch.device = pipe._execution_device
+    return device
 
 
 def factor_of(pipe: StableDiffusionPipeline) -> int:
     """By how much the VAE shrinks a side: 8 of Stable Diffusion."""
-    return 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    return int(2 ** (len(pipe.vae.config.block_out_channels) - 1))
 
 
 @contextmanager
@@ -257,17 +269,18 @@ def to_x0(
         device = latents.device if generator is None else generator.device
         noise = torch.randn(latents.shape, generator=generator, device=device).to(latents.device)
         latents = latents + torch.exp(0.5 * logvar.float()) * noise
-    return (latents - (pipe.vae.config.shift_factor or 0.0)) * pipe.vae.config.scaling_factor
+    shift, scale = float(pipe.vae.config.shift_factor or 0.0), float(pipe.vae.config.scaling_factor)
+    return (latents - shift) * scale
 
 
 @torch.no_grad()
 def decode(pipe: StableDiffusionPipeline, x0: Tensor) -> Tensor:
-    """x0 (B, C, h, w) -> pictures (B, 3, H, W) in [-1, 1], float32."""
+    """x0 (B, C, h, w) -> images (B, 3, H, W) in [-1, 1], float32."""
     latents = x0.to(device_of(pipe), pipe.vae.dtype) / pipe.vae.config.scaling_factor
     latents = latents + (pipe.vae.config.shift_factor or 0.0)
-    pictures = pipe.vae.decode(latents).sample.float().clamp(-1, 1)
+    images: Tensor = pipe.vae.decode(latents).sample.float().clamp(-1, 1)
     pipe.maybe_free_model_hooks()  # where its parts wait on the CPU, they go back there
-    return pictures
+    return images
 
 
 @torch.no_grad()
@@ -278,16 +291,17 @@ def embed(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> tuple[Tensor
     was fitted without it.
     """
     warn_long(pipe, prompts)
-    encoder, told = pipe.text_encoder, _tokenized(pipe, prompts).to(pipe.text_encoder.device)
+    encoder, tokens = pipe.text_encoder, _tokenized(pipe, prompts).to(pipe.text_encoder.device)
     uses_mask = getattr(encoder.config, "use_attention_mask", False)
     with without_lora(encoder):
-        out = encoder(told.input_ids, attention_mask=told.attention_mask if uses_mask else None)
+        out = encoder(tokens.input_ids, attention_mask=tokens.attention_mask if uses_mask else None)
     return out.last_hidden_state, out.pooler_output
 
 
 def tokens_of(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> Tensor:
     """Prompts -> (B, L) int64 on the CPU, padded and cut to the tokenizer's length."""
-    return _tokenized(pipe, prompts).input_ids
+    tokens: Tensor = _tokenized(pipe, prompts).input_ids
+    return tokens
 
 
 @contextmanager
@@ -316,16 +330,16 @@ def warn_long(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> list[int
     length = pipe.tokenizer.model_max_length
     tokens = pipe.tokenizer(list(prompts), padding="longest", truncation=False).input_ids if prompts else []
     room = length - 2
-    found, lost = [], ""
+    long, end = [], ""
     for index, ids in enumerate(tokens):
         words = [token for token in ids if token not in pipe.tokenizer.all_special_ids]
         if len(words) > room:
-            found.append(index)
-            lost = lost or pipe.tokenizer.decode(words[room:])
-    if found:
+            long.append(index)
+            end = end or pipe.tokenizer.decode(words[room:])
+    if long:
         warnings.warn(
-            f"{len(found)} of {len(prompts)} prompts are longer than the tokenizer's {length} tokens and are cut: "
-            f"prompt {found[0]} loses {lost!r}",
+            f"{len(long)} of {len(prompts)} prompts are longer than the tokenizer's {length} tokens and are cut: "
+            f"prompt {long[0]} loses {end!r}",
             stacklevel=3,
         )
-    return found
+    return long

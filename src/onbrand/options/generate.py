@@ -1,44 +1,48 @@
-"""How pictures are made: one small dataclass. Imports no torch: the flags are read off it."""
+"""What `generate` can be told: names as diffusers' pipelines have them. No torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from onbrand.errors import OnbrandError
+from onbrand.options._base import Dtype, File, Spacing, at_least, check_choices, own_first, within
 
 Start = Literal["noise", "mean", "pca", "text", "image"]
-Spacing = Literal["leading", "trailing", "linspace"]
 
 
-@dataclass(frozen=True)
-class GenerateConfig:
-    """Where pictures start and how they are sampled.
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """Where images start and how they are sampled, whatever the prompts and the model.
 
     Attributes:
-        start: x_start: none (noise), the class mean, a draw of its first components (pca), the class's mean given the
-            prompt (text), or each request's own picture (image); null: what the weights were trained with, and for
-            plain weights text where the prior was fitted with captions, else mean
-        k: components of a pca start, or that an image start is projected on; null: as many as the weights were
-            trained with, else 3 (pca), or the whole latent (image)
+        start: what x_start is: noise (none), the class mean, a draw of its first principal components (pca), the mean
+            given the prompt (text), or each request's own image (image). Default: what the weights were trained with;
+            for plain weights text if the prior was fitted with captions, else mean
+        k: principal components of start pca, or those that start image is projected on. Default: as many as the
+            weights were trained with, else 3 (pca) or the whole latent (image)
         residual: with start text, also draw what the text leaves open
-        zero_mean: take each channel's mean out of the starting noise, which the network reads as a tint of the ground;
-            null: yes, but for a start from noise
-        look_ahead: how often the network is asked, before sampling, what it would draw from the start that it was
-            given; sampling starts from its answer. For weights trained as usual; null: for these twice from start mean,
-            once from text, else not at all
-        look_ahead_projection: keep of that answer what lies in the class's components; false: all of it
-        literal: the paper's alpha_T, abar at T-1, instead of the abar of the first inference timestep
-        steps: inference steps
-        scheduler: diffusers scheduler class, as DPMSolverMultistepScheduler; null: the model's own
-        spacing: how its timesteps are spaced; null: as its config says
-        karras: Karras sigmas on or off; null: as its config says
-        guidance: classifier-free guidance scale; 1 or less: none
+        zero_mean: take each channel's mean out of the starting noise, which the network reads as a tint of the
+            background. Default: yes, except for start noise
+        look_ahead: how often the network is asked, before sampling, what it would draw from its start; sampling starts
+            from its answer. Only for weights trained as usual. Default: for these 2 from start mean, 1 from start
+            text, else 0
+        look_ahead_projection: keep only what lies in the class's principal components of that answer
+        literal: the paper's alpha_T, abar at T - 1, instead of the abar of the first inference timestep
+        num_inference_steps: of the sampler
+        scheduler: diffusers scheduler class, such as DPMSolverMultistepScheduler. Default: the model's own
+        timestep_spacing: how the timesteps are spaced. Default: the scheduler's own
+        use_karras_sigmas: Karras sigmas on or off. Default: as the scheduler's config says
+        guidance_scale: of classifier-free guidance; 1 or less: none
         eta: DDIM's eta in [0, 1]: 0 deterministic, 1 as random as DDPM
-        batch: pictures made at a time; the last bits of a picture depend on it
-        controlnet_scale: how strongly control pictures count: one number for all ControlNets, or one for each
-        overlay: lay what control pictures show, where they have transparency (a garment cut out), over the picture made
-        handoff: out of the window that the weights were trained with, go on from the noise drawn instead of the one
+        batch_size: images made at a time; the last bits of an image depend on it
+        controlnet_conditioning_scale: weight of the control images: one for all ControlNets, or one for each
+        overlay: lay the opaque part of each control image (a garment cut out) over the finished image
+        handoff: below the window that the weights were trained with, go on from the noise drawn instead of the one
             estimated (window gain; DDIM, Euler, DPM++ 2M or UniPC)
-        trace: how many pictures, from the first on, also leave x_t and x0_hat of every step
+        trace: how many images, from the first on, also leave x_t and x0_hat of every step
     """
 
     start: Start | None = None
@@ -48,29 +52,65 @@ class GenerateConfig:
     look_ahead: int | None = None
     look_ahead_projection: bool = True
     literal: bool = False
-    steps: int = 20
+    num_inference_steps: int = 20
     scheduler: str | None = None
-    spacing: Spacing | None = None
-    karras: bool | None = None
-    guidance: float = 7.5
+    timestep_spacing: Spacing | None = None
+    use_karras_sigmas: bool | None = None
+    guidance_scale: float = 7.5
     eta: float = 0.0
-    batch: int = 8
-    controlnet_scale: float | tuple[float, ...] = 1.0
+    batch_size: int = 8
+    controlnet_conditioning_scale: float | tuple[float, ...] = 1.0
     overlay: bool = False
     handoff: bool = False
     trace: int = 0
 
     def __post_init__(self) -> None:
-        if self.start is not None and self.start not in get_args(Start):
-            raise ValueError(f"start must be one of {', '.join(get_args(Start))}; got {self.start!r}")
-        if self.spacing is not None and self.spacing not in get_args(Spacing):
-            raise ValueError(f"spacing must be one of {', '.join(get_args(Spacing))}; got {self.spacing!r}")
-        for name, least in (("steps", 1), ("batch", 1), ("trace", 0), ("guidance", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
-        if self.look_ahead is not None and self.look_ahead < 0:
-            raise ValueError(f"look_ahead counts looks, 0 or more; got {self.look_ahead}")
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta must lie in [0, 1]; got {self.eta}")
+        check_choices(self)
+        at_least(1, num_inference_steps=self.num_inference_steps, batch_size=self.batch_size)
+        at_least(0, trace=self.trace, guidance_scale=self.guidance_scale, look_ahead=self.look_ahead)
+        within(0, 1, eta=self.eta)
         if self.handoff and self.eta:
-            raise ValueError(f"the hand-off finds x0_hat from a step without fresh noise: leave eta 0; got {self.eta}")
+            raise OnbrandError(
+                "option", f"the hand-off finds x0_hat from a step without new noise; got eta {self.eta}: set it to 0"
+            )
+
+
+@own_first
+@dataclass(frozen=True)
+class GenerateOptions(SamplingSettings):
+    """What `generate` can be told.
+
+    Attributes:
+        prompts: file of requests: a .txt of prompts, or one JSON object a line: prompt; optionally class, seed,
+            negative_prompt, image, conditioning (the control image, or a list of them)
+        model: model or run folder to generate with; a LoRA's run folder brings the model it was trained on
+        output_dir: folder for the images
+        prior: the brand's folder (or its prior.safetensors). Default: the one saved beside the LoRA, the ControlNet or
+            the model
+        prompt: one prompt instead of a file
+        num_images_per_prompt: images of that prompt, with the seeds seed, seed + 1, ...
+        seed: first seed of that prompt
+        lora: a LoRA for the model: its file or its run folder
+        lora_scale: weight of the LoRA; 1: as trained
+        controlnet: ControlNets for the model: folders, run folders or Hub ids. Default: what a run folder given as
+            model brings
+        device: cuda, cpu, ... Default: a GPU if there is one
+        dtype: of the weights
+        offload: each part of the model waits on the CPU until it is called, and the VAE takes one image at a time,
+            large ones in tiles: for a GPU of little memory
+    """
+
+    prompts: Annotated[File | None, tyro.conf.Positional] = None
+    _: KW_ONLY
+    model: File
+    output_dir: File
+    prior: File | None = None
+    prompt: str | None = None
+    num_images_per_prompt: int = 1
+    seed: int = 0
+    lora: File | None = None
+    lora_scale: float = 1.0
+    controlnet: tuple[File, ...] = ()
+    device: str | None = None
+    dtype: Dtype = "float32"
+    offload: bool = False

@@ -1,315 +1,282 @@
-"""What a training run is: nested dataclasses, the paper's numbers but our gain. No torch: flags are read off it."""
+"""What `train` can be told: names as in diffusers' and kohya's scripts, the paper's numbers but our gain. No torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal
+
+from onbrand.errors import OnbrandError
+from onbrand.options._base import File, First, Size, above_zero, at_least, check_choices, own_first, within
 
 Method = Literal["full", "lora", "controlnet"]
-Offset = Literal["mean", "pca", "text", "none"]
+Start = Literal["noise", "mean", "pca", "text"]
 Gain = Literal["window", "constant"]
 Draw = Literal["projected", "sampled"]
 Prediction = Literal["epsilon", "v_prediction"]
-
-
+Precision = Literal["auto", "no", "bf16", "fp16"]
 Optimizer = Literal["adamw", "adafactor", "prodigy", "adamw8bit"]
-Decline = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+LRScheduler = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 LINEAR = ("proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
 RESIDUAL = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "conv")
-"""Layers of a UNet by how their names end: of its attention, of its transformer blocks beside, of its other blocks."""
+"""Suffixes of a UNet's layers: of its attention, of the rest of its transformer blocks, of its other blocks."""
 
 
-@dataclass(frozen=True)
-class LossConfig:
-    """What the loss is beside the matched noise.
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """The settings of a training run, whatever its photos and model.
+
+    Steps, batch and learning rate are the paper's (section 4.2); start and gain are what docs/results.md found best.
+    The paper's own are start mean and gain window, with start_timestep T - 50.
 
     Attributes:
-        dropout: share of captions replaced by the empty one, for classifier-free guidance, in [0, 1]
-        min_snr: gamma of Min-SNR weighting (Hang et al. 2023; 5 is usual); null: plain mean squared error
-        noise_offset: strength of "offset noise", another method (0.1 is usual); only with offset none
-        input_perturbation: strength of the noise that the network's input has more than its target (Ning et al. 2023;
-            0.1 is usual), against errors that add up over the steps of generation
-        timesteps: first and last timestep trained, all between as likely; null: all of the model's
+        start: what x_start is in training: noise (plain training, the baseline), the class mean, the image's principal
+            components (pca), or the mean given the caption (text). Default: text if the prior was fitted with
+            captions, else mean
+        gain: at which timesteps the noise is matched to the start: window (the paper's, t >= start_timestep) or
+            constant (all of them)
+        start_timestep: first timestep of the window (default: T - 50); under the constant gain, the timestep at which
+            generation will start (default: the model's own for 20 steps)
+        k: principal components of start pca
+        draw: under start pca, x_start is the image's own projection (projected, the paper's) or an independent draw,
+            as in generation (sampled)
+        method: what learns: the whole UNet (full), a LoRA beside it (lora; it needs about ten times the learning
+            rate), or a ControlNet (controlnet; it reads the photos' control images)
+        prediction_type: prediction target, which also sets trailing timesteps. Default: the model's own target and
+            spacing. v_prediction keeps the brand's background most often, if the whole UNet learns
+        seed: of every random number of the run
+        max_train_steps: optimizer steps
+        train_batch_size: images per device, step and accumulation step
+        gradient_accumulation_steps: parts of a step, one after the other, to save memory
+        learning_rate: after the warm-up; under prodigy a factor of the step size that it finds, usually 1
+        optimizer: adamw, adafactor (less memory), prodigy (finds its own step size; package prodigyopt) or adamw8bit
+            (less memory, on a GPU; package bitsandbytes)
+        lr_scheduler: course of the learning rate after the warm-up
+        lr_warmup_steps: steps over which the learning rate rises from 0 (constant has none)
+        adam_weight_decay: decoupled decay of the weights
+        adam_beta1: decay of the running mean of the gradient (adafactor has its own)
+        adam_beta2: decay of the running mean of its square (adafactor has its own)
+        adam_epsilon: term in the denominator (adafactor has its own)
+        max_grad_norm: gradients of a larger norm are clipped to it. None: no clipping
+        ema_decay: decay of the exponential moving average of the weights (0.9999 is usual), which is then what is
+            saved. Default: the last weights are saved
+        rank: of a LoRA's low-rank weights; 4 to 128 are usual
+        lora_alpha: a LoRA's update is scaled by alpha / rank. Default: the rank
+        target_modules: suffixes of the UNet layers that a LoRA adapts. Attention alone learns the prompt; framing
+            needs the others too
+        train_text_encoder: the LoRA adapts the text encoder's attention too. The start still reads the prompt with the
+            text encoder as it was
+        train_unet: under method controlnet, the UNet learns too. Otherwise it stays as it is, and what is saved works
+            beside other UNets of its family
+        caption_dropout_rate: share of captions replaced by the empty one, for classifier-free guidance, in [0, 1]
+        snr_gamma: gamma of Min-SNR weighting (Hang et al. 2023; 5 is usual). Default: plain mean squared error
+        noise_offset: strength of offset noise (0.1 is usual), in [0, 1]; only with start noise
+        input_perturbation: strength of the noise that the input has beyond the target's, in [0, 1] (Ning et al. 2023;
+            0.1 is usual)
+        timestep_range: first and last timestep trained, each between them as likely. Default: all of the model's
+        mixed_precision: of the network's arithmetic; auto: bf16 on a GPU that has it, otherwise no
+        gradient_checkpointing: recompute activations instead of keeping them, to save memory
+        prefetch: make the next batch while the network works on this one. Default: on a GPU, for on a CPU both would
+            want the same cores
+        compile: compile the networks (torch.compile). It takes minutes before the first step, whose gradients are
+            compared with uncompiled ones
+        offload: the VAE and a text encoder that does not learn wait on the CPU when no step needs them
+        allow_tf32: let a GPU round the factors of full-precision products to 10 bits (TensorFloat-32), which is faster
+        checkpointing_steps: steps between states from which the run can be resumed
+        checkpoints_total_limit: how many of these states are kept
+        validation_steps: steps between validation images; 0: none
+        num_validation_images: of the first captions, in turn
+        validation_loss_steps: steps between losses on validation_data; 0: none
+        early_stopping_patience: end the run after so many validations without a higher share of images that pass the
+            brand's check. Default: it goes on to its last step
+        report_to: experiment tracker that accelerate knows (tensorboard, wandb, ...). Default: log.jsonl alone
     """
 
-    dropout: float = 0.1
-    min_snr: float | None = None
+    start: Start | None = None
+    gain: Gain = "constant"
+    start_timestep: int | None = None
+    k: int = 3
+    draw: Draw = "projected"
+    method: Method = "full"
+    prediction_type: Prediction | None = None
+    seed: int = 0
+    max_train_steps: int = 50_000
+    train_batch_size: int = 16
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 1e-5
+    optimizer: Optimizer = "adamw"
+    lr_scheduler: LRScheduler = "constant"
+    lr_warmup_steps: int = 0
+    adam_weight_decay: float = 1e-2
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float | None = 1.0
+    ema_decay: float | None = None
+    rank: int = 8
+    lora_alpha: int | None = None
+    target_modules: tuple[str, ...] = (*ATTENTION, *LINEAR, *RESIDUAL)
+    train_text_encoder: bool = False
+    train_unet: bool = False
+    caption_dropout_rate: float = 0.1
+    snr_gamma: float | None = None
     noise_offset: float = 0.0
     input_perturbation: float = 0.0
-    timesteps: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        within("loss.dropout", self.dropout, 0, 1)
-        within("loss.noise_offset", self.noise_offset, 0, 1)
-        within("loss.input_perturbation", self.input_perturbation, 0, 1)
-        if self.timesteps is not None and not 0 <= self.timesteps[0] <= self.timesteps[1]:
-            raise ValueError(
-                "loss.timesteps are the first and the last timestep trained, 0 or more and in this order; got "
-                f"{list(self.timesteps)}: swap them, or set null for all"
-            )
-        if self.min_snr is not None and not self.min_snr > 0:
-            raise ValueError(f"loss.min_snr must be above 0, or null for no weighting; got {self.min_snr}")
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """What learns under method lora: low-rank weights beside the UNet's own, which stay as they are.
-
-    Attributes:
-        rank: of the low-rank weights; 4 to 128 are usual, 8 is a tenth of a small UNet's size
-        alpha: they count alpha / rank times; null: the rank, that is once
-        targets: layers that have them, by how their names end: the attention's alone learn what is asked for, framing
-            and kind of picture want the others too
-        text_encoder: the text encoder has them too, in its attention; what a start reads in a prompt is still read by
-            the text encoder as it was
-    """
-
-    rank: int = 8
-    alpha: int | None = None
-    targets: tuple[str, ...] = (*ATTENTION, *LINEAR, *RESIDUAL)
-    text_encoder: bool = False
-
-    def __post_init__(self) -> None:
-        at_least("lora.rank", self.rank, 1)
-        if self.alpha is not None and not self.alpha > 0:
-            raise ValueError(f"lora.alpha must be above 0, or null for the rank; got {self.alpha}")
-        if not self.targets:
-            raise ValueError("lora.targets must name one layer at least, as to_q; got none")
-
-
-@dataclass(frozen=True)
-class ControlNetConfig:
-    """What learns under method controlnet: a network beside the UNet that reads a control picture.
-
-    Attributes:
-        unet: the UNet learns too; else it stays as it is, and what is saved works beside other UNets of its kind
-    """
-
-    unet: bool = False
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """The optimiser, its learning rate over the steps, and the running mean of the weights.
-
-    Attributes:
-        name: adamw, adafactor (less memory), prodigy (finds its own step size; package prodigyopt) or adamw8bit (less
-            memory, on a GPU; package bitsandbytes)
-        lr: learning rate after the warm-up; under prodigy a factor of the step that it finds, usually 1
-        schedule: how the learning rate goes on after the warm-up (diffusers' names)
-        warmup: optimiser steps over which the learning rate rises from 0 (schedule constant has none)
-        weight_decay: decoupled decay of the weights
-        betas: running means of the gradient and of its square (adafactor: its own)
-        eps: term in the denominator (adafactor: its own)
-        clip: largest norm of the gradient; null: not clipped
-        ema: decay of the running mean of the weights (diffusers' EMAModel; 0.9999 is usual), which then is what is
-            saved; null: the last weights are saved
-    """
-
-    name: Optimizer = "adamw"
-    lr: float = 1e-5
-    schedule: Decline = "constant"
-    warmup: int = 0
-    weight_decay: float = 1e-2
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    clip: float | None = 1.0
-    ema: float | None = None
-
-    def __post_init__(self) -> None:
-        one_of("optim.name", self.name, Optimizer)
-        one_of("optim.schedule", self.schedule, Decline)
-        at_least("optim.warmup", self.warmup, 0)
-        if not self.lr > 0:
-            raise ValueError(f"optim.lr must be above 0; got {self.lr}")
-        if self.name == "prodigy" and self.lr < 0.01:
-            raise ValueError(
-                f"under prodigy optim.lr is a factor of the step that it finds; got {self.lr}: set 1, or take adamw"
-            )
-        if self.name == "adafactor" and (tuple(self.betas), self.eps) != ((0.9, 0.999), 1e-8):
-            raise ValueError(
-                f"adafactor has running means and an eps of its own; got optim.betas {list(self.betas)} and optim.eps "
-                f"{self.eps}: leave them out, or take adamw"
-            )
-        if self.warmup and self.schedule == "constant":
-            raise ValueError(
-                f"schedule constant has no warm-up; got optim.warmup {self.warmup}: take schedule constant_with_warmup"
-            )
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"optim.clip must be above 0, or null for no clipping; got {self.clip}")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"optim.ema must lie between 0 and 1, or be null for none; got {self.ema}")
-
-
-@dataclass(frozen=True)
-class EngineConfig:
-    """How the same numbers are computed on the machine at hand.
-
-    Attributes:
-        precision: of the network's arithmetic; auto: bf16 on a GPU that has it, otherwise full
-        accumulation: parts the batch is taken in, one after the other, to save memory
-        gradient_checkpointing: recompute activations instead of keeping them, to save memory
-        prefetch: make the next batch while the network works on this one; null: on a GPU, for on a CPU both would want
-            the same cores
-        compile: compile the networks (torch.compile), which takes minutes before the first step, whose gradients are
-            compared with the compiled ones: torch compiles some of them wrong
-        offload: what no step needs waits on the CPU, the VAE and a text encoder that does not learn; for validation
-            pictures it comes back, and the VAE takes one picture at a time, large ones in tiles
-        tf32: let a GPU round what it multiplies in full precision to 10 bits (TensorFloat-32), which is faster
-    """
-
-    precision: Precision = "auto"
-    accumulation: int = 1
+    timestep_range: tuple[int, int] | None = None
+    mixed_precision: Precision = "auto"
     gradient_checkpointing: bool = False
     prefetch: bool | None = None
     compile: bool = False
     offload: bool = False
-    tf32: bool = False
+    allow_tf32: bool = False
+    checkpointing_steps: int = 500
+    checkpoints_total_limit: int = 2
+    validation_steps: int = 0
+    num_validation_images: int = 8
+    validation_loss_steps: int = 0
+    early_stopping_patience: int | None = None
+    report_to: str | None = None
 
     def __post_init__(self) -> None:
-        one_of("engine.precision", self.precision, Precision)
-        at_least("engine.accumulation", self.accumulation, 1)
+        check_choices(self)
+        at_least(
+            1,
+            max_train_steps=self.max_train_steps,
+            train_batch_size=self.train_batch_size,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
+            rank=self.rank,
+            checkpointing_steps=self.checkpointing_steps,
+            checkpoints_total_limit=self.checkpoints_total_limit,
+            num_validation_images=self.num_validation_images,
+            early_stopping_patience=self.early_stopping_patience,
+        )
+        at_least(
+            0,
+            lr_warmup_steps=self.lr_warmup_steps,
+            validation_steps=self.validation_steps,
+            validation_loss_steps=self.validation_loss_steps,
+        )
+        above_zero(
+            learning_rate=self.learning_rate,
+            max_grad_norm=self.max_grad_norm,
+            lora_alpha=self.lora_alpha,
+            snr_gamma=self.snr_gamma,
+        )
+        within(
+            0,
+            1,
+            caption_dropout_rate=self.caption_dropout_rate,
+            noise_offset=self.noise_offset,
+            input_perturbation=self.input_perturbation,
+        )
+        self._check_method()
+        self._check_objective()
+        self._check_optimizer()
 
-
-@dataclass(frozen=True)
-class LogConfig:
-    """What a run writes while it goes, and how often.
-
-    Attributes:
-        checkpoint_every: steps between states from which the run can be resumed
-        keep: how many of these states are kept
-        validate_every: steps between validation pictures; 0: none
-        pictures: how many validation pictures, of the first captions, in turn
-        patience: validations in a row that may fail to raise the share of validation pictures which pass the brand's
-            check; then the run ends, with the weights that it has by then; null: it goes on to its last step
-        held_every: steps between losses on held-out pictures (needs some to be given); 0: none
-        tracker: experiment tracker that accelerate knows (tensorboard, wandb, ...); null: only log.jsonl
-    """
-
-    checkpoint_every: int = 500
-    keep: int = 2
-    validate_every: int = 0
-    pictures: int = 8
-    patience: int | None = None
-    held_every: int = 0
-    tracker: str | None = None
-
-    def __post_init__(self) -> None:
-        at_least("log.checkpoint_every", self.checkpoint_every, 1)
-        at_least("log.keep", self.keep, 1)
-        at_least("log.validate_every", self.validate_every, 0)
-        at_least("log.pictures", self.pictures, 1)
-        at_least("log.held_every", self.held_every, 0)
-        if self.patience is not None:
-            at_least("log.patience", self.patience, 1)
-            if not self.validate_every:
-                raise ValueError(
-                    f"log.patience counts validations, of which there are none; got {self.patience} and "
-                    "log.validate_every 0: set log.validate_every, or log.patience null"
-                )
-
-
-def one_of(name: str, value: str, choices: Any) -> None:
-    """ValueError unless `value` is one of a Literal's."""
-    if value not in get_args(choices):
-        raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}; got {value}")
-
-
-def at_least(name: str, value: int, least: int) -> None:
-    """ValueError for a value below `least`."""
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}; got {value}")
-
-
-def within(name: str, value: float, low: float, high: float) -> None:
-    """ValueError for a value outside [low, high]."""
-    if not low <= value <= high:
-        raise ValueError(f"{name} must lie between {low} and {high}; got {value}")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """A training run.
-
-    Steps, batch and learning rate are the paper's (section 4.2), offset and gain are what docs/results.md found best;
-    the paper's own are offset mean, gain window (T - S with S = 50).
-
-    Attributes:
-        offset: what x_start is in training: the class's mean, its PCA components, the mean given the text, or none
-            (plain training, the baseline); null: text where the prior was fitted with captions, else mean
-        gain: where the noise is matched to it: window (the paper's, t >= T - S) or constant (at every t)
-        first: first timestep of the window (null: T - 50), or the timestep from which generation will start under
-            the constant gain (null: the model's own for 20 steps)
-        k: components of a pca start
-        draw: a pca start is the picture's own projection (the paper's) or an independent draw, as in generation
-        steps: optimiser steps
-        batch: pictures a step, over all processes and accumulated parts
-        seed: of every random number of the run
-        method: what learns: the whole UNet (full), a LoRA beside it (lora), which wants some ten times the learning
-            rate, or a ControlNet, which reads the pictures' control pictures (controlnet)
-        prediction: what the network is taught to predict, with trailing timesteps; null: what it predicts, with its
-            own timesteps. v_prediction has the brand's ground most often, if the whole UNet learns
-        lora: rank and place of a LoRA
-        controlnet: what learns beside a ControlNet
-        loss: caption dropout and weighting
-        optim: optimiser, learning rate, running mean of the weights
-        engine: precision and memory
-        log: checkpoints, validation pictures, trackers
-    """
-
-    offset: Offset | None = None
-    gain: Gain = "constant"
-    first: int | None = None
-    k: int = 3
-    draw: Draw = "projected"
-    steps: int = 50_000
-    batch: int = 16
-    seed: int = 0
-    method: Method = "full"
-    prediction: Prediction | None = None
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    controlnet: ControlNetConfig = field(default_factory=ControlNetConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    log: LogConfig = field(default_factory=LogConfig)
-
-    def __post_init__(self) -> None:
-        one_of("method", self.method, Method)
-        if self.offset is not None:
-            one_of("offset", self.offset, Offset)
-        one_of("gain", self.gain, Gain)
-        one_of("draw", self.draw, Draw)
-        if self.prediction is not None:
-            one_of("prediction", self.prediction, Prediction)
-            if self.method == "lora" or (self.method == "controlnet" and not self.controlnet.unet):
-                raise ValueError(
-                    f"another prediction is learnt by the whole UNet; got prediction {self.prediction} and method "
-                    f"{self.method}: take method full, or controlnet.unet"
-                )
-        for name, given, usual in (
-            ("lora", self.lora, LoraConfig()),
-            ("controlnet", self.controlnet, ControlNetConfig()),
-        ):
-            if given != usual and self.method != name:
-                raise ValueError(
-                    f"settings of {name} are for method {name}; got {given} and method {self.method}: take method "
-                    f"{name}, or leave them out"
-                )
-        at_least("steps", self.steps, 1)
-        at_least("batch", self.batch, 1)
-        if self.offset == "pca" and self.k < 1:
-            raise ValueError(f"a pca start has at least 1 component; got k {self.k}: with none it is offset mean")
-        if self.loss.noise_offset and self.offset != "none":
-            raise ValueError(
-                f"offset noise and offset {self.offset or 'text or mean'} cannot both be matched by one start at "
-                f"generation; got loss.noise_offset {self.loss.noise_offset}: set it to 0, or take offset none"
+    def _check_method(self) -> None:
+        """What learns, and the settings that belong to it."""
+        learns = self.method == "full" or (self.method == "controlnet" and self.train_unet)
+        if self.prediction_type is not None and not learns:
+            raise OnbrandError(
+                "option",
+                f"another prediction_type is learnt by the whole UNet; got {self.prediction_type} and method "
+                f"{self.method}: take method full, or method controlnet with train_unet",
             )
-        if self.batch % self.engine.accumulation:
-            raise ValueError(
-                f"batch must be a multiple of engine.accumulation; got {self.batch} and {self.engine.accumulation}"
+        usual = TrainSettings.__dataclass_fields__
+        for method, names in METHOD_SETTINGS.items():
+            for name in names:
+                if method != self.method and getattr(self, name) != usual[name].default:
+                    raise OnbrandError(
+                        "option",
+                        f"{name} is a setting of method {method}; got {name} {getattr(self, name)} and method "
+                        f"{self.method}: take method {method}, or leave {name} out",
+                    )
+        if not self.target_modules:
+            raise OnbrandError("option", "target_modules must name at least one layer, such as to_q; got none")
+        if self.early_stopping_patience is not None and not self.validation_steps:
+            raise OnbrandError(
+                "option",
+                f"early_stopping_patience counts validations, and there are none; got {self.early_stopping_patience} "
+                "and validation_steps 0: set validation_steps, or leave early_stopping_patience out",
+            )
+
+    def _check_objective(self) -> None:
+        """The start, the noise, the timesteps."""
+        if self.start == "pca" and self.k < 1:
+            raise OnbrandError(
+                "option", f"start pca has at least 1 component; got k {self.k}: with none it is start mean"
+            )
+        if self.noise_offset and self.start != "noise":
+            raise OnbrandError(
+                "option",
+                f"offset noise and start {self.start or 'text or mean'} cannot both be matched by one start at "
+                f"generation; got noise_offset {self.noise_offset}: set it to 0, or take start noise",
+            )
+        if self.timestep_range is not None and not 0 <= self.timestep_range[0] <= self.timestep_range[1]:
+            raise OnbrandError(
+                "option",
+                "timestep_range holds the first and the last timestep trained, 0 or more and in this order; got "
+                f"{list(self.timestep_range)}: swap them, or leave it out for all",
+            )
+
+    def _check_optimizer(self) -> None:
+        """Settings that an optimizer, or a schedule, has no use for."""
+        if self.optimizer == "prodigy" and self.learning_rate < 0.01:
+            raise OnbrandError(
+                "option",
+                f"under prodigy, learning_rate is a factor of the step size that it finds; got {self.learning_rate}: "
+                "set 1, or take optimizer adamw",
+            )
+        own = (self.adam_beta1, self.adam_beta2, self.adam_epsilon)
+        if self.optimizer == "adafactor" and own != (0.9, 0.999, 1e-8):
+            raise OnbrandError(
+                "option",
+                "adafactor has running means and an epsilon of its own; got adam_beta1, adam_beta2 and adam_epsilon "
+                f"{own}: leave them out, or take optimizer adamw",
+            )
+        if self.lr_warmup_steps and self.lr_scheduler == "constant":
+            raise OnbrandError(
+                "option",
+                f"lr_scheduler constant has no warm-up; got lr_warmup_steps {self.lr_warmup_steps}: take lr_scheduler "
+                "constant_with_warmup",
+            )
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise OnbrandError(
+                "option", f"ema_decay must lie between 0 and 1; got {self.ema_decay}: leave it out for none"
             )
 
 
-Precision = Literal["auto", "no", "bf16", "fp16"]
+METHOD_SETTINGS = {
+    "lora": ("rank", "lora_alpha", "target_modules", "train_text_encoder"),
+    "controlnet": ("train_unet",),
+}
+"""Settings that only one method reads."""
+
+
+@own_first
+@dataclass(frozen=True)
+class TrainOptions(TrainSettings):
+    """What `train` can be told.
+
+    Attributes:
+        images: folder of photos, as for `fit`
+        model: model to start from, as for `fit`
+        output_dir: the run's folder: config.yaml, log.jsonl, state/, validation/, model/
+        prior: the brand's folder (or its prior.safetensors); needed unless start is noise
+        split: as for `fit`
+        validation_data: photos that are not trained on, for a loss every validation_loss_steps: a folder, or the name
+            of a split of the photos
+        resolution: as for `fit`. Default: the prior's, or the model's own
+        random_flip: mirror images at random; with a prior, as that was fitted
+        device: cuda, cpu, ... Default: a GPU if there is one
+    """
+
+    images: First
+    model: File
+    output_dir: File
+    prior: File | None = None
+    split: str | None = None
+    validation_data: File | None = None
+    resolution: Size = None
+    random_flip: bool = False
+    device: str | None = None

@@ -1,1 +1,1 @@
-"""From folders of results to figures and one page anybody can read."""
+"""From folders of results to figures and one page that anybody can read."""

@@ -1,4 +1,4 @@
-"""Figures: learning curves, what the first step shows of each mode, and the contact sheet of a check."""
+"""Figures: learning curves, the signal of each component at the first step, and the contact sheet of a check."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from onbrand.errors import OnbrandError
+
 INK, SOFT, LINE = "#1d1f21", "#55595f", "#d9d6cf"
 COLOURS = ("#0d5c8a", "#a3431b", "#4b5320", "#7a3b8f", "#8a6d00", "#1b7f79")
-"""Line colours in order, told apart in grey and by colour-blind eyes together with the dashes."""
+"""Line colours in order: with the dashes, grey print and colour-blind eyes tell them apart."""
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 BAD = (179, 38, 30)
 
 
 def curves(logs: Mapping[str, Sequence[Mapping[str, Any]]], key: str, label: str) -> str:
-    """One learning curve a run as SVG.
+    """Draw one learning curve a run, each point the mean of 1/20 of the run.
 
-    `logs` maps a run's caption to the lines of its log.jsonl; `key` is the field drawn (`loss_outside`, ...), averaged
-    over a running window of 1/20 of the run. Steps without that field are passed over; "" if no run has any.
+    Args:
+        logs: caption of a run -> the lines of its log.jsonl.
+        key: the field to draw (`loss_outside`, ...); steps without it are passed over.
+        label: of the vertical axis.
+
+    Returns:
+        SVG text; "" if no run has two steps with the field.
     """
     series = {name: [(float(line["step"]), float(line[key])) for line in lines if line.get(key) is not None]
               for name, lines in logs.items()}  # fmt: skip
@@ -38,18 +45,23 @@ def curves(logs: Mapping[str, Sequence[Mapping[str, Any]]], key: str, label: str
     return _svg(figure)
 
 
-def modes(leaks: Mapping[str, Mapping[str, Any]], shown: int = 16) -> str:
-    """Signal over noise of the mean and the spread in each component at the first step, as SVG.
+def modes(leaks: Mapping[str, Mapping[str, Any]], count: int = 16) -> str:
+    """Draw the signal over the noise at the first step, of the mean and of the spread in each component.
 
-    `leaks` maps a class to its part of leak.json: `mean_power` and `spread_power` `(K,)`, abar mu_i^2 and abar
-    lambda_i (Eq. 6 per mode), in units of the noise's variance. "" if no class has any component.
+    Args:
+        leaks: class -> its part of leak.json: `mean_power` and `spread_power` `(K,)`, abar mu_i^2 and abar lambda_i
+            (Eq. 6 in each component), in units of the noise's variance.
+        count: components to draw, the first ones.
+
+    Returns:
+        SVG text; "" if no class has a component.
     """
     leaks = {name: leak for name, leak in leaks.items() if leak.get("spread_power")}
     if not leaks:
         return ""
     figure, axis = _axes()
     for (name, leak), colour in zip(leaks.items(), _cycle(COLOURS), strict=False):
-        spreads, means = leak["spread_power"][:shown], leak["mean_power"][:shown]
+        spreads, means = leak["spread_power"][:count], leak["mean_power"][:count]
         places = range(1, len(spreads) + 1)
         prefix = f"{name}: " if len(leaks) > 1 else ""
         axis.plot(places, spreads, "o-", color=colour, markersize=4, linewidth=1.2, label=f"{prefix}spread")
@@ -63,45 +75,56 @@ def modes(leaks: Mapping[str, Mapping[str, Any]], shown: int = 16) -> str:
 
 
 def contact_sheet(
-    pictures: Sequence[Image.Image], captions: Sequence[str], failed: Sequence[Sequence[str]], *,
+    images: Sequence[Image.Image], captions: Sequence[str], failed: Sequence[Sequence[str]], *,
     columns: int = 10, side: int = 112,
 ) -> Image.Image:  # fmt: skip
-    """Pictures in a grid, each over its caption; one that fails a property is framed and names what it fails.
+    """Draw images in a grid, each over its caption; an image that fails a property has a red frame and names it.
 
-    Returns an RGB picture; `side` is a cell's picture in pixels. The three sequences are of one length.
+    Args:
+        images: B images of any size.
+        captions: B captions.
+        failed: the names of the properties that each image fails.
+        columns: of the grid.
+        side: pixels of an image in it.
+
+    Returns:
+        An RGB image.
+
+    Raises:
+        OnbrandError: no images.
     """
-    if not pictures:
-        raise ValueError("a contact sheet needs at least one picture, got none")
-    columns = min(columns, len(pictures))
+    if not images:
+        raise OnbrandError("folder", "a contact sheet needs at least one image, got none")
+    columns = min(columns, len(images))
     gap, text = 10, 44
-    rows = math.ceil(len(pictures) / columns)
+    rows = math.ceil(len(images) / columns)
     sheet = Image.new("RGB", (columns * (side + gap) + gap, rows * (side + text + gap) + gap), (246, 245, 241))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10.5)
-    for i, (picture, caption, names) in enumerate(zip(pictures, captions, failed, strict=True)):
+    for i, (image, caption, names) in enumerate(zip(images, captions, failed, strict=True)):
         left, top = gap + i % columns * (side + gap), gap + i // columns * (side + text + gap)
-        shown = picture.convert("RGB")
-        shown.thumbnail((side, side), Image.Resampling.LANCZOS)
-        if shown.width < side > shown.height:  # small pictures are drawn larger, whole
-            scale = side / max(shown.size)
-            shown = shown.resize((round(shown.width * scale), round(shown.height * scale)), Image.Resampling.LANCZOS)
-        sheet.paste(shown, (left + (side - shown.width) // 2, top + (side - shown.height) // 2))
+        thumb = image.convert("RGB")
+        thumb.thumbnail((side, side), Image.Resampling.LANCZOS)
+        if thumb.width < side > thumb.height:  # small images are enlarged, whole
+            scale = side / max(thumb.size)
+            thumb = thumb.resize((round(thumb.width * scale), round(thumb.height * scale)), Image.Resampling.LANCZOS)
+        sheet.paste(thumb, (left + (side - thumb.width) // 2, top + (side - thumb.height) // 2))
         frame = (left - 1, top - 1, left + side, top + side)
         draw.rectangle(frame, outline=BAD if names else (217, 214, 207), width=3 if names else 1)
         draw.text((left, top + side + 2), _fit(caption, font, side), fill=(85, 89, 95), font=font)
-        first, rest = _broken(names, font, side)
+        first, rest = _two_lines(names, font, side)
         draw.text((left, top + side + 15), first, fill=BAD, font=font)
         draw.text((left, top + side + 28), _fit(rest, font, side), fill=BAD, font=font)
     return sheet
 
 
-def _broken(names: Sequence[str], font: Any, width: int) -> tuple[str, str]:
-    """The names on two lines: as many on the first as fit in `width` pixels, the others on the second."""
+def _two_lines(names: Sequence[str], font: Any, width: int) -> tuple[str, str]:
+    """The names on two lines: as many as fit in `width` pixels on the first, the others on the second."""
     count = max((n for n in range(1, len(names) + 1) if font.getlength(", ".join(names[:n])) <= width), default=1)
     return ", ".join(names[:count]), ", ".join(names[count:])
 
 
 def _fit(text: str, font: Any, width: int) -> str:
-    """The text, cut with an ellipsis where it is wider than `width` pixels."""
+    """The text; an ellipsis replaces its end if it is wider than `width` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:
@@ -116,7 +139,7 @@ def _smooth(points: list[tuple[float, float]], width: int) -> list[tuple[float, 
 
 
 def _cycle(items: Sequence[Any]) -> list[Any]:
-    """The items again and again, more than any figure has lines."""
+    """The items repeated, more often than any figure has lines."""
     return list(items) * 8
 
 

@@ -11,15 +11,15 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from onbrand.evaluation.properties import HEADLINES
+
 WIDEST = 256
-"""Pictures wider than this many pixels are scaled down for the page."""
-HEADLINES = ("all", "ground", "text", "diversity")
-"""Scores that stand beside a row's pictures and, the first three, on the first screen, where they were measured."""
+"""Images wider than this many pixels are scaled down for the page."""
 
 
 @dataclass(frozen=True)
 class Thumb:
-    """One picture on the page."""
+    """One image on the page."""
 
     src: str
     """A data URI."""
@@ -39,51 +39,51 @@ class Score:
     value: float
     low: float | None = None
     high: float | None = None
-    share: bool = True
-    """True: a share in [0, 1], written in percent. False: a number of its own scale."""
+    rate: bool = True
+    """True: a rate in [0, 1], written in percent. False: a number of its own scale."""
 
     def text(self, value: float | None = None) -> str:
-        """The value (or another one of the same kind) as a reader expects it: `97 %`, or `.75`, `15.2`, `137`."""
+        """The value, or another of the same scale, as it is read: `97 %`, or `.75`, `15.2`, `137`."""
         shown = self.value if value is None else value
-        if self.share:
+        if self.rate:
             return f"{_percent(shown)}\u00a0%"
         return f"{shown:.{2 if abs(shown) < 9.995 else 1 if abs(shown) < 99.95 else 0}f}".removeprefix("0")
 
     def interval(self) -> str:
-        """`95 to 98 %`, or nothing where no interval is known."""
+        """`95 to 98 %`; "" without an interval."""
         if self.low is None or self.high is None:
             return ""
-        low = _percent(self.low) if self.share else self.text(self.low)
+        low = _percent(self.low) if self.rate else self.text(self.low)
         return f"{low} to {self.text(self.high)}"
 
 
-def _percent(share: float) -> str:
+def _percent(rate: float) -> str:
     """Whole percents, but 99.6 is not 100 and .4 is not 0."""
-    return f"{100 * share:.0f}" if share in (0, 1) or 0.005 <= share < 0.995 else f"{100 * share:.1f}"
+    return f"{100 * rate:.0f}" if rate in (0, 1) or 0.005 <= rate < 0.995 else f"{100 * rate:.1f}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """Pictures made in one way: one line of the comparison."""
+    """Images made in one way: one line of the comparison."""
 
     name: str
     caption: str
-    """The way, in words a retailer understands."""
+    """The way, in words that a retailer understands."""
     sentence: str = ""
-    pictures: tuple[Thumb, ...] = ()
+    images: tuple[Thumb, ...] = ()
     scores: tuple[Score, ...] = ()
     count: int = 0
-    """How many pictures the scores were taken on."""
+    """Images that the scores were measured on."""
     tone: str = ""
     """`before`, `after`, `real` or nothing: how the page colours it."""
 
     @property
     def headlines(self) -> tuple[Score, ...]:
-        """The few scores that stand beside the pictures, as far as they were measured."""
+        """The scores that stand beside the images, if they were measured."""
         return tuple(score for name in HEADLINES if (score := self.score(name)))
 
     def score(self, name: str) -> Score | None:
-        """The score called `name`, if this row has it."""
+        """The score of this name; None if this row lacks it."""
         return next((score for score in self.scores if score.name == name), None)
 
 
@@ -105,11 +105,11 @@ class Property:
     rule: str
     lines: tuple[tuple[Row, Score], ...]
     largest: float = 1.0
-    """The right end of the scale its bars are drawn on."""
+    """The right end of its scale."""
 
 
 @dataclass(frozen=True)
-class Kind:
+class ClassCard:
     """A fitted class."""
 
     name: str
@@ -132,10 +132,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Strip:
-    """What the network sees step by step while it makes one picture."""
+    """What the network predicts, step by step, while it makes one image."""
 
     caption: str
-    pictures: tuple[Thumb, ...]
+    images: tuple[Thumb, ...]
     tone: str = ""
 
 
@@ -148,16 +148,16 @@ class Page:
     columns: tuple[str, ...] = ()
     """The prompts over the columns of the comparison."""
     ending: str = ""
-    """Words that every prompt ends in, said once."""
+    """Words that every prompt ends with, said once."""
     before: Row | None = None
     after: Row | None = None
     numbers: tuple[Number, ...] = ()
-    kinds: tuple[Kind, ...] = ()
+    classes: tuple[ClassCard, ...] = ()
     fitted: str = ""
     refused: tuple[tuple[str, str], ...] = ()
     findings: tuple[Finding, ...] = ()
     modes: str = ""
-    """SVG: what each component shows of itself at the first step."""
+    """SVG: the signal of each component at the first step."""
     rows: tuple[Row, ...] = ()
     strips: tuple[Strip, ...] = ()
     curves: tuple[tuple[str, str], ...] = ()
@@ -173,23 +173,30 @@ class Page:
     @property
     def empty(self) -> bool:
         """True if there is nothing to show."""
-        return not (self.rows or self.kinds or self.findings or self.curves or self.strips)
+        return not (self.rows or self.classes or self.findings or self.curves or self.strips)
 
 
-def picture(source: Path | Image.Image, alt: str, widest: int = WIDEST, **more: Any) -> Thumb:
-    """A picture file (or PIL picture) as a `Thumb`: lossless up to `widest` pixels, so that pure white stays so."""
-    opened = source if isinstance(source, Image.Image) else Image.open(source)
-    with opened:
-        shown = opened.convert("RGB")
-    kind: str = "PNG"
+def image(source: Path | Image.Image, alt: str, widest: int = WIDEST, **more: Any) -> Thumb:
+    """Embed an image in the page: lossless up to `widest` pixels, so that pure white stays pure.
+
+    Args:
+        source: a file, or an image.
+        alt: what it shows, for those who cannot see it.
+        widest: pixels; wider images are scaled down.
+        more: other fields of Thumb.
+    """
+    original = source if isinstance(source, Image.Image) else Image.open(source)
+    with original:
+        pixels = original.convert("RGB")
+    encoding: str = "PNG"
     options: dict[str, Any] = {"optimize": True}
-    if shown.width > widest:
-        shown = shown.resize((widest, round(shown.height * widest / shown.width)), Image.Resampling.LANCZOS)
-        kind, options = "WEBP", {"quality": 90, "method": 6}
+    if pixels.width > widest:
+        pixels = pixels.resize((widest, round(pixels.height * widest / pixels.width)), Image.Resampling.LANCZOS)
+        encoding, options = "WEBP", {"quality": 90, "method": 6}
     buffer = io.BytesIO()
-    shown.save(buffer, kind, **options)
+    pixels.save(buffer, encoding, **options)
     data = base64.b64encode(buffer.getvalue()).decode()
-    return Thumb(f"data:image/{kind.lower()};base64,{data}", alt, **more)
+    return Thumb(f"data:image/{encoding.lower()};base64,{data}", alt, **more)
 
 
 def drawing(svg: str) -> str:
@@ -198,7 +205,7 @@ def drawing(svg: str) -> str:
 
 
 def render(page: Page) -> str:
-    """The page as one HTML text: pictures inside, styles inside, nothing fetched, no script."""
+    """Render the page as one HTML text: its images and styles are inside, nothing is fetched, no script runs."""
     loader = jinja2.PackageLoader("onbrand.reporting", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["drawing"] = drawing

@@ -1,1 +1,1 @@
-"""From a prior to pictures: start (x_start -> `latents=`), sample (a seed per picture), manifest (make one again)."""
+"""From a prior to images: the start, the sampler, one seed an image, a manifest to make any of them again."""

@@ -1,8 +1,7 @@
-"""A folder of pictures and its manifest: resumed after a kill, and any one picture made again from its line."""
+"""A folder of images and its manifest: resumed after a kill, and any one image made again from its line."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import warnings
@@ -15,13 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from onbrand.data.images import to_picture
+from onbrand.data.images import to_image
+from onbrand.errors import OnbrandError
+from onbrand.io import digest, whole_file, write_json
+from onbrand.models.checkpoint import checked
 from onbrand.models.controlnet import nets_of
 from onbrand.models.pipeline import decode, device_of, fingerprint
 from onbrand.models.scheduler import restore
-from onbrand.options.generate import GenerateConfig
+from onbrand.options.former import upgrade
+from onbrand.options.generate import SamplingSettings
 from onbrand.sampling.requests import Request
-from onbrand.sampling.sampler import Picture, Plan, plan, run, scheduled
+from onbrand.sampling.sampler import GeneratedImage, Plan, plan, run
+from onbrand.sampling.stochastic import scheduled
 from onbrand.sampling.trace import Trace
 
 if TYPE_CHECKING:
@@ -31,92 +35,120 @@ if TYPE_CHECKING:
     from onbrand.sampling.sampler import Plan
 
 LINES, SETTINGS = "manifest.jsonl", "config.json"
-EARLIER = {
-    "handoff": False, "zero_mean": False, "controlnet_scale": 1.0, "overlay": False, "look_ahead": 0,
-    "look_ahead_projection": True,
-}  # fmt: skip
-"""What pictures were made with before there were these settings."""
+SCHEMA = 2
+"""Of config.json and of the manifest's lines."""
 
 
-def write(
+def write_images(
     folder: str | Path,
     pipe: StableDiffusionPipeline,
     prior: Prior | None,
     requests: Sequence[Request],
-    config: GenerateConfig = GenerateConfig(),  # noqa: B008  (frozen)
-    offset: Mapping[str, Any] | Literal["recorded"] | None = "recorded",
-) -> Iterator[Picture]:
-    """Make the pictures that `folder` lacks, each written, then yielded; checked at the call (`sample.plan`).
+    config: SamplingSettings = SamplingSettings(),  # noqa: B008  (frozen)
+    trained_start: Mapping[str, Any] | Literal["recorded"] | None = "recorded",
+) -> Iterator[GeneratedImage]:
+    """Make the images that `folder` lacks, each written, then yielded; checked at the call (`sampler.plan`).
 
     Writes 00000.png, ... , then each one's line in manifest.jsonl; config.json holds what all have in common. Killed at
-    any moment and called again, it goes on where it was, to the same bytes. ValueError that names what differs, if the
-    folder holds a run with other settings.
+    any moment and called again, it goes on where it was, to the same bytes. If the folder holds a run with other
+    settings, an OnbrandError names what differs.
     """
-    work, folder = plan(pipe, prior, requests, config, offset), Path(folder)
+    work, folder = plan(pipe, prior, requests, config, trained_start), Path(folder)
     settings = settings_of(work)
-    done = _open(folder, settings, requests)
-    return _write(folder, work, settings, done)
+    indices = _open(folder, settings, requests)
+    return _write(folder, work, settings, indices)
 
 
-def read(folder: str | Path) -> dict[int, dict[str, Any]]:
-    """The manifest's lines by index; a last line that a kill cut short is dropped. ValueError for any other damage."""
+def read_manifest(folder: str | Path) -> dict[int, dict[str, Any]]:
+    """The manifest's lines by index; a last line that a kill cut short is dropped.
+
+    OnbrandError for no such file, and for any other damage.
+    """
     path = Path(folder) / LINES
     if not path.is_file():
-        raise ValueError(f"no pictures in {Path(folder).absolute()}: looked for {LINES}")
-    whole, _ = _whole(path)
+        raise OnbrandError("folder", f"no images in {Path(folder).absolute()}: looked for {LINES}")
+    content, _ = _complete_lines(path)
     entries = {}
-    for number, line in enumerate(whole.splitlines(), 1):
+    for number, line in enumerate(content.splitlines(), 1):
         try:
             entry = json.loads(line)
             entries[int(entry["index"])] = entry
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} line {number} is damaged ({error}): take it out and generate again") from error
+            raise OnbrandError(
+                "folder", f"{path} line {number} is damaged ({error}): take it out and generate again"
+            ) from error
     return entries
+
+
+def read_settings(folder: str | Path) -> dict[str, Any]:
+    """What all images of a folder have in common, upgraded from schema 1.
+
+    OnbrandError for no such file, a damaged one, and one of a later schema than this version knows.
+    """
+    file = Path(folder) / SETTINGS
+    if not file.is_file():
+        raise OnbrandError("folder", f"no images in {Path(folder).absolute()}: looked for {SETTINGS}")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        schema = int(content.get("schema", 1))
+        if "schema" not in content:
+            start = content.pop("offset")
+            content |= {
+                "schema": SCHEMA,
+                "settings": upgrade("generate", content.pop("config")),
+                "trained_start": start and checked(start, str(file)),
+            }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OnbrandError("folder", f"{file} is damaged ({error}): take another folder") from error
+    if schema > SCHEMA:
+        raise OnbrandError("folder", f"{file} is of schema {schema}, this onbrand knows up to {SCHEMA}: update onbrand")
+    return dict(content)
 
 
 def remake(
     folder: str | Path, index: int, pipe: StableDiffusionPipeline, prior: Prior | None, alone: bool = False
-) -> Picture:
-    """Picture `index` of `folder`, made again from its line in the manifest alone.
+) -> GeneratedImage:
+    """GeneratedImage `index` of `folder`, made again from its line in the manifest alone.
 
     Made with the batch it was in and as many threads: the same bytes, on the same machine and versions. With `alone`,
-    or where the manifest lacks the rest of its batch: by itself, within 1/255. ValueError for other weights, prior or
+    or where the manifest lacks the rest of its batch: by itself, within 1/255. OnbrandError for other weights, prior or
     dtype than recorded.
     """
-    entries = read(folder)
+    entries = read_manifest(folder)
     if index not in entries:
-        raise ValueError(f"no picture {index} in {Path(folder).absolute()}: it has {len(entries)}")
+        raise OnbrandError("folder", f"no image {index} in {Path(folder).absolute()}: it has {len(entries)}")
     entry = entries[index]
-    settings = json.loads((Path(folder) / SETTINGS).read_text())
+    settings = read_settings(folder)
     here = {"fingerprints": fingerprints(pipe, prior), "dtype": dtype_of(pipe)}
-    compare(f"picture {index}", {key: settings[key] for key in here}, here)
-    first, size = entry["batch"]["first"], entry["batch"]["size"]
+    check_settings(f"image {index}", {key: settings[key] for key in here}, here)
+    first, size = int(entry["batch"]["first"]), int(entry["batch"]["size"])
     batch = [entries[i] for i in range(first, first + size) if i in entries]
     if len(batch) < size and not alone:
-        warnings.warn(f"the manifest lacks part of the batch of picture {index}: made by itself", stacklevel=2)
+        warnings.warn(f"the manifest lacks part of the batch of image {index}: made by itself", stacklevel=2)
     if alone or len(batch) < size:
         first, size, batch = index, 1, [entry]
-    for name, recorded in entry["versions"].items():
-        if version(name) != recorded:
-            warnings.warn(f"picture {index} was made with {name} {recorded}; this is {version(name)}", stacklevel=2)
-    config = GenerateConfig(**(EARLIER | settings["config"]))
+    for name, number in entry["versions"].items():
+        if version(name) != number:
+            warnings.warn(f"image {index} was made with {name} {number}; this is {version(name)}", stacklevel=2)
+    config = SamplingSettings(**settings["settings"])
     requests = [_request(line, config) for line in batch]
-    config = replace(config, scheduler=None, spacing=None, karras=None, batch=size, trace=0)
+    config = replace(config, scheduler=None, timestep_spacing=None, use_karras_sigmas=None, batch_size=size, trace=0)
     with _threads(entry["threads"]), scheduled(pipe, restore(settings["scheduler"])):
-        made = list(run(plan(pipe, prior, requests, config, settings["offset"])))
-    return replace(made[index - first], index=index, batch=(first, size))
+        images = list(run(plan(pipe, prior, requests, config, settings["trained_start"])))
+    return replace(images[index - first], index=index, batch=(first, size))
 
 
-def _write(folder: Path, work: Plan, settings: Mapping[str, Any], done: set[int]) -> Iterator[Picture]:
+def _write(folder: Path, work: Plan, settings: Mapping[str, Any], indices: set[int]) -> Iterator[GeneratedImage]:
     common = {
-        "start": work.config.start,
-        "k": work.k,
+        "schema": SCHEMA,
+        "start": work.start.start,
+        "k": work.start.k,
         "look_ahead": work.config.look_ahead,
         "scheduler": {key: short(value) for key, value in settings["scheduler"].items()},
-        "steps": work.config.steps,
-        "first": work.schedule.first,
-        "abar": work.schedule.abar,
-        "guidance": work.config.guidance,
+        "num_inference_steps": work.config.num_inference_steps,
+        "start_timestep": work.start.schedule.first,
+        "abar": work.start.schedule.abar,
+        "guidance_scale": work.config.guidance_scale,
         "threads": torch.get_num_threads(),
         "device": device_of(work.pipe).type,
         "dtype": settings["dtype"],
@@ -124,111 +156,111 @@ def _write(folder: Path, work: Plan, settings: Mapping[str, Any], done: set[int]
         "fingerprints": settings["fingerprints"],
     }
     with open(folder / LINES, "ab") as lines:
-        for picture in run(work, done):
-            file = f"{picture.index:05d}.png"
-            if picture.trace is not None:
-                _write_trace(folder / "trace" / f"{picture.index:05d}", picture.trace, work)
-            _write_png(folder / file, picture)
+        for image in run(work, indices):
+            file = f"{image.index:05d}.png"
+            if image.trace is not None:
+                _write_trace(folder / "trace" / f"{image.index:05d}", image.trace, work)
+            _write_png(folder / file, image)
             entry = {
-                "index": picture.index,
+                "index": image.index,
                 "file": file,
-                "prompt": picture.request.prompt,
-                "class": picture.class_name,
-                "seed": picture.request.seed,
-                "negative_prompt": picture.request.negative_prompt,
-                "attributes": picture.request.attributes,
-                "image": picture.request.image,
-                "image_sha256": _image_sha256(picture.request, work.config),
-                **_conditioning(picture.request, work.pipe),
-                "batch": _place(picture),
+                "prompt": image.request.prompt,
+                "class": image.class_name,
+                "seed": image.request.seed,
+                "negative_prompt": image.request.negative_prompt,
+                "attributes": image.request.attributes,
+                "image": image.request.image,
+                "image_sha256": _image_sha256(image.request, work.config),
+                **_conditioning(image.request, work.pipe),
+                "batch": _place(image),
                 **common,
             }
             lines.write(json.dumps(entry).encode() + b"\n")
             lines.flush()
             os.fsync(lines.fileno())
-            yield picture
+            yield image
 
 
 def _open(folder: Path, settings: Mapping[str, Any], requests: Sequence[Request]) -> set[int]:
     """Make the folder a run's with these settings, or find that it is; the indices that are done."""
     path = folder / SETTINGS
     if path.is_file():
-        held = json.loads(path.read_text())
-        held["config"] = EARLIER | held["config"]
-        _check_asked(folder, requests)
-        compare(f"the run in {folder.absolute()}", held, settings)
+        former = read_settings(folder)
+        _check_requests(folder, requests)
+        check_settings(f"the run in {folder.absolute()}", former, settings)
     else:
         if folder.is_dir() and ((folder / LINES).exists() or any(folder.glob("*.png"))):
-            raise ValueError(f"{folder.absolute()} holds pictures, but no {SETTINGS}: take another folder")
+            raise OnbrandError("folder", f"{folder.absolute()} holds images, but no {SETTINGS}: take another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".part")
-        draft.write_text(json.dumps(settings, indent=2) + "\n")
-        os.replace(draft, path)
+        write_json(path, settings)
+    for draft in folder.glob(".*.png.*.tmp"):  # of a process that was killed
+        draft.unlink(missing_ok=True)
     if not (folder / LINES).is_file():
         return set()
-    whole, cut = _whole(folder / LINES)
-    if cut:
-        os.truncate(folder / LINES, len(whole))
-    return {index for index, entry in read(folder).items() if (folder / entry["file"]).is_file()}
+    content, torn = _complete_lines(folder / LINES)
+    if torn:
+        os.truncate(folder / LINES, len(content))
+    return {index for index, entry in read_manifest(folder).items() if (folder / entry["file"]).is_file()}
 
 
-def _check_asked(folder: Path, requests: Sequence[Request]) -> None:
-    """ValueError that names the first picture of a folder that was asked for with other words or another seed."""
-    entries = read(folder) if (folder / LINES).is_file() else {}
+def _check_requests(folder: Path, requests: Sequence[Request]) -> None:
+    """OnbrandError that names the first image of a folder that was asked for with other words or another seed."""
+    entries = read_manifest(folder) if (folder / LINES).is_file() else {}
     for index in (index for index in entries if index < len(requests)):
         for name in ("prompt", "negative_prompt", "seed"):
-            was, now = entries[index][name], getattr(requests[index], name)
-            if was != now:
-                raise ValueError(
-                    f"{folder.absolute()} holds other pictures: {name} of picture {index} was {was!r}, is {now!r}; "
-                    "take another folder"
+            before, now = entries[index][name], getattr(requests[index], name)
+            if before != now:
+                raise OnbrandError(
+                    "folder",
+                    f"{folder.absolute()} holds other images: {name} of image {index} was {before!r}, is {now!r}; "
+                    "take another folder",
                 )
 
 
-def _whole(path: Path) -> tuple[bytes, bool]:
+def _complete_lines(path: Path) -> tuple[bytes, bool]:
     """A file's bytes up to its last line's end, and whether anything came after."""
     content = path.read_bytes()
     end = content.rfind(b"\n") + 1
     return content[:end], end < len(content)
 
 
-def _place(picture: Picture) -> dict[str, int]:
-    first, size = picture.batch
-    return {"first": first, "size": size, "position": picture.index - first}
+def _place(image: GeneratedImage) -> dict[str, int]:
+    first, size = image.batch
+    return {"first": first, "size": size, "position": image.index - first}
 
 
-def _request(entry: Mapping[str, Any], config: GenerateConfig) -> Request:
+def _request(entry: Mapping[str, Any], config: SamplingSettings) -> Request:
     keys = ("prompt", "seed", "class", "negative_prompt", "image", "attributes")
     request = replace(Request(*(entry[key] for key in keys)), conditioning=tuple(entry.get("conditioning", ())))
-    read = [sha256_of(file) for file in request.conditioning]
-    if read != entry.get("conditioning_sha256", []):
-        raise ValueError(f"{request.conditioning} are not the control pictures any more of picture {entry['index']}")
+    digests = [sha256_of(file) for file in request.conditioning]
+    if digests != entry.get("conditioning_sha256", []):
+        raise OnbrandError(
+            "folder", f"{request.conditioning} are not the control images any more of image {entry['index']}"
+        )
     if entry["image_sha256"] != _image_sha256(request, config):
-        raise ValueError(f"{request.image} is not the picture any more that picture {entry['index']} started from")
+        raise OnbrandError(
+            "folder", f"{request.image} is not the image any more that image {entry['index']} started from"
+        )
     return request
 
 
-def _image_sha256(request: Request, config: GenerateConfig) -> str | None:
+def _image_sha256(request: Request, config: SamplingSettings) -> str | None:
     if config.start != "image" or request.image is None:
         return None
     return sha256_of(request.image)
 
 
 def _conditioning(request: Request, pipe: StableDiffusionPipeline) -> dict[str, list[str]]:
-    """The control pictures and their sha256, where the network read them."""
+    """The control images and their sha256, where the network read them."""
     if not nets_of(pipe):
         return {}
     files = list(request.conditioning)
     return {"conditioning": files, "conditioning_sha256": [sha256_of(file) for file in files]}
 
 
-def _write_png(path: Path, picture: Picture) -> None:
-    draft = path.with_suffix(".part")
-    with open(draft, "wb") as file:
-        picture.image.save(file, format="PNG")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+def _write_png(path: Path, image: GeneratedImage) -> None:
+    with whole_file(path, durable=True) as draft:
+        image.image.save(draft, format="PNG")
 
 
 def _write_trace(folder: Path, trace: Trace, work: Plan) -> None:
@@ -237,7 +269,7 @@ def _write_trace(folder: Path, trace: Trace, work: Plan) -> None:
     for step, timestep in enumerate(trace.timesteps):
         pair = decode(work.pipe, torch.stack([trace.x_t[step], trace.x0_hat[step]]))
         for pixels, name in zip(pair, ("x", "x0"), strict=True):
-            to_picture(pixels).save(folder / f"{step:02d}-t{timestep:03.0f}-{name}.png")
+            to_image(pixels).save(folder / f"{step:02d}-t{timestep:03.0f}-{name}.png")
 
 
 @contextmanager
@@ -251,24 +283,24 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def settings_of(work: Plan) -> dict[str, Any]:
-    """What all pictures of a run have in common, as JSON."""
-    told = [asdict(request) for request in work.requests]
+    """What all images of a run have in common, as JSON."""
+    entries = [asdict(request) for request in work.requests]
     if nets_of(work.pipe):
-        told = [one | {"read": [sha256_of(file) for file in one["conditioning"]]} for one in told]
-    plain = [{name: value for name, value in one.items() if name != "conditioning" or value} for one in told]
-    asked = json.dumps(plain)
+        entries = [entry | {"read": [sha256_of(file) for file in entry["conditioning"]]} for entry in entries]
+    plain = [{name: value for name, value in entry.items() if name != "conditioning" or value} for entry in entries]
     return {
-        "config": json.loads(json.dumps(asdict(work.config))),
-        "requests": {"count": len(work.requests), "sha256": hashlib.sha256(asked.encode()).hexdigest()},
+        "schema": SCHEMA,
+        "settings": json.loads(json.dumps(asdict(work.config))),
+        "requests": {"count": len(work.requests), "sha256": digest(plain)},
         "fingerprints": fingerprints(work.pipe, work.prior),
         "dtype": dtype_of(work.pipe),
-        "scheduler": {"class": work.schedule.name, **_plain(work.scheduler.config)},
-        "offset": None if work.offset is None else dict(work.offset),
+        "scheduler": {"class": work.start.schedule.name, **_plain(work.start.scheduler.config)},
+        "trained_start": None if work.start.trained_start is None else dict(work.start.trained_start),
     }
 
 
 def fingerprints(pipe: StableDiffusionPipeline, prior: Prior | None) -> dict[str, str | None]:
-    """sha256 of what a picture is made with; the prior's is None without one."""
+    """sha256 of what an image is made with; the prior's is None without one."""
     modules = {name: fingerprint(getattr(pipe, name)) for name in ("unet", "vae", "text_encoder")}
     modules |= {f"controlnet {number}": fingerprint(net) for number, net in enumerate(nets_of(pipe), 1)}
     return {**modules, "prior": None if prior is None else prior.fingerprint}
@@ -276,7 +308,7 @@ def fingerprints(pipe: StableDiffusionPipeline, prior: Prior | None) -> dict[str
 
 def sha256_of(file: str) -> str:
     """Of a file's bytes, in hex."""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return digest(Path(file).read_bytes())
 
 
 def dtype_of(pipe: StableDiffusionPipeline) -> str:
@@ -284,27 +316,30 @@ def dtype_of(pipe: StableDiffusionPipeline) -> str:
     return str(pipe.unet.dtype).removeprefix("torch.")
 
 
-def compare(what: str, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """ValueError naming each setting that differs."""
-    then, here = _flat(recorded), _flat(now)
-    skipped = {"config.trace"}  # leaves the pictures as they are
-    differing = [key for key in {**then, **here} if then.get(key) != here.get(key) and key not in skipped]
+def check_settings(what: str, former: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """OnbrandError naming each setting that differs."""
+    then, here = _flat(former), _flat(now)
+    ignored = {"schema", "trained_start.schema", "settings.trace"}  # leaves the images as they are
+    differing = [key for key in {**then, **here} if then.get(key) != here.get(key) and key not in ignored]
     if differing:
-        told = "; ".join(f"{key} was {short(then.get(key))!r}, is {short(here.get(key))!r}" for key in differing)
-        raise ValueError(f"{what} was made with other settings: {told}. Set them so, or take another folder")
+        words = "; ".join(f"{key} was {short(then.get(key))!r}, is {short(here.get(key))!r}" for key in differing)
+        raise OnbrandError(
+            "folder", f"{what} was made with other settings: {words}. Set them so, or take another folder"
+        )
 
 
 def short(value: Any) -> Any:
-    """A long list (trained_betas) as its hash: the manifest has one line a picture."""
+    """A long list (trained_betas) as its hash: the manifest has one line an image."""
     if isinstance(value, list) and len(value) > 16:
-        return "sha256:" + hashlib.sha256(json.dumps(value).encode()).hexdigest()
+        return "sha256:" + digest(value)
     return value
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """A scheduler's config as JSON holds it, without diffusers' own notes."""
     own = {key: value for key, value in config.items() if not key.startswith("_")}
-    return json.loads(json.dumps(own, default=lambda value: value.tolist()))
+    plain: dict[str, Any] = json.loads(json.dumps(own, default=lambda value: value.tolist()))
+    return plain
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,30 +1,30 @@
-"""A picture's randomness, from its seed alone: the same in any batch, on any device."""
+"""An image's randomness, from its seed alone: the same in any batch, on any device."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from onbrand.io import digest
+
 
 def noise_for(seeds: Sequence[int], shape: Sequence[int], zero_mean: bool = False) -> Tensor:
     """Standard normal (B, *shape) float32 on the CPU, a generator a seed: what diffusers draws from such generators.
 
-    zero_mean: each channel's mean over the picture taken out. It is 1 / sqrt(h w) large, yet the network reads a tint
-    of the ground in it, the same for a seed whatever the prompt (docs/results.md).
+    zero_mean: each channel's mean over the image taken out. It is 1 / sqrt(h w) large, yet the network reads a tint
+    of the background in it, the same for a seed whatever the prompt (docs/results.md).
     """
     return noise_of([torch.Generator().manual_seed(seed) for seed in seeds], shape, zero_mean)
 
 
 def noise_of(generators: Sequence[torch.Generator], shape: Sequence[int], zero_mean: bool = False) -> Tensor:
-    """`noise_for` from CPU generators, one a picture."""
+    """`noise_for` from CPU generators, one an image."""
     noise = torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators])
     return noise - noise.mean((2, 3), keepdim=True) if zero_mean else noise
 
 
 def generator_for(seed: int, purpose: str) -> torch.Generator:
-    """A CPU generator derived from a picture's seed, for randomness that must not repeat the start's noise."""
-    digest = hashlib.sha256(f"{purpose} {seed}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    """A CPU generator derived from an image's seed, for randomness that must not repeat the start's noise."""
+    return torch.Generator().manual_seed(int(digest(f"{purpose} {seed}".encode())[:16], 16) >> 1)

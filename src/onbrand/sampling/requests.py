@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from onbrand.data.conditioning import open_region, read_conditioning
-from onbrand.data.images import Refused, open_picture, pad, to_tensor
+from onbrand.data.images import open_image, pad, to_tensor
+from onbrand.errors import OnbrandError, UnreadableImage
 from onbrand.models.controlnet import nets_of
-from onbrand.options.generate import GenerateConfig
+from onbrand.options.generate import SamplingSettings
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -24,33 +25,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """One picture that is asked for."""
+    """One image that is asked for."""
 
     prompt: str
     """The caption."""
     seed: int
     """>= 0; the same noise in any batch."""
     class_name: str | None = None
-    """Kind of picture; None: the prompt's prefix says it."""
+    """Class of image; None: the prompt's prefix says it."""
     negative_prompt: str = ""
     """What guidance leads away from."""
     image: str | None = None
-    """File of the picture that an "image" start starts from."""
+    """File of the image that an "image" start starts from."""
     attributes: Mapping[str, str] | None = None
     """What is to be seen, attribute -> label, for a reader to look for; None: what the prompt's words say."""
     conditioning: tuple[str, ...] = ()
-    """Files of the control pictures, one for each ControlNet."""
+    """Files of the control images, one for each ControlNet."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str):
-            raise ValueError(f"a prompt is a text; got {self.prompt!r}")
+            raise OnbrandError("request", f"a prompt is a text; got {self.prompt!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise ValueError(f"a seed is a whole number from 0 on; got {self.seed!r}")
-        named = {} if self.attributes is None else self.attributes
-        if not isinstance(named, Mapping) or not all(isinstance(value, str) for value in named.values()):
-            raise ValueError(f"attributes are an object of texts, as colour: red; got {self.attributes!r}")
+            raise OnbrandError("request", f"a seed is a whole number from 0 on; got {self.seed!r}")
+        attributes = {} if self.attributes is None else self.attributes
+        if not isinstance(attributes, Mapping) or not all(isinstance(value, str) for value in attributes.values()):
+            raise OnbrandError("request", f"attributes are an object of texts, as colour: red; got {self.attributes!r}")
         if not all(isinstance(file, str) for file in self.conditioning):
-            raise ValueError(f"conditioning is the name of a file, or a list of them; got {self.conditioning!r}")
+            raise OnbrandError(
+                "request", f"conditioning is the name of a file, or a list of them; got {self.conditioning!r}"
+            )
 
 
 def read_requests(
@@ -61,20 +64,22 @@ def read_requests(
     file: a .txt with one prompt a line, or one JSON object a line:
     prompt (or text), and optionally class, seed (else seed + its place in the file),
     negative_prompt, attributes, image (or file_name) and conditioning (or conditioning_file_name: one file or a list),
-    relative to the file; other keys are not read, so that a photo folder's metadata.jsonl serves. ValueError, with the
-    line, for what cannot be read.
+    relative to the file; other keys are not read, so that a photo folder's metadata.jsonl serves. What cannot be read
+    is an OnbrandError that names the line.
     """
     if (file is None) == (prompt is None):
-        raise ValueError("give either a file of requests or one prompt")
+        raise OnbrandError("request", "give either a file of requests or one prompt")
     if prompt is not None:
         if count < 1:
-            raise ValueError(f"the number of pictures must be at least 1; got {count}")
+            raise OnbrandError("request", f"the number of images must be at least 1; got {count}")
         return [Request(prompt, seed + index) for index in range(count)]
     if count != 1:
-        raise ValueError(f"count is for one prompt; got {count} and a file of requests: write each line {count} times")
+        raise OnbrandError(
+            "request", f"count is for one prompt; got {count} and a file of requests: write each line {count} times"
+        )
     path = Path(str(file))
     if not path.is_file():
-        raise ValueError(f"no file of requests at {path.absolute()}")
+        raise OnbrandError("request", f"no file of requests at {path.absolute()}")
     requests: list[Request] = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         if not line.strip():
@@ -83,23 +88,24 @@ def read_requests(
             row = {"prompt": line.strip()} if path.suffix == ".txt" else json.loads(line)
             requests.append(_read_line(row, seed + len(requests), path.parent))
         except json.JSONDecodeError as error:
-            raise ValueError(
+            raise OnbrandError(
+                "request",
                 f'{path} line {number}: a request is a line of JSON, as {{"prompt": "..."}}, or of text in a .txt; '
-                f"got {line[:60]!r} ({error.msg})"
+                f"got {line[:60]!r} ({error.msg})",
             ) from error
         except ValueError as error:
-            raise ValueError(f"{path} line {number}: {error}") from error
+            raise OnbrandError("request", f"{path} line {number}: {error}") from error
     if not requests:
-        raise ValueError(f"no requests in {path.absolute()}")
+        raise OnbrandError("request", f"no requests in {path.absolute()}")
     return requests
 
 
 def _read_line(row: Any, seed: int, folder: Path) -> Request:
     if not isinstance(row, dict):
-        raise ValueError(f"a request is a JSON object with a prompt; got {row!r}")
+        raise OnbrandError("request", f"a request is a JSON object with a prompt; got {row!r}")
     prompt = row.get("prompt", row.get("text"))
     if prompt is None:
-        raise ValueError(f"a request has a prompt (or text); this has {', '.join(row) or 'nothing'}")
+        raise OnbrandError("request", f"a request has a prompt (or text); this has {', '.join(row) or 'nothing'}")
     image = row.get("image", row.get("file_name"))
     control = row.get("conditioning", row.get("conditioning_file_name")) or []
     files = control if isinstance(control, list) else [control]
@@ -115,44 +121,45 @@ def _read_line(row: Any, seed: int, folder: Path) -> Request:
 
 
 def images_of(requests: Sequence[Request], prior: Prior | None) -> Tensor:
-    """(B, 3, H, W) in [-1, 1]: the requests' pictures, padded to the prior's size (else the first one's).
+    """(B, 3, H, W) in [-1, 1]: the requests' images, padded to the prior's size (else the first one's).
 
-    ValueError for one that cannot be opened."""
-    opened = []
-    ground = (255, 255, 255) if prior is None else prior.provenance.ground
+    OnbrandError for one that cannot be opened."""
+    images = []
+    background = (255, 255, 255) if prior is None else prior.provenance.background
     for request in requests:
-        picture = open_picture(str(request.image), ground=ground)
-        if isinstance(picture, Refused):
-            raise ValueError(f"an image start needs pictures: {picture}")
-        opened.append(picture)
-    size = (opened[0].height, opened[0].width) if prior is None else prior.provenance.resolution
-    return torch.stack([to_tensor(pad(picture, size, ground)) for picture in opened])
+        try:
+            images.append(open_image(str(request.image), background=background))
+        except UnreadableImage as error:
+            raise OnbrandError("request", f"an image start needs images: {error}") from error
+    size = (images[0].height, images[0].width) if prior is None else prior.provenance.resolution
+    return torch.stack([to_tensor(pad(image, size, background)) for image in images])
 
 
 def conditions_of(
-    pipe: StableDiffusionPipeline, requests: Sequence[Request], config: GenerateConfig, size: tuple[int, int]
+    pipe: StableDiffusionPipeline, requests: Sequence[Request], config: SamplingSettings, size: tuple[int, int]
 ) -> dict[str, Any]:
-    """What a pipeline with ControlNets is called with beside: a batch of control pictures (B, 3, H, W) in [0, 1] and a
-    scale a ControlNet. size: (H, W) of the pictures to make; nothing for a pipeline without.
+    """What a pipeline with ControlNets is called with beside: a batch of control images (B, 3, H, W) in [0, 1] and a
+    scale a ControlNet. size: (H, W) of the images to make; nothing for a pipeline without.
 
-    ValueError for a picture that cannot be opened."""
+    OnbrandError for an image that cannot be opened."""
     nets = len(nets_of(pipe))
     if not nets:
         return {}
-    opened = [torch.stack([read_conditioning(one.conditioning[net], size) for one in requests]) for net in range(nets)]
-    given = config.controlnet_scale
-    scales, single = list(given) if isinstance(given, tuple | list) else [given] * nets, nets == 1
-    return {"image": opened[0] if single else opened, "controlnet_conditioning_scale": scales[0] if single else scales}
+    images = [
+        torch.stack([read_conditioning(request.conditioning[net], size) for request in requests]) for net in range(nets)
+    ]
+    weights = config.controlnet_conditioning_scale
+    scales, single = list(weights) if isinstance(weights, tuple | list) else [weights] * nets, nets == 1
+    return {"image": images[0] if single else images, "controlnet_conditioning_scale": scales[0] if single else scales}
 
 
-def overlaid(pictures: Tensor, requests: Sequence[Request]) -> Tensor:
-    """Pictures (B, 3, H, W) in [-1, 1] with the control pictures' own pixels where these show something opaque; those
-    without transparency (edges, poses) are not laid over. ValueError for one that cannot be opened."""
-    pictures, size = pictures.clone(), (pictures.shape[2], pictures.shape[3])
-    for picture, request in zip(pictures, requests, strict=True):
+def lay_over(images: Tensor, requests: Sequence[Request]) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] with the control images' own pixels where these show something opaque; those
+    without transparency (edges, poses) are not laid over. OnbrandError for one that cannot be opened."""
+    images, size = images.clone(), (images.shape[2], images.shape[3])
+    for image, request in zip(images, requests, strict=True):
         for file in request.conditioning:
-            shown, region = read_conditioning(file, size), open_region(file, size)
-            assert not isinstance(region, Refused)
+            pixels, region = read_conditioning(file, size), open_region(file, size)
             if region is not None:
-                picture[:, region] = (2 * shown - 1).to(picture)[:, region]
-    return pictures
+                image[:, region] = (2 * pixels - 1).to(image)[:, region]
+    return images

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trace:
-    """One picture's way from the noise."""
+    """One image's way from the noise."""
 
     timesteps: list[float]
     """S timesteps, in the order the network was called at them."""
@@ -36,8 +36,8 @@ class Recorder:
 
     def __init__(self, latents: Tensor, prediction_type: str, guidance: float) -> None:
         """latents: what the scheduler starts from (`latents=` times init_noise_sigma), (B, C, h, w)."""
-        self._state, self._kind, self._guidance = latents, prediction_type, guidance
-        self._seen: tuple[Tensor, Tensor] | None = None
+        self._state, self._prediction_type, self._guidance = latents, prediction_type, guidance
+        self._call: tuple[Tensor, Tensor] | None = None
         self._timesteps: list[float] = []
         self._x_t: list[Tensor] = []
         self._x0_hat: list[Tensor] = []
@@ -48,7 +48,7 @@ class Recorder:
 
         def see(module: Any, args: tuple[Any, ...], output: Any) -> None:
             output = output[0] if isinstance(output, tuple) else output.sample
-            self._seen = args[0].detach().float(), output.detach().float()
+            self._call = args[0].detach().float(), output.detach().float()
 
         handle = pipe.unet.register_forward_hook(see)
         try:
@@ -56,23 +56,23 @@ class Recorder:
         finally:
             handle.remove()
 
-    def __call__(self, pipe: Any, step: int, timestep: Any, given: dict[str, Any]) -> dict[str, Any]:
-        """diffusers' callback_on_step_end."""
-        assert self._seen is not None
-        x_t, output = self._seen
+    def __call__(self, pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Diffusers' callback_on_step_end."""
+        assert self._call is not None
+        x_t, output = self._call
         if pipe.do_classifier_free_guidance:
             x_t = x_t.chunk(2)[1]
-            plain, prompted = output.chunk(2)
-            output = plain + self._guidance * (prompted - plain)
+            unguided, guided = output.chunk(2)
+            output = unguided + self._guidance * (guided - unguided)
         abar = _abar(pipe.scheduler, step, timestep, self._state.float(), x_t)
         self._timesteps.append(float(timestep))
         self._x_t.append(x_t.cpu())
-        self._x0_hat.append(estimate(self._kind, output, x_t, abar)[0].cpu())
-        self._state = given["latents"].detach()
+        self._x0_hat.append(estimate(self._prediction_type, output, x_t, abar)[0].cpu())
+        self._state = tensors["latents"].detach()
         return {}
 
     def traces(self) -> list[Trace]:
-        """A Trace for each picture of the batch."""
+        """A Trace for each image of the batch."""
         x_t, x0_hat = torch.stack(self._x_t, 1), torch.stack(self._x0_hat, 1)
         return [Trace(list(self._timesteps), *both) for both in zip(x_t, x0_hat, strict=True)]
 

@@ -1,1 +1,1 @@
-"""The one training loop: config (what a run is), objective (batch -> loss), loop (steps), state (exact resume)."""
+"""The one training loop: objective (batch -> loss), loop (steps), state (exact resume), validation."""

@@ -1,4 +1,4 @@
-"""Positions in the run -> a batch: latents drawn from their posteriors, captions, noise, timesteps, x_start."""
+"""Positions in the run -> a batch: samples of the latents' posteriors, captions, noise, timesteps, x_start."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from onbrand.data.conditioning import read_conditioning
 from onbrand.models.pipeline import embed, to_x0, tokens_of
-from onbrand.options.train import TrainConfig
+from onbrand.options.train import TrainSettings
 from onbrand.training import rng
 from onbrand.training.objective import Batch
 
@@ -23,89 +23,119 @@ if TYPE_CHECKING:
 
 
 class Batches:
-    """The batch at given positions of the run: a pure function of them and the seed, whoever asks and in what order."""
+    """The batch at given positions of the run: a pure function of them and the seed, whoever asks and in what order.
+
+    Args:
+        pipe: the model, on the device of the run.
+        images: the images trained on.
+        store: their latents.
+        prior: the prior that gives their starts; None for start noise.
+        config: the settings.
+        timesteps: T, how many timesteps the model has.
+    """
 
     def __init__(
         self,
         pipe: StableDiffusionPipeline,
-        pictures: Summary,
+        images: Summary,
         store: Store,
         prior: Prior | None,
-        config: TrainConfig,
+        config: TrainSettings,
         timesteps: int,
     ) -> None:
-        self.pipe, self.pictures, self.store, self.config, self.timesteps = pipe, pictures, store, config, timesteps
+        self.pipe, self.images, self.store, self.config, self.timesteps = pipe, images, store, config, timesteps
         self.prior, self.device = prior, pipe.device
-        learns = config.method == "lora" and config.lora.text_encoder
-        self.captions = Captions(pipe, (record.text for record in pictures.used), tokens=learns)
-        self.apart = self.captions.kept or not learns
-        """Whether a batch may be made while the network works: not if it is read by a text encoder that learns."""
+        tokens = config.method == "lora" and config.train_text_encoder
+        self.captions = Captions(pipe, (record.text for record in images.used), tokens=tokens)
+        self.independent = self.captions.complete or not tokens
+        """Whether a batch may be made while the network works: not if a text encoder that learns reads it."""
 
-    def conditions(self, records: Sequence[Record], flipped: Sequence[bool] | None) -> Tensor:
-        """(B, 3, H, W) in [0, 1]: the records' control pictures, mirrored where the pictures are."""
-        turned, size = flipped or [False] * len(records), self.store.key.resolution
-        pairs = zip(records, turned, strict=True)
+    def control_images(self, records: Sequence[Record], flips: Sequence[bool] | None) -> Tensor:
+        """(B, 3, H, W) in [0, 1]: the records' control images, mirrored if the images are."""
+        size = self.store.key.resolution
+        pairs = zip(records, flips or [False] * len(records), strict=True)
         return torch.stack([read_conditioning(str(record.conditioning), size, flip) for record, flip in pairs])
 
     def __call__(self, positions: Sequence[int]) -> Batch:
-        """The samples at `positions` (0 is the run's first), on the pipeline's device."""
+        """The batch at `positions` of the run.
+
+        Args:
+            positions: (B,) places in the run, whose first image has 0.
+
+        Returns:
+            The batch, on the pipeline's device.
+        """
         seed, config = self.config.seed, self.config
-        order = rng.order(seed, len(self.pictures.used), positions)
-        chosen = [self.pictures.used[i] for i in order]
-        flipped = (rng.uniform(seed, "flip", positions) < 0.5).tolist() if self.store.key.flip else None
-        mean, logvar = self.store.get([self.pictures.keys[i] for i in order], flipped)
+        indices = rng.order(seed, len(self.images.used), positions)
+        records = [self.images.used[i] for i in indices]
+        flips = (rng.uniform(seed, "flip", positions) < 0.5).tolist() if self.store.key.flip else None
+        mean, logvar = self.store.get([self.images.keys[i] for i in indices], flips)
         shape = mean.shape[1:]
-        posterior = mean + (logvar / 2).exp() * rng.normal(seed, "posterior", positions, shape)
-        x0 = self._moved(to_x0(self.pipe, posterior).float())
+        # a sample of the VAE's posterior: each epoch sees an image with other noise of the encoder
+        sample = mean + (logvar / 2).exp() * rng.normal(seed, "posterior", positions, shape)
+        x0 = self._on_device(to_x0(self.pipe, sample).float())
         noise = rng.normal(seed, "noise", positions, shape)
-        if config.loss.noise_offset:
-            noise = noise + config.loss.noise_offset * rng.normal(seed, "offset", positions, (shape[0], 1, 1))
+        if config.noise_offset:
+            # one number per channel, the same at all places: offset noise
+            noise = noise + config.noise_offset * rng.normal(seed, "offset", positions, (shape[0], 1, 1))
         perturbation = None
-        if config.loss.input_perturbation:
-            fresh = rng.normal(seed, "perturbation", positions, shape)
-            perturbation = self._moved(config.loss.input_perturbation * fresh)
-        low, high = config.loss.timesteps or (0, self.timesteps - 1)
-        hidden, pooled = self.captions([record.text for record in chosen])
+        if config.input_perturbation:
+            sampling_noise = rng.normal(seed, "perturbation", positions, shape)
+            perturbation = self._on_device(config.input_perturbation * sampling_noise)
+        low, high = config.timestep_range or (0, self.timesteps - 1)
+        hidden, pooled = self.captions([record.text for record in records])
         # only the network's caption is dropped, the start's is not: both branches of guidance meet the same latent
-        hidden[rng.uniform(seed, "dropout", positions) < config.loss.dropout] = self.captions.empty
-        coordinates = self._moved(rng.normal(seed, "start", positions, (config.k,)))
-        classes = [record.class_name for record in chosen]
-        x_start = starts(self.prior, config, x0, classes, self._moved(pooled), coordinates)
+        hidden[rng.uniform(seed, "dropout", positions) < config.caption_dropout_rate] = self.captions.empty
+        coordinates = self._on_device(rng.normal(seed, "start", positions, (config.k,)))
+        classes = [record.class_name for record in records]
+        x_start = x_start_of(self.prior, config, x0, classes, self._on_device(pooled), coordinates)
         return Batch(
             x0=x0,
             x_start=x_start,
-            noise=self._moved(noise),
-            timesteps=self._moved(rng.timesteps(seed, positions, high + 1, low)),
-            hidden=self._moved(hidden),
+            noise=self._on_device(noise),
+            timesteps=self._on_device(rng.timesteps(seed, positions, high + 1, low)),
+            hidden=self._on_device(hidden),
             perturbation=perturbation,
-            condition=self._moved(self.conditions(chosen, flipped)) if config.method == "controlnet" else None,
+            condition=self._on_device(self.control_images(records, flips)) if config.method == "controlnet" else None,
         )
 
-    def _moved(self, tensor: Tensor) -> Tensor:
-        """The tensor on the device. To a GPU it goes from pinned memory, for from other memory a copy waits until the
-        GPU has done all that it was given before."""
-        pinned = self.device.type == "cuda"
-        return (tensor.pin_memory() if pinned else tensor).to(self.device, non_blocking=pinned)
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        """The tensor on the run's device.
+
+        To a GPU it goes from pinned memory: a copy from other memory waits until the GPU has done all its earlier work.
+        """
+        pin = self.device.type == "cuda"
+        return (tensor.pin_memory() if pin else tensor).to(self.device, non_blocking=pin)
 
 
-def starts(
+def x_start_of(
     prior: Prior | None,
-    config: TrainConfig,
+    config: TrainSettings,
     x0: Tensor,
     classes: Sequence[str],
     pooled: Tensor,
     coordinates: Tensor,
 ) -> Tensor:
-    """x_start (B, C, H, W) for clean latents x0 (B, C, H, W) (section 3.4; METHOD.md sections 3 and 5).
+    """The starts of clean latents (section 3.4; docs/concepts/method.md, section 5).
 
-    pooled: (B, E) text embeddings, for offset text; coordinates: (B, k) standard normal, for independent PCA rng.
-    Plain training has no start: x0 itself, at gain zero.
+    Plain training has no start. It gets x0 itself, at gain zero.
+
+    Args:
+        prior: the prior that gives the starts; None for start noise.
+        config: its start, draw and k are read.
+        x0: (B, C, H, W) clean latents, scaled.
+        classes: (B,) class of each.
+        pooled: (B, E) text embeddings, for start text.
+        coordinates: (B, k) standard normal, for start pca with draw sampled.
+
+    Returns:
+        x_start (B, C, H, W).
     """
-    if prior is None or config.offset == "none":
+    if prior is None or config.start == "noise":
         return x0
-    if config.offset == "mean":
+    if config.start == "mean":
         return prior.mean(classes).to(x0)
-    if config.offset == "text":
+    if config.start == "text":
         rows = zip(classes, pooled.to(x0).split(1), strict=True)
         return torch.cat([prior.text[name].mean(prior.gaussians[name], text) for name, text in rows])
     if config.draw == "projected":
@@ -115,18 +145,26 @@ def starts(
 
 
 CHUNK = 32
+"""Captions encoded at once."""
 LIMIT = 2**30
 """Bytes of the table; more captions than fit are encoded batch by batch."""
 
 
 class Captions:
-    """Encodes captions such that the same ones asked for together are the same bits, in this process or another:
-    either all are encoded ahead in fixed chunks, or none is kept."""
+    """Encodes captions such that the same captions together give the same bits, in this process or another.
+
+    Either all are encoded ahead, in fixed chunks, or all are encoded batch by batch.
+
+    Args:
+        pipe: the model whose text encoder reads them.
+        texts: all captions of the run.
+        limit: bytes of the table of all that are encoded ahead.
+        tokens: give tokens (B, L) int64 in place of hidden states, for a text encoder that learns.
+    """
 
     def __init__(
         self, pipe: StableDiffusionPipeline, texts: Iterable[str], limit: int = LIMIT, tokens: bool = False
     ) -> None:
-        """tokens: in place of hidden states, for a text encoder that learns, give what it reads: (B, L) int64."""
         self._pipe, self._tokens = pipe, tokens
         self._rows: dict[str, int] = {}
         unique = sorted({"", *texts})
@@ -136,19 +174,19 @@ class Captions:
         """(L, E) hidden states of the empty caption, or its (L,) tokens."""
         if (hidden[0].nbytes + pooled[0].nbytes) * len(unique) > limit:
             return
-        rest = [self._encode(chunk) for chunk in chunks[1:]]
+        others = [self._encode(chunk) for chunk in chunks[1:]]
         self._rows = {text: row for row, text in enumerate(unique)}
-        self._hidden = torch.cat([hidden] + [item[0] for item in rest])
-        self._pooled = torch.cat([pooled] + [item[1] for item in rest])
+        self._hidden = torch.cat([hidden] + [item[0] for item in others])
+        self._pooled = torch.cat([pooled] + [item[1] for item in others])
 
     @property
-    def kept(self) -> bool:
-        """Whether all are encoded: no text encoder is asked any more."""
+    def complete(self) -> bool:
+        """Whether all captions are in the table: the text encoder is not called any more."""
         return bool(self._rows)
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """(hidden (B, L, E) or tokens (B, L), pooled (B, E)), on the CPU, what is no token in float32."""
-        if not self.kept:
+        """Hidden (B, L, E) float32 or tokens (B, L) int64, and pooled (B, E) float32, on the CPU."""
+        if not self.complete:
             return self._encode(list(texts))
         rows = [self._rows[text] for text in texts]
         return self._hidden[rows], self._pooled[rows]
@@ -156,5 +194,5 @@ class Captions:
     def _encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             hidden, pooled = embed(self._pipe, texts)
-        told = tokens_of(self._pipe, texts) if self._tokens else hidden.float()
-        return told.cpu(), pooled.float().cpu()
+        first = tokens_of(self._pipe, texts) if self._tokens else hidden.float()
+        return first.cpu(), pooled.float().cpu()

@@ -1,4 +1,4 @@
-"""Whether model, pictures, prior and machine fit a run's settings: asked before any work is spent."""
+"""What a run's settings leave open, and whether model, images, prior and machine fit them: before any work is spent."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch
 from accelerate.tracking import get_available_trackers
 
 from onbrand.data.conditioning import read_conditioning
+from onbrand.errors import OnbrandError
 from onbrand.models.controlnet import nets_of
 from onbrand.models.optim import optimizer_of
 from onbrand.models.pipeline import fingerprint
-from onbrand.options.train import TrainConfig
+from onbrand.options.train import TrainSettings
 from onbrand.training.objective import Objective, make_objective
 
 if TYPE_CHECKING:
@@ -26,88 +27,122 @@ if TYPE_CHECKING:
 
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""accelerate's names of arithmetic in half precision."""
+"""mixed_precision -> dtype, of arithmetic in half precision."""
 
 
-def settled(config: TrainConfig, prior: Prior | None) -> TrainConfig:
-    """The settings with their offset spelled out: text where every class of the prior has a regression, else mean."""
-    if config.offset is not None:
+def resolve_defaults(config: TrainSettings, prior: Prior | None) -> TrainSettings:
+    """The settings with their start: text if every class of the prior has a regression from text, else mean."""
+    if config.start is not None:
         return config
     text = prior is not None and set(prior.classes) == set(prior.text)
-    return replace(config, offset="text" if text else "mean")
+    return replace(config, start="text" if text else "mean")
 
 
-def check(
+def resolve_precision(config: TrainSettings, device: torch.device) -> str:
+    """mixed_precision on a device.
+
+    Returns:
+        no, bf16 or fp16.
+
+    Raises:
+        OnbrandError: the device does not have it.
+    """
+    precision = config.mixed_precision
+    if precision == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
+    if precision == "fp16" and device.type == "cpu":
+        raise OnbrandError("training", "mixed_precision fp16 needs a GPU; the model is on the CPU: take bf16 or no")
+    return precision
+
+
+def check_run(
     pipe: StableDiffusionPipeline,
-    pictures: Summary,
+    images: Summary,
     store: Store,
     prior: Prior | None,
-    config: TrainConfig,
+    config: TrainSettings,
 ) -> Objective:
-    """The objective of a run, once model, pictures and prior are known to fit the settings; ValueError where not."""
+    """Check that model, images, prior and machine fit the settings.
+
+    Args:
+        pipe: the model, on the device of the run.
+        images: the images trained on, or those of the validation loss.
+        store: their latents.
+        prior: the prior; None for start noise.
+        config: the settings, their start resolved.
+
+    Returns:
+        The objective of the run.
+
+    Raises:
+        OnbrandError: the first thing that does not fit.
+    """
     objective = make_objective(pipe.scheduler, config)
-    precision(config, pipe.device)
+    resolve_precision(config, pipe.device)
     weights = [weight for network in (pipe.unet, *nets_of(pipe)) for weight in network.parameters()]
-    kinds = sorted({str(weight.dtype).removeprefix("torch.") for weight in weights})
-    if kinds != ["float32"]:
-        raise ValueError(
-            f"a model is trained from its weights in float32; these are {', '.join(kinds)}: load it anew, with dtype "
-            "float32, and set engine.precision for faster arithmetic"
+    dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in weights})
+    if dtypes != ["float32"]:
+        raise OnbrandError(
+            "training",
+            f"a model is trained from its weights in float32; these are {', '.join(dtypes)}: load it anew, with dtype "
+            "float32, and set mixed_precision for faster arithmetic",
         )
-    optimizer_of(config.optim.name)
+    optimizer_of(config.optimizer)
     trackers = [str(name) for name in get_available_trackers()]
-    if config.log.tracker and config.log.tracker not in trackers:
-        raise ValueError(
-            f"log.tracker must be known to accelerate and installed (here: {', '.join(trackers) or 'none'}"
-            f"); got {config.log.tracker}: install it, or set null for log.jsonl alone"
+    if config.report_to and config.report_to not in trackers:
+        raise OnbrandError(
+            "training",
+            f"report_to must be known to accelerate and installed (here: {', '.join(trackers) or 'none'}"
+            f"); got {config.report_to}: install it, or leave report_to out",
         )
-    if not pictures.used:
-        raise ValueError(f"training needs pictures; got {pictures}")
+    if not images.used:
+        raise OnbrandError("training", f"training needs images; got {images}: give images that can be read")
     if config.method == "controlnet":
-        check_controls(pictures.used)
-        with ThreadPoolExecutor() as pool:  # all of them, for one that breaks off would end the run in its midst
-            list(pool.map(lambda record: read_conditioning(str(record.conditioning), (1, 1)), pictures.used))
-    if prior is None:
-        if config.offset != "none":
-            raise ValueError(f"offset {config.offset} needs a prior; got none: fit one first, or take offset none")
-        return objective
-    vae = pipe.vae.config
-    prior.check(vae=fingerprint(pipe.vae), scaling_factor=vae.scaling_factor, shift_factor=vae.shift_factor or 0.0)
-    classes = sorted({record.class_name for record in pictures.used})
-    prior.mean(classes)
-    untold = [name for name in classes if name not in prior.text]
-    if config.offset == "text" and untold:
-        raise ValueError(
-            f"offset text needs a regression from text for every class; {', '.join(map(repr, untold))} has none: fit "
-            "with 20 captioned pictures a class or more and --k above 0, or take offset mean"
-        )
-    if config.offset == "pca":
-        for name in classes:
-            prior.gaussians[name].check_k(config.k)
-    mean, _ = store.get(pictures.keys[:1])
-    if mean.shape[1:] != prior.shape:
-        raise ValueError(
-            f"the prior's x_start and the pictures' latents must have one shape; got {tuple(prior.shape)} and "
-            f"{tuple(mean.shape[1:])}: encode and fit at one resolution"
+        check_control_images(images.used)
+        with ThreadPoolExecutor() as pool:  # all of them: one that cannot be read would end the run in its midst
+            list(pool.map(lambda record: read_conditioning(str(record.conditioning), (1, 1)), images.used))
+    if prior is not None:
+        check_prior(pipe, images, store, prior, config)
+    elif config.start != "noise":
+        raise OnbrandError(
+            "training", f"start {config.start} needs a prior; got none: fit one first, or take start noise"
         )
     return objective
 
 
-def check_controls(records: Sequence[Record]) -> None:
-    """Raises ValueError unless every picture has a control picture."""
-    lacking = [record.file for record in records if record.conditioning is None]
-    if lacking:
-        raise ValueError(
-            f"a ControlNet is trained on a control picture for each; {len(lacking)} of {len(records)} have none, "
-            f"{lacking[0]} first: name it in metadata.jsonl as conditioning_file_name"
+def check_prior(
+    pipe: StableDiffusionPipeline, images: Summary, store: Store, prior: Prior, config: TrainSettings
+) -> None:
+    """Raises OnbrandError unless the prior is of the model's VAE, knows the images' classes, and has their starts."""
+    vae = pipe.vae.config
+    prior.check(vae=fingerprint(pipe.vae), scaling_factor=vae.scaling_factor, shift_factor=vae.shift_factor or 0.0)
+    classes = sorted({record.class_name for record in images.used})
+    prior.mean(classes)
+    textless = [name for name in classes if name not in prior.text]
+    if config.start == "text" and textless:
+        raise OnbrandError(
+            "training",
+            f"start text needs a regression from text for every class; {', '.join(map(repr, textless))} has none: fit "
+            "with 20 captioned images a class or more and k above 0, or take start mean",
+        )
+    if config.start == "pca":
+        for name in classes:
+            prior.gaussians[name].check_k(config.k)
+    mean, _ = store.get(images.keys[:1])
+    if mean.shape[1:] != prior.shape:
+        raise OnbrandError(
+            "training",
+            f"the prior's x_start and the images' latents must have one shape; got {tuple(prior.shape)} and "
+            f"{tuple(mean.shape[1:])}: fit and train at one resolution",
         )
 
 
-def precision(config: TrainConfig, device: torch.device) -> str:
-    """accelerate's name of the arithmetic on `device`: no, bf16 or fp16. ValueError for one that it does not have."""
-    asked = config.engine.precision
-    if asked == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
-    if asked == "fp16" and device.type == "cpu":
-        raise ValueError("precision fp16 needs a GPU; the model is on the CPU: take bf16 or no")
-    return asked
+def check_control_images(records: Sequence[Record]) -> None:
+    """Raises OnbrandError unless every image has a control image."""
+    files = [record.file for record in records if record.conditioning is None]
+    if files:
+        raise OnbrandError(
+            "training",
+            f"a ControlNet is trained on a control image for each image; {len(files)} of {len(records)} have none, "
+            f"{files[0]} first: name it in metadata.jsonl as conditioning_file_name",
+        )

@@ -11,6 +11,7 @@ from accelerate import cpu_offload_with_hook
 from accelerate.state import AcceleratorState
 from torch import nn
 
+from onbrand.errors import OnbrandError
 from onbrand.models.controlnet import nets_of
 from onbrand.models.denoiser import Denoiser
 from onbrand.training.objective import Batch, Objective
@@ -18,38 +19,42 @@ from onbrand.training.objective import Batch, Objective
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-SCALE = 1024
+LOSS_SCALE = 1024
 """By which a loss is multiplied, for gradients that float16 would round to nothing."""
-OFF = 0.1
-"""How much a compiled gradient's norm may be off, and the share of weights of which it may be more."""
+TOLERANCE = 0.1
+"""Relative error allowed to the norm of a compiled gradient, and rate of weights for which it may be larger."""
 
 
-def renew(device: torch.device, arithmetic: str) -> None:
-    """Lets accelerate forget the device and precision of an earlier run of this process, if they were others: it keeps
-    one of each, and refuses. Of several processes each has one run."""
-    known = AcceleratorState._shared_state
-    if not known or torch.distributed.is_available() and torch.distributed.is_initialized():
+def reset_accelerate(device: torch.device, precision: str) -> None:
+    """Let accelerate forget the device and precision of an earlier run of this process, if this run has others.
+
+    accelerate keeps one of each for a process and refuses a second. Of several processes each has one run.
+    """
+    state = AcceleratorState._shared_state
+    if not state or torch.distributed.is_available() and torch.distributed.is_initialized():
         return
-    if (known["device"].type, known["_mixed_precision"]) != (device.type, arithmetic):
+    if (state["device"].type, state["_mixed_precision"]) != (device.type, precision):
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
+def allow_tf32(allow: bool) -> Iterator[None]:
     """While this holds, a GPU's products in full precision are rounded to TensorFloat-32, or exact."""
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
-    own = matmul.allow_tf32, convolution.allow_tf32
-    matmul.allow_tf32 = convolution.allow_tf32 = allowed
+    before = matmul.allow_tf32, convolution.allow_tf32
+    matmul.allow_tf32 = convolution.allow_tf32 = allow
     try:
         yield
     finally:
-        matmul.allow_tf32, convolution.allow_tf32 = own
+        matmul.allow_tf32, convolution.allow_tf32 = before
 
 
 @contextmanager
-def half(pipe: StableDiffusionPipeline, denoiser: Denoiser, dtype: torch.dtype | None) -> Iterator[None]:
-    """While this holds, the networks compute in half precision, whoever calls them: the loop, validation or its caller.
-    What of the UNet does not learn is in it from here on. None: nothing changes."""
+def half_precision(pipe: StableDiffusionPipeline, denoiser: Denoiser, dtype: torch.dtype | None) -> Iterator[None]:
+    """While this holds, the networks compute in `dtype`, whoever calls them: the loop, validation or its caller.
+
+    The UNet's weights that do not learn are in `dtype` from here on. None: nothing changes.
+    """
     if dtype is None:
         yield
         return
@@ -66,9 +71,9 @@ def half(pipe: StableDiffusionPipeline, denoiser: Denoiser, dtype: torch.dtype |
 
 
 @contextmanager
-def compiled(pipe: StableDiffusionPipeline, asked: bool) -> Iterator[None]:
-    """While this holds, the networks are compiled at their first call, where `asked`; no weight is named otherwise."""
-    networks = [pipe.unet, *nets_of(pipe)] if asked else []
+def compile_networks(pipe: StableDiffusionPipeline, enable: bool) -> Iterator[None]:
+    """While this holds, the networks are compiled at their first call, if `enable`; no weight's name changes."""
+    networks = [pipe.unet, *nets_of(pipe)] if enable else []
     for network in networks:
         network.compile()
     try:
@@ -78,34 +83,47 @@ def compiled(pipe: StableDiffusionPipeline, asked: bool) -> Iterator[None]:
             network._compiled_call_impl = None
 
 
-def check_compiled(network: nn.Module, learned: Sequence[nn.Parameter], objective: Objective, batch: Batch) -> None:
-    """Compiles the networks, and compares the norms of their gradients on a batch before and after.
+def check_compiled(network: nn.Module, weights: Sequence[nn.Parameter], objective: Objective, batch: Batch) -> None:
+    """Compile the networks and compare the norms of their gradients on a batch before and after.
 
-    Raises ValueError if these are not alike: torch has compiled gradients of such networks wrong before, in silence
-    (github.com/pytorch/pytorch/issues/190796, 193061), and 2.13 does so on a CPU.
+    torch has compiled gradients of such networks wrong before, in silence (github.com/pytorch/pytorch/issues/190796,
+    193061), and 2.13 does so on a CPU.
+
+    Args:
+        network: what is trained.
+        weights: those of its weights that learn.
+        objective: the loss of a batch.
+        batch: any batch of the run.
+
+    Raises:
+        OnbrandError: the norms are not alike.
     """
     norms = []
     for stance in ("force_eager", "default"):
         with torch.compiler.set_stance(stance):
-            (SCALE * objective(network, batch).total).backward()
+            (LOSS_SCALE * objective(network, batch).total).backward()
         norms.append(
-            torch.stack([torch.zeros_like(w).norm() if w.grad is None else w.grad.norm() for w in learned]).cpu()
+            torch.stack([torch.zeros_like(w).norm() if w.grad is None else w.grad.norm() for w in weights]).cpu()
         )
-        for weight in learned:
+        for weight in weights:
             weight.grad = None
-    own, others = norms
-    unlike = float(((others - own).abs() > OFF * own).float().mean())
-    if unlike > OFF or not float((others.norm() - own.norm()).abs()) <= OFF * float(own.norm()):
-        raise ValueError(
-            f"torch {torch.__version__} compiles these networks wrong: the gradients of {unlike:.0%} of their weights "
-            "change in size by it; set engine.compile false, or take another version of torch"
+    eager, compiled = norms  # (W,) each
+    wrong = float(((compiled - eager).abs() > TOLERANCE * eager).float().mean())
+    # "not <=", for a norm that is no number is wrong too
+    if wrong > TOLERANCE or not float((compiled.norm() - eager.norm()).abs()) <= TOLERANCE * float(eager.norm()):
+        raise OnbrandError(
+            "training",
+            f"torch {torch.__version__} compiles these networks wrong: the gradients of {wrong:.0%} of their weights "
+            "change in size by it; leave compile out, or take another version of torch",
         )
 
 
 @contextmanager
-def offloaded(pipe: StableDiffusionPipeline, parts: list[nn.Module]) -> Iterator[Callable[[], None]]:
-    """While this holds, these parts of the pipeline wait on the CPU and come when they are called, the VAE takes one
-    picture at a time, large ones in tiles, and what is yielded sends the parts back."""
+def offload_parts(pipe: StableDiffusionPipeline, parts: list[nn.Module]) -> Iterator[Callable[[], None]]:
+    """While this holds, these parts of the pipeline wait on the CPU and come to the device when they are called.
+
+    The VAE then takes one image at a time, and large ones in tiles. Yields a function that sends the parts back.
+    """
     device = pipe.unet.device
     hooks = [cpu_offload_with_hook(part, device)[1] for part in parts]
     if parts:

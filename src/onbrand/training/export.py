@@ -1,24 +1,26 @@
-"""The model of a run: what learns, what it was started with, what is saved of it and how that is to be started."""
+"""The model of a run: what learns, what it was started with, what is saved of it and which start it needs."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from onbrand.errors import OnbrandError
+from onbrand.io import digest, whole_folder
 from onbrand.models import lora as lora_files
 from onbrand.models import pipeline
 from onbrand.models.controlnet import TOGETHER, nets_of
 from onbrand.models.denoiser import Denoiser, controlnet, full, lora
 from onbrand.models.scheduler import with_prediction
-from onbrand.options.train import TrainConfig
+from onbrand.options.train import TrainSettings
 from onbrand.training import rng
 from onbrand.training.objective import Objective, make_objective
-from onbrand.training.state import discard, load
+from onbrand.training.state import load_state
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -29,120 +31,156 @@ if TYPE_CHECKING:
 
 
 UNET = ".unet"
-"""In a run's folder: what `keep` saves."""
+"""In a run's folder: what `keep_unet` saves."""
 
 
-def finish(pipe: StableDiffusionPipeline, prior: Prior | None, config: TrainConfig, out: str | Path) -> Path:
-    """Saves the last state in `out` as `out`/model, which StableDiffusionPipeline.from_pretrained (of a LoRA: its
-    load_lora_weights; of a ControlNet: StableDiffusionControlNetPipeline.from_pretrained) loads without onbrand, the
-    prior beside it; the pipeline is left with these weights: their running mean, where there is one.
+def save_model(pipe: StableDiffusionPipeline, prior: Prior | None, config: TrainSettings, out: str | Path) -> Path:
+    """Save the last state in `out` as `out`/model, and the prior beside it.
 
-    `train` ends with it; call it to keep the model of a run that was stopped. Raises ValueError without a state.
+    `train` ends with it; call it to keep the model of a run that was stopped. The pipeline then holds the weights that
+    are saved: their EMA, if there is one. diffusers loads them without onbrand: a model by
+    StableDiffusionPipeline.from_pretrained, a LoRA by its load_lora_weights, a ControlNet by
+    StableDiffusionControlNetPipeline.from_pretrained.
+
+    Args:
+        pipe: the pipeline that was trained.
+        prior: the prior of the run.
+        config: the settings of the run.
+        out: the run's folder.
+
+    Returns:
+        The model's folder, `out`/model.
+
+    Raises:
+        OnbrandError: `out` holds no state.
     """
     out = Path(out)
-    state = load(out / "state")
+    state = load_state(out / "state")
     if state is None:
-        raise ValueError(f"a model is saved from a finished state; {out / 'state'} has none: train longer")
-    weights = state.average or state.weights
+        raise OnbrandError(
+            "training",
+            f"a model is saved from a finished state; {out / 'state'} has none: train longer, or set a "
+            "smaller checkpointing_steps",
+        )
+    weights = state.ema or state.weights
     with torch.no_grad():
         for name, weight in denoiser_of(pipe, config).learned.items():
             weight.copy_(weights[name])
-    draft = out / ".model.tmp"
-    discard(draft)
-    offset = describe(config, make_objective(pipe.scheduler, config).first)
-    if config.method == "lora":
-        lora_files.save(pipe, draft, prior, offset, pipeline.name_of(pipe))
-    else:
-        pipeline.save(pipe, draft, prior, offset)
-        if (out / UNET).exists():
-            discard(draft / "unet")
-            os.replace(out / UNET, draft / "unet")
-        if config.method == "controlnet":
-            (draft / TOGETHER).parent.mkdir(exist_ok=True)
-            (draft / TOGETHER).write_text(json.dumps({"unet": config.controlnet.unet}) + "\n")
-    discard(out / "model")
-    os.replace(draft, out / "model")
+    start = describe_start(config, make_objective(pipe.scheduler, config).start_timestep)
+    with whole_folder(out / "model") as draft:
+        if config.method == "lora":
+            lora_files.save(pipe, draft, prior, start, pipeline.name_of(pipe))
+        else:
+            pipeline.save(pipe, draft, prior, start)
+            if (out / UNET).exists():
+                shutil.rmtree(draft / "unet")
+                os.replace(out / UNET, draft / "unet")
+            if config.method == "controlnet":
+                (draft / TOGETHER).parent.mkdir(exist_ok=True)
+                (draft / TOGETHER).write_text(json.dumps({"unet": config.train_unet}) + "\n")
     return out / "model"
 
 
-def keep(pipe: StableDiffusionPipeline, config: TrainConfig, out: Path) -> None:
-    """Saves the UNet beside a ControlNet as it is, if it does not learn: the one in memory is to be kept in half
-    precision, and `finish` puts this one into the model."""
-    if config.method == "controlnet" and not config.controlnet.unet:
-        draft = out / f"{UNET}.tmp"
-        discard(draft)
-        pipe.unet.save_pretrained(draft)
-        discard(out / UNET)
-        os.replace(draft, out / UNET)
+def keep_unet(pipe: StableDiffusionPipeline, config: TrainSettings, out: Path) -> None:
+    """Save the UNet beside a ControlNet as it is, if it does not learn.
+
+    The UNet in memory will be in half precision. `save_model` puts the saved one into the model.
+    """
+    if config.method == "controlnet" and not config.train_unet:
+        with whole_folder(out / UNET) as draft:
+            pipe.unet.save_pretrained(draft)
 
 
-def teach(pipe: StableDiffusionPipeline, config: TrainConfig) -> None:
-    """Gives the pipeline the scheduler of what `config.prediction` says, in place; none: its own stays."""
-    if config.prediction is not None:
-        pipe.scheduler = with_prediction(pipe.scheduler, config.prediction, "trailing")
+def set_prediction_type(pipe: StableDiffusionPipeline, config: TrainSettings) -> None:
+    """Give the pipeline a scheduler of `config.prediction_type`, in place; none: its own scheduler stays."""
+    if config.prediction_type is not None:
+        pipe.scheduler = with_prediction(pipe.scheduler, config.prediction_type, "trailing")
 
 
-def denoiser_of(pipe: StableDiffusionPipeline, config: TrainConfig) -> Denoiser:
-    """What learns, as `config.method` says; the same again on a pipeline that has been made ready for it."""
+def denoiser_of(pipe: StableDiffusionPipeline, config: TrainSettings) -> Denoiser:
+    """What learns under `config.method`.
+
+    Called again on the same pipeline, it finds the same weights.
+
+    Args:
+        pipe: the pipeline; a LoRA is put into it.
+        config: the settings.
+
+    Returns:
+        The network as the loop sees it.
+
+    Raises:
+        OnbrandError: the pipeline has a ControlNet or a LoRA that the method would leave out.
+    """
     if config.method != "controlnet" and nets_of(pipe):
-        raise ValueError(
+        raise OnbrandError(
+            "training",
             f"the model has a ControlNet, and method {config.method} would leave it out: take method controlnet, with "
-            "controlnet.unet where the UNet is to learn too"
+            "train_unet if the UNet is to learn too",
         )
     if config.method != "lora" and getattr(pipe.text_encoder, "peft_config", None):
-        raise ValueError("the model's text encoder has a LoRA beside it: `onbrand merge` it first, or train a LoRA")
+        raise OnbrandError(
+            "training", "the model's text encoder has a LoRA beside it: `onbrand merge` it first, or take method lora"
+        )
     if config.method == "full":
         return full(pipe)
     if config.method == "controlnet":
-        return controlnet(pipe, config.controlnet.unet)
-    given = config.lora
+        return controlnet(pipe, config.train_unet)
     seed = rng.seed_of(config.seed, "lora", 0)
-    return lora(pipe, given.rank, given.alpha, given.targets, seed, given.text_encoder)
+    return lora(pipe, config.rank, config.lora_alpha, config.target_modules, seed, config.train_text_encoder)
 
 
 def origin_of(
     pipe: StableDiffusionPipeline,
-    pictures: Summary,
+    images: Summary,
     store: Store,
     prior: Prior | None,
-    config: TrainConfig,
+    config: TrainSettings,
     objective: Objective,
 ) -> dict[str, str]:
-    """Fingerprints of what a run is started with; the UNet's own weights count where they do not learn: no state has
-    them."""
-    model = [pipeline.fingerprint(pipe.text_encoder), objective.abars.tolist(), _network(pipe.unet)]
-    model += [_network(net) for net in nets_of(pipe)]
-    stays = config.method == "lora" or (config.method == "controlnet" and not config.controlnet.unet)
+    """Fingerprints of what a run is started with: images, prior, model.
+
+    The UNet's own weights count if they do not learn: no state has them.
+
+    Args:
+        pipe: the model before the first step.
+        images: the images trained on.
+        store: their latents.
+        prior: the prior; None for start noise.
+        config: the settings.
+        objective: the objective of the run, for its noise schedule.
+
+    Returns:
+        images, prior, model -> sha256 in hex; "" without a prior.
+    """
+    networks = [pipeline.fingerprint(pipe.text_encoder), objective.abars.tolist(), _architecture(pipe.unet)]
+    networks += [_architecture(net) for net in nets_of(pipe)]
+    frozen = config.method == "lora" or (config.method == "controlnet" and not config.train_unet)
     return {
-        "pictures": _digest([store.key.digest, pictures.keys, [_told(r, config) for r in pictures.used]]),
+        "images": _digest([store.key.digest, images.keys, [_labels(r, config) for r in images.used]]),
         "prior": prior.fingerprint if prior else "",
-        "model": _digest([*model, pipeline.fingerprint(pipe.unet)] if stays else model),
+        "model": _digest([*networks, pipeline.fingerprint(pipe.unet)] if frozen else networks),
     }
 
 
-def describe(config: TrainConfig, first: int) -> dict[str, str | int] | None:
-    """How weights trained so are to be started, as pipeline.save records it; none for plainly trained ones."""
-    if config.offset == "none":
+def describe_start(config: TrainSettings, start_timestep: int) -> dict[str, str | int] | None:
+    """The start that weights trained so need, as pipeline.save records it; none after plain training."""
+    if config.start == "noise":
         return None
-    k = config.k if config.offset == "pca" else 0
-    return {
-        "gain": config.gain,
-        "kind": str(config.offset),
-        "k": k,
-        "first" if config.gain == "window" else "start": first,
-    }
+    k = config.k if config.start == "pca" else 0
+    return {"gain": config.gain, "start": str(config.start), "k": k, "start_timestep": start_timestep}
 
 
-def _told(record: Record, config: TrainConfig) -> tuple[str, ...]:
-    """What a run is told of a picture beside the picture; a control picture by its bytes."""
+def _labels(record: Record, config: TrainSettings) -> tuple[str, ...]:
+    """What a run reads beside an image: caption, class, and a control image by its bytes."""
     if config.method != "controlnet":
         return record.text, record.class_name
-    return record.text, record.class_name, hashlib.sha256(Path(str(record.conditioning)).read_bytes()).hexdigest()
+    return record.text, record.class_name, digest(Path(str(record.conditioning)).read_bytes())
 
 
-def _network(network: Any) -> dict[str, object]:
+def _architecture(network: Any) -> dict[str, object]:
     return {name: value for name, value in network.config.items() if not name.startswith("_")}
 
 
 def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+    return digest(json.dumps(value, sort_keys=True, default=str).encode())

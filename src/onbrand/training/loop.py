@@ -7,8 +7,8 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,237 +17,53 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from onbrand.errors import OnbrandError
+from onbrand.io import whole_file
 from onbrand.models.denoiser import Denoiser, freeze
-from onbrand.options.train import TrainConfig
+from onbrand.options.train import TrainSettings
 from onbrand.training import rng
 from onbrand.training.batches import Batches
-from onbrand.training.defaults import DTYPES, check, precision, settled
-from onbrand.training.engine import check_compiled, compiled, half, offloaded, renew, tf32
-from onbrand.training.export import denoiser_of, finish, keep, origin_of, teach
-from onbrand.training.objective import Batch, Objective
+from onbrand.training.defaults import DTYPES, check_run, resolve_defaults, resolve_precision
+from onbrand.training.engine import (
+    allow_tf32,
+    check_compiled,
+    compile_networks,
+    half_precision,
+    offload_parts,
+    reset_accelerate,
+)
+from onbrand.training.export import UNET, denoiser_of, keep_unet, origin_of, save_model, set_prediction_type
+from onbrand.training.objective import Batch
 from onbrand.training.optimizer import Learner
-from onbrand.training.state import State, check_resumable, flatten, load, save, trim_log
-from onbrand.training.validation import check_held, fixed, held_out, loss_on
+from onbrand.training.state import (
+    SCHEMA,
+    State,
+    check_resumable,
+    discard_drafts,
+    load_state,
+    save_state,
+    settings_of,
+    total_batch_size,
+    trim_log,
+)
+from onbrand.training.validation import check_validation_data, mean_loss, validation_batches, validation_images
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
     from onbrand.core.prior import Prior
-    from onbrand.data.latents import Store, Summary
+    from onbrand.data.latents import Store
     from onbrand.data.records import Record
 
     Validate = Callable[[StableDiffusionPipeline, int], float | None]
 
 
-def train(
-    pipe: StableDiffusionPipeline,
-    records: Sequence[Record],
-    store: Store,
-    prior: Prior | None,
-    config: TrainConfig,
-    out: str | Path,
-    validate: Validate | None = None,
-    held: Sequence[Record] = (),
-) -> Generator[Step, None, None]:
-    """Trains the pipeline's UNet, LoRA or ControlNet in place, one yielded Step at a time, from the last state in `out`
-    if there is one.
-
-    records: the pictures, their latents in `store` (the refused ones are passed over; of a store with mirrored
-    pictures each side is taken half the time); prior: the one fitted on them (none for offset none).
-    Writes `out`/config.yaml, log.jsonl, state/ and, after the last step, model/. `validate(pipe, step)` is called
-    every `config.log.validate_every` steps, while the UNet holds the weights that would be saved; where it returns a
-    number, a state is saved too: a caller that looks at `Step.passed` may end the run there and call `finish`.
-    held: pictures that are not trained on, for `Step.held`, their latents in the same `store`.
-    Under half precision the UNet of a LoRA or a ControlNet stays in it afterwards: load the pipeline anew to go on.
-    Raises ValueError, before anything is computed or written, for a model, prior, folder or machine that the settings
-    do not fit; FloatingPointError where the loss is no longer a number (what is in `out` is from before).
-    """
-    config = settled(config, prior)
-    freeze(pipe)
-    teach(pipe, config)
-    pictures = store.look_up(records)
-    objective = check(pipe, pictures, store, prior, config)
-    check_held(config, bool(held))
-    kept = held_out(store.look_up(held), pictures) if held else None
-    if kept:
-        check(pipe, kept, store, prior, config)
-    origin = origin_of(pipe, pictures, store, prior, config, objective)
-    return Run(
-        pipe, denoiser_of(pipe, config), origin, pictures, store, prior, config, Path(out), validate, objective, kept
-    ).steps()
-
-
-class Run:
-    """One run and its folder; `train` makes it and iterates over its steps."""
-
-    def __init__(
-        self,
-        pipe: StableDiffusionPipeline,
-        denoiser: Denoiser,
-        origin: dict[str, str],
-        pictures: Summary,
-        store: Store,
-        prior: Prior | None,
-        config: TrainConfig,
-        out: Path,
-        validate: Validate | None,
-        objective: Objective,
-        held: Summary | None = None,
-    ) -> None:
-        self.pipe, self.config, self.prior, self.out, self.validate = pipe, config, prior, out, validate
-        self.pictures, self.store, self.held = pictures, store, held
-        self.origin = origin
-        self.state = load(out / "state")
-        if self.state is not None:
-            check_resumable(self.state, config, self.origin)
-        self.denoiser = denoiser
-        arithmetic = precision(config, pipe.device)
-        renew(pipe.device, arithmetic)
-        self.accelerator = Accelerator(
-            cpu=pipe.device.type == "cpu",
-            mixed_precision=arithmetic,
-            gradient_accumulation_steps=config.engine.accumulation,
-            log_with=config.log.tracker,
-            project_dir=out,
-        )
-        shares = config.engine.accumulation * self.accelerator.num_processes
-        if config.batch % shares:
-            raise ValueError(
-                f"batch counts a step's pictures over all processes and accumulated parts; got {config.batch} for "
-                f"{self.accelerator.num_processes} processes x {config.engine.accumulation} parts: take a multiple "
-                f"of {shares}"
-            )
-        self.share = config.batch // shares
-        device, prefetch = self.accelerator.device, config.engine.prefetch
-        self.objective = objective.to(device)
-        self.prefetch = device.type == "cuda" if prefetch is None else prefetch
-        self.coming: Future[list[Batch]] | None = None
-
-    def steps(self) -> Generator[Step, None, None]:
-        """The loop, and what is closed behind it wherever it ends."""
-        engine, dtype = self.config.engine, DTYPES.get(self.accelerator.mixed_precision)
-        if dtype and self.accelerator.is_main_process:
-            keep(self.pipe, self.config, self.out)
-        try:
-            with (
-                tf32(engine.tf32),
-                half(self.pipe, self.denoiser, dtype),
-                compiled(self.pipe, engine.compile),
-                ThreadPoolExecutor(1) as thread,
-            ):
-                yield from self._steps(thread)
-        finally:
-            self.denoiser.eval()
-            for tracker in self.accelerator.trackers:
-                tracker.finish()
-
-    def _steps(self, thread: ThreadPoolExecutor) -> Iterator[Step]:
-        pipe, config, main = self.pipe.to(self.accelerator.device), self.config, self.accelerator.is_main_process
-        prior = self.prior.to(pipe.device) if self.prior else None
-        batches = Batches(pipe, self.pictures, self.store, prior, config, len(self.objective.abars))
-        if config.engine.gradient_checkpointing:
-            self.denoiser.enable_gradient_checkpointing()
-        held = fixed(pipe, self.held, self.store, prior, config, len(self.objective.abars), self.share)
-        learner = Learner(self.accelerator, self.denoiser, config)
-        done = self._open(learner)
-        self.denoiser.train()
-        if config.engine.compile and done < config.steps:
-            with torch.random.fork_rng():
-                batch = self._parts(done + 1, batches)[0]
-                check_compiled(learner.network, list(learner.learned.values()), self.objective, batch)
-        idle = [pipe.vae] if config.engine.offload else []
-        if idle and batches.captions.kept and self.denoiser.text_encoder is None:
-            idle.append(pipe.text_encoder)
-        with offloaded(pipe, idle) as send_back:
-            for number in range(done + 1, config.steps + 1):
-                step = self._look(self._take(number, learner, batches, thread), learner, held, send_back)
-                if main:
-                    with (self.out / "log.jsonl").open("a") as log:
-                        log.write(json.dumps(asdict(step)) + "\n")
-                    if number % config.log.checkpoint_every == 0 or number == config.steps or step.passed is not None:
-                        state = State(number, flatten(config), self.origin, **learner.state())
-                        save(self.out / "state", state, config.log.keep)
-                self.accelerator.log({key: value for key, value in asdict(step).items() if value is not None}, number)
-                yield step
-        self.denoiser.eval()
-        if main:
-            finish(pipe, self.prior, config, self.out)
-        self.accelerator.wait_for_everyone()
-
-    def _open(self, learner: Learner) -> int:
-        """Makes the folder what it was at the last state; the number of steps taken by then."""
-        done = 0
-        if self.state is not None:
-            learner.resume(self.state)
-            done, self.state = self.state.step, None
-        if self.accelerator.is_main_process:
-            self.out.mkdir(parents=True, exist_ok=True)
-            trim_log(self.out / "log.jsonl", done)
-            (self.out / "config.yaml").write_text(yaml.safe_dump(asdict(self.config), sort_keys=False))
-        if self.config.log.tracker:
-            settings = {name: value if value is not None else "" for name, value in flatten(self.config).items()}
-            self.accelerator.init_trackers("onbrand", {name: str(value) for name, value in settings.items()})
-        return done
-
-    def _look(self, step: Step, learner: Learner, held: Sequence[Batch], send_back: Callable[[], None]) -> Step:
-        """The step with what is seen of the weights that would be saved after it; no random number is used up."""
-        log, number = self.config.log, step.step
-        look = bool(held) and number % log.held_every == 0
-        show = self.validate is not None and bool(log.validate_every) and number % log.validate_every == 0
-        if not look and not show:
-            return step
-        loss, passed = None, None
-        self.denoiser.eval()
-        # for other shapes the networks would be compiled anew
-        eager = torch.compiler.set_stance("force_eager") if self.config.engine.compile else nullcontext()
-        with learner.averaged(), torch.random.fork_rng(), eager:
-            if look:  # by every process alike
-                loss = loss_on(held, self.objective, self.denoiser)
-            if show and self.validate and self.accelerator.is_main_process:
-                passed = self.validate(self.pipe, number)
-                send_back()
-        self.denoiser.train()
-        return replace(step, held=loss, passed=broadcast_object_list([passed])[0] if show else None)
-
-    def _parts(self, number: int, batches: Batches) -> list[Batch]:
-        """This process's share of every part of batch `number`."""
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        starts = [
-            (number - 1) * self.config.batch + (part * processes + rank) * self.share
-            for part in range(self.config.engine.accumulation)
-        ]
-        return [batches(range(start, start + self.share)) for start in starts]
-
-    def _take(self, number: int, learner: Learner, batches: Batches, thread: ThreadPoolExecutor) -> Step:
-        """Step `number`. With prefetch `thread` makes the next batch meanwhile; behind the step it is idle, so that
-        neither validation nor a caller reads the pipeline and the store beside it."""
-        begin, lr = time.perf_counter(), learner.lr
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        device = self.accelerator.device
-        parts = self.coming.result() if self.coming else self._parts(number, batches)
-        ahead = self.prefetch and batches.apart and number < self.config.steps
-        self.coming = thread.submit(self._parts, number + 1, batches) if ahead else None
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            # for dropout inside the network, where it has any
-            torch.manual_seed(rng.seed_of(self.config.seed, "network", number * processes + rank))
-            loss = learner.step(self.objective, parts)
-        if self.coming:
-            wait([self.coming])
-        total = float(loss.total)
-        if not math.isfinite(total):
-            raise FloatingPointError(
-                f"the loss is {total} at step {number}; the last good state is in {self.out / 'state'}: resume it "
-                "with a smaller optim.lr in another folder, or with more warm-up"
-            )
-        return Step(number, total, loss.inside, loss.outside, lr, time.perf_counter() - begin)
-
-
 @dataclass(frozen=True)
 class Step:
-    """One optimiser step, as it was: a line of log.jsonl."""
+    """One optimizer step, as it was: a line of log.jsonl."""
 
     step: int
-    """1..steps."""
+    """1..max_train_steps."""
     loss: float
     """Mean over the batch."""
     loss_inside: float | None
@@ -257,9 +73,240 @@ class Step:
     lr: float
     """Learning rate of this step."""
     seconds: float
-    """Wall time of this step, its batch included; checkpoints, validation and held-out pictures not."""
-    held: float | None = None
-    """Loss of the weights that would be saved on held-out pictures under noise that is always the same; none: not
-    looked at."""
+    """Wall time of this step, its batch included; checkpoints and validation not."""
+    validation_loss: float | None = None
+    """Loss of the weights that would be saved on the validation images, under sampling noise that is always the same;
+    none: this step has no validation loss."""
     passed: float | None = None
-    """What `validate` returned, such as the share of its pictures that pass a check; none: not asked, or nothing."""
+    """What `validate` returned, such as the rate of its images that pass a check; none: it was not called, or returned
+    nothing."""
+
+
+def train(
+    pipe: StableDiffusionPipeline,
+    records: Sequence[Record],
+    store: Store,
+    prior: Prior | None,
+    config: TrainSettings,
+    out: str | Path,
+    validate: Validate | None = None,
+    validation_records: Sequence[Record] = (),
+) -> Generator[Step, None, None]:
+    """Train the pipeline's UNet, LoRA or ControlNet in place, one yielded Step at a time.
+
+    The run goes on from the last state in `out`, if there is one. It writes `out`/config.yaml, log.jsonl, state/ and,
+    after the last step, model/. Under half precision the UNet of a LoRA or a ControlNet stays in half precision
+    afterwards: load the pipeline anew to go on with it.
+
+    Args:
+        pipe: the model, its weights in float32, on the device of the run.
+        records: the images; the refused ones are passed over.
+        store: their latents. Of a store with mirrored images each side is taken half the time.
+        prior: the prior fitted on them; None for start noise.
+        config: the settings.
+        out: the run's folder.
+        validate: called as `validate(pipe, step)` every `config.validation_steps` steps, while the network holds the
+            weights that would be saved. If it returns a number, a state is saved too: a caller that looks at
+            `Step.passed` may end the run there and call `save_model`.
+        validation_records: images that are not trained on, for `Step.validation_loss`; their latents are in `store`.
+
+    Returns:
+        The generator of the steps that are left. Closing it ends the run, its thread included.
+
+    Raises:
+        OnbrandError: the settings do not fit the model, prior, folder or machine. It is raised by this call, before
+            anything is computed or written. A step raises one of code diverged if the loss is no longer a number; what
+            is in `out` is then from before.
+    """
+    out, config = Path(out), resolve_defaults(config, prior)
+    freeze(pipe)
+    set_prediction_type(pipe, config)
+    images = store.look_up(records)
+    objective = check_run(pipe, images, store, prior, config)
+    check_validation_data(config, bool(validation_records))
+    validation_set = validation_images(store.look_up(validation_records), images) if validation_records else None
+    if validation_set is not None:
+        check_run(pipe, validation_set, store, prior, config)
+    origin = origin_of(pipe, images, store, prior, config, objective)
+    denoiser = denoiser_of(pipe, config)
+    last_state = load_state(out / "state")
+    accelerator = accelerator_of(pipe.device, config, out)
+    device, main = accelerator.device, accelerator.is_main_process
+    process, processes = accelerator.process_index, accelerator.num_processes
+    batch_size, max_steps = total_batch_size(config, processes), config.max_train_steps
+    if last_state is not None:
+        check_resumable(last_state, config, batch_size, origin)
+    objective = objective.to(device)
+
+    def steps(state: State | None) -> Generator[Step, None, None]:
+        dtype = DTYPES.get(accelerator.mixed_precision)
+        if dtype and main:
+            keep_unet(pipe, config, out)
+        with (
+            end_of_run(denoiser, accelerator),
+            allow_tf32(config.allow_tf32),
+            half_precision(pipe, denoiser, dtype),
+            compile_networks(pipe, config.compile),
+            ThreadPoolExecutor(1) as thread,
+        ):
+            pipe.to(device)
+            device_prior, timesteps = prior.to(device) if prior else None, len(objective.abars)
+            batches = Batches(pipe, images, store, device_prior, config, timesteps)
+            if config.gradient_checkpointing:
+                denoiser.enable_gradient_checkpointing()
+            loss_batches: list[Batch] = []
+            if validation_set is not None:
+                loss_batches += validation_batches(pipe, validation_set, store, device_prior, config, timesteps)
+            learner = Learner(accelerator, denoiser, config)
+            steps_before = 0
+            if state is not None:
+                learner.resume(state)
+                steps_before, state = state.step, None  # its tensors are not needed any more
+            open_folder(out, config, steps_before, accelerator)
+            denoiser.train()
+
+            def parts_of(number: int) -> list[Batch]:
+                return [batches(positions) for positions in positions_of(number, config, process, processes)]
+
+            if config.compile and steps_before < max_steps:
+                with torch.random.fork_rng():
+                    part = parts_of(steps_before + 1)[0]
+                    check_compiled(learner.network, list(learner.weights.values()), objective, part)
+            prefetch = batches.independent and (on_gpu(device) if config.prefetch is None else config.prefetch)
+            next_parts: Future[list[Batch]] | None = None
+            idle = [pipe.vae] if config.offload else []
+            if idle and batches.captions.complete and denoiser.text_encoder is None:
+                idle.append(pipe.text_encoder)
+            with offload_parts(pipe, idle) as send_back:
+                for number in range(steps_before + 1, max_steps + 1):
+                    begin, lr = time.perf_counter(), learner.lr
+                    parts = next_parts.result() if next_parts else parts_of(number)
+                    next_parts = thread.submit(parts_of, number + 1) if prefetch and number < max_steps else None
+                    with network_rng(config.seed, number * processes + process, device):
+                        loss = learner.step(objective, parts)
+                    # between two steps the thread is idle, so that neither validation nor a caller reads the pipeline
+                    # and the store beside it
+                    if next_parts:
+                        wait([next_parts])
+                    total = finite(float(loss.total), number, out)
+                    seconds = time.perf_counter() - begin
+
+                    validation_loss, passed = None, None
+                    computes_loss = due(number, config.validation_loss_steps if loss_batches else 0)
+                    makes_images = due(number, config.validation_steps if validate else 0)
+                    if computes_loss or makes_images:
+                        with weights_as_saved(learner, denoiser, config):
+                            if computes_loss:  # by every process alike
+                                validation_loss = mean_loss(loss_batches, objective, denoiser)
+                            if makes_images and validate and main:
+                                passed = validate(pipe, number)
+                                send_back()
+                    if makes_images:
+                        passed = broadcast_object_list([passed])[0]
+
+                    step = Step(number, total, loss.inside, loss.outside, lr, seconds, validation_loss, passed)
+                    line = asdict(step)
+                    if main:
+                        with (out / "log.jsonl").open("a") as log:
+                            log.write(json.dumps(line) + "\n")
+                    # a state of what passed too: a caller may end the run at it
+                    saves = due(number, config.checkpointing_steps) or number == max_steps or passed is not None
+                    if main and saves:
+                        settings = settings_of(config) | {"total_batch_size": batch_size}
+                        current = State(number, settings, origin, **learner.state())
+                        save_state(out / "state", current, config.checkpoints_total_limit)
+                    accelerator.log({key: value for key, value in line.items() if value is not None}, number)
+                    yield step
+            denoiser.eval()
+            if main:
+                save_model(pipe, prior, config, out)
+            accelerator.wait_for_everyone()
+
+    return steps(last_state)
+
+
+def accelerator_of(device: torch.device, config: TrainSettings, out: Path) -> Accelerator:
+    """Accelerate's view of the run: device, precision, processes and tracker."""
+    precision = resolve_precision(config, device)
+    reset_accelerate(device, precision)
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with=config.report_to,
+        project_dir=out,
+    )
+
+
+def on_gpu(device: torch.device) -> bool:
+    """Whether `device` is one that works beside the CPU."""
+    return device.type == "cuda"
+
+
+def positions_of(number: int, config: TrainSettings, process: int, processes: int) -> list[range]:
+    """The positions in the run of one process's images of step `number` (from 1), a range per accumulation step."""
+    size, parts = config.train_batch_size, range(config.gradient_accumulation_steps)
+    first = (number - 1) * total_batch_size(config, processes)
+    starts = [first + (part * processes + process) * size for part in parts]
+    return [range(start, start + size) for start in starts]
+
+
+def due(number: int, interval: int) -> bool:
+    """Whether step `number` is one of every `interval` steps; interval 0: never."""
+    return interval > 0 and number % interval == 0
+
+
+@contextmanager
+def end_of_run(denoiser: Denoiser, accelerator: Accelerator) -> Iterator[None]:
+    """Behind this, wherever the run ends, the network is as for generation and the tracker is closed."""
+    try:
+        yield
+    finally:
+        denoiser.eval()
+        for tracker in accelerator.trackers:
+            tracker.finish()
+
+
+@contextmanager
+def network_rng(seed: int, position: int, device: torch.device) -> Iterator[None]:
+    """While this holds, torch's own rng is the run's at `position`: for dropout inside the network, if it has any."""
+    with torch.random.fork_rng(devices=[device] if on_gpu(device) else []):
+        torch.manual_seed(rng.seed_of(seed, "network", position))
+        yield
+
+
+@contextmanager
+def weights_as_saved(learner: Learner, denoiser: Denoiser, config: TrainSettings) -> Iterator[None]:
+    """While this holds, the network holds the weights that would be saved, and no random number is used up."""
+    denoiser.eval()
+    # for other shapes the networks would be compiled anew
+    eager = torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
+    with learner.ema_weights(), torch.random.fork_rng(), eager:
+        yield
+    denoiser.train()
+
+
+def open_folder(out: Path, config: TrainSettings, step: int, accelerator: Accelerator) -> None:
+    """Make the run's folder what it was after step `step`, and start the tracker."""
+    settings = settings_of(config)
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        discard_drafts(out, "config.yaml", "log.jsonl", "model", UNET)
+        discard_drafts(out / "state", "step-*")
+        trim_log(out / "log.jsonl", step)
+        with whole_file(out / "config.yaml") as draft:
+            draft.write_text(yaml.safe_dump({"schema": SCHEMA, **settings}, sort_keys=False))
+    if config.report_to:
+        texts = {name: "" if value is None else str(value) for name, value in settings.items()}
+        accelerator.init_trackers("onbrand", texts)
+
+
+def finite(loss: float, number: int, out: Path) -> float:
+    """The loss of step `number`, which is a number; OnbrandError of code diverged if it is not."""
+    if not math.isfinite(loss):
+        raise OnbrandError(
+            "diverged",
+            f"the loss is {loss} at step {number}; what {out} holds is from before: train anew in another output_dir, "
+            "with a smaller learning_rate or more lr_warmup_steps",
+        )
+    return loss

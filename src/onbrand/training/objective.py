@@ -11,8 +11,9 @@ from torch import Tensor
 
 from onbrand.core.offset import constant, matched_noise, ratio, window
 from onbrand.core.process import add_noise, target
-from onbrand.models.scheduler import read
-from onbrand.options.train import TrainConfig
+from onbrand.errors import OnbrandError
+from onbrand.models.scheduler import read_scheduler
+from onbrand.options.train import TrainSettings
 
 if TYPE_CHECKING:
     from onbrand.models.scheduler import Schedule
@@ -36,16 +37,16 @@ class Batch:
     timesteps: Tensor
     """(B,) in 0..T-1."""
     hidden: Tensor
-    """(B, L, E) hidden states of the captions; where the text encoder learns, their tokens, (B, L) int64."""
+    """(B, L, E) hidden states of the captions; if the text encoder learns, their tokens, (B, L) int64."""
     perturbation: Tensor | None = None
-    """(B, C, H, W) noise that x_t has and the target has not (Ning et al. 2023); none: no such noise."""
+    """(B, C, H, W) noise that is in x_t and not in the target (Ning et al. 2023); none: no such noise."""
     condition: Tensor | None = None
-    """(B, 3, H', W') control pictures in [0, 1], for a ControlNet; none: the network reads none."""
+    """(B, 3, H', W') control images in [0, 1], for a ControlNet; none: the network reads none."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss of a batch, in and outside the window apart."""
+    """The loss of a batch, inside and outside the window apart."""
 
     total: Tensor
     """() mean over the batch: what is minimised."""
@@ -70,92 +71,128 @@ class Objective:
     """The loss as a function of the network and a batch. Made by `make_objective`."""
 
     abars: Tensor
-    """(T,) float32."""
+    """(T,) float32, in (0, 1): abar of each timestep."""
     gain: Tensor
     """(T,) float32, zero everywhere in plain training."""
-    first: int
-    """First timestep that counts as inside the window; under a constant gain, the one the start belongs to."""
+    start_timestep: int
+    """First timestep that counts as inside the window; under a constant gain, the one that the start belongs to."""
     prediction_type: str
     """epsilon, v_prediction or sample."""
-    min_snr: float | None = None
+    snr_gamma: float | None = None
     """Min-SNR's gamma, or none."""
 
     def __call__(self, denoise: Callable[..., Tensor], batch: Batch) -> Loss:
-        """The loss of `denoise(x_t (B, C, H, W), timesteps (B,), hidden (B, L, E)) -> (B, C, H, W)` on a batch; where
-        the batch has control pictures, `denoise` is given them last."""
+        """The loss of a network on a batch.
+
+        Args:
+            denoise: the network, called as `denoise(x_t (B, C, H, W), timesteps (B,), hidden (B, L, E))`, and with the
+                control images (B, 3, H', W') behind these if the batch has them. It returns (B, C, H, W).
+            batch: the batch.
+
+        Returns:
+            The loss of each sample, and their mean.
+        """
         t = batch.timesteps
-        given = (batch.hidden,) if batch.condition is None else (batch.hidden, batch.condition)
+        conditions = (batch.hidden,) if batch.condition is None else (batch.hidden, batch.condition)
         # Eq. 14: the only line that differs from plain training
         noise = matched_noise(batch.noise, batch.x0, batch.x_start, self.gain[t])
         # Eq. 13
-        perturbed = noise if batch.perturbation is None else noise + batch.perturbation
-        x_t = add_noise(batch.x0, perturbed, self.abars[t])
-        goal = target(self.prediction_type, batch.x0, noise, self.abars[t])
+        input_noise = noise if batch.perturbation is None else noise + batch.perturbation
+        x_t = add_noise(batch.x0, input_noise, self.abars[t])
+        y = target(self.prediction_type, batch.x0, noise, self.abars[t])
         # Eq. 15
-        each = (denoise(x_t, t, *given).float() - goal).square().flatten(1).mean(1)
-        if self.min_snr is not None:
+        each = (denoise(x_t, t, *conditions).float() - y).square().flatten(1).mean(1)
+        if self.snr_gamma is not None:
             each = each * self.weight(t)
-        return Loss(each.mean(), each.detach(), t >= self.first)
+        return Loss(each.mean(), each.detach(), t >= self.start_timestep)
 
     def weight(self, t: Tensor) -> Tensor:
-        """(B,) Min-SNR's weights, 1 where the noise is matched at or after `first`: the start holds nothing of x0
-        there, and for v the low SNR would all but remove those samples (epsilon has weight 1 there anyhow)."""
+        """Min-SNR's weights (Hang et al. 2023).
+
+        They are 1 for samples whose noise is matched at or after `start_timestep`: the start holds nothing of x0 there,
+        and for v the low SNR would all but remove those samples. For epsilon the weight is 1 there anyhow.
+
+        Args:
+            t: (B,) timesteps.
+
+        Returns:
+            (B,) weights, 0 or more.
+        """
         snr = ratio(self.abars[t]).square()
-        clipped = snr.clamp(max=self.min_snr)
+        min_snr = snr.clamp(max=self.snr_gamma)
         weight = {
-            "epsilon": (self.min_snr / snr).clamp(max=1.0) if self.min_snr is not None else torch.ones_like(snr),
-            "v_prediction": clipped / (snr + 1),
-            "sample": clipped,
+            "epsilon": (self.snr_gamma / snr).clamp(max=1.0) if self.snr_gamma is not None else torch.ones_like(snr),
+            "v_prediction": min_snr / (snr + 1),
+            "sample": min_snr,
         }[self.prediction_type]
-        matched = (t >= self.first) & (self.gain[t] > 0)
-        return torch.where(matched, 1.0, weight)
+        mask = (t >= self.start_timestep) & (self.gain[t] > 0)
+        return torch.where(mask, 1.0, weight)
 
     def to(self, device: torch.device) -> Objective:
         """The same, its curves on `device`."""
         gain, abars = self.gain.to(device), self.abars.to(device)
-        return Objective(abars, gain, self.first, self.prediction_type, self.min_snr)
+        return Objective(abars, gain, self.start_timestep, self.prediction_type, self.snr_gamma)
 
 
-def make_objective(scheduler: object, config: TrainConfig) -> Objective:
-    """The objective of `config` for the model whose diffusers scheduler this is.
+def make_objective(scheduler: object, config: TrainSettings) -> Objective:
+    """The objective of a run.
 
-    Raises ValueError for a scheduler that is not variance-preserving, for `config.first` and `config.loss.timesteps`
-    outside 0..T-1, and for timesteps that end before the window.
+    Args:
+        scheduler: the model's scheduler, of diffusers.
+        config: the settings, their start resolved.
+
+    Returns:
+        The objective, its curves on the CPU.
+
+    Raises:
+        OnbrandError: the scheduler is not variance-preserving, start_timestep or timestep_range is outside 0..T-1, or
+            timestep_range ends before the window.
     """
-    schedule = read(scheduler, None)
+    schedule = read_scheduler(scheduler, None)
     total = len(schedule.abars)
-    first = config.first if config.first is not None else default_first(scheduler, schedule, config)
-    if not 0 <= first < total:
-        raise ValueError(f"first must be a training timestep of the model, 0..{total - 1}; got {first}")
-    low, last = config.loss.timesteps or (0, total - 1)
+    start_timestep = config.start_timestep
+    if start_timestep is None:
+        start_timestep = default_start_timestep(scheduler, schedule, config)
+    if not 0 <= start_timestep < total:
+        raise OnbrandError(
+            "training",
+            f"start_timestep must be a training timestep of the model, 0..{total - 1}; got {start_timestep}: leave it "
+            "out for the default",
+        )
+    low, last = config.timestep_range or (0, total - 1)
     if last >= total:
-        raise ValueError(
-            f"loss.timesteps must be training timesteps of the model, 0..{total - 1}; got {[low, last]}: end at "
-            f"{total - 1} or before"
+        raise OnbrandError(
+            "training",
+            f"timestep_range must be training timesteps of the model, 0..{total - 1}; got {[low, last]}: end at "
+            f"{total - 1} or before",
         )
-    if config.offset != "none" and config.gain == "window" and last < first:
-        raise ValueError(
-            f"the start is trained in the window, from t = {first} on; loss.timesteps {[low, last]} end before it, and "
-            f"it would never be trained: end at {first} or later, or take offset none"
+    if config.start != "noise" and config.gain == "window" and last < start_timestep:
+        raise OnbrandError(
+            "training",
+            f"the start is trained in the window, from t = {start_timestep} on; timestep_range {[low, last]} ends "
+            f"before it, and it would never be trained: end at {start_timestep} or later, or take start noise",
         )
-    if config.offset == "none":
+    if config.start == "noise":
         gain = torch.zeros(total)
     elif config.gain == "window":
-        gain = window(schedule.abars, first)
+        gain = window(schedule.abars, start_timestep)
     else:
-        gain = constant(schedule.abars, first)
-    return Objective(schedule.abars.float(), gain, first, schedule.prediction_type, config.loss.min_snr)
+        gain = constant(schedule.abars, start_timestep)
+    return Objective(schedule.abars.float(), gain, start_timestep, schedule.prediction_type, config.snr_gamma)
 
 
-def default_first(scheduler: object, schedule: Schedule, config: TrainConfig) -> int:
-    """T - S for the window (and for plain training, whose log is split there); for the constant gain the first
-    timestep of 20 steps of the model's own scheduler, 951 for Stable Diffusion 1.5."""
+def default_start_timestep(scheduler: object, schedule: Schedule, config: TrainSettings) -> int:
+    """The start_timestep of a run whose settings name none.
+
+    For the window, and for plain training, whose log is split there: T - S. For the constant gain: the first of 20
+    timesteps of the model's own scheduler, 951 for Stable Diffusion 1.5.
+    """
     total = len(schedule.abars)
-    if config.gain == "window" or config.offset == "none":
+    if config.gain == "window" or config.start == "noise":
         return max(total - SKIP, 0)
-    return min(round(read(scheduler, STEPS).first), total - 1)
+    return min(round(read_scheduler(scheduler, STEPS).first), total - 1)
 
 
 def mean_where(values: Tensor, mask: Tensor) -> float | None:
-    """Mean of `values` (B,) where `mask` (B,) holds; none where it holds nowhere."""
+    """Mean of `values` (B,) over the samples that `mask` (B,) marks; none if it marks none."""
     return float(values[mask].mean()) if bool(mask.any()) else None

@@ -11,23 +11,32 @@ from torch import Tensor
 
 
 def order(seed: int, n: int, positions: Sequence[int]) -> list[int]:
-    """Which of `n` records stands at each position: epochs of n, each in an order of its own."""
+    """Which of `n` records stands at each position of the run.
+
+    Args:
+        seed: the run's.
+        n: how many records there are.
+        positions: (B,) places in the run, from 0. An epoch is n of them, and each epoch has an order of its own.
+
+    Returns:
+        (B,) numbers in 0..n-1.
+    """
     return [int(_epoch(seed, n, position // n)[position % n]) for position in positions]
 
 
 def timesteps(seed: int, positions: Sequence[int], total: int, first: int = 0) -> Tensor:
-    """(B,) int64, uniform in first..total-1."""
+    """(B,) int64, uniform in first..total-1, one timestep per position."""
     generators = (_generator(seed, "timestep", position) for position in positions)
     return torch.cat([torch.randint(first, total, (1,), generator=generator) for generator in generators])
 
 
 def uniform(seed: int, purpose: str, positions: Sequence[int]) -> Tensor:
-    """(B,) float32, uniform in [0, 1)."""
+    """(B,) float32, uniform in [0, 1), one number per position."""
     return torch.cat([torch.rand(1, generator=_generator(seed, purpose, position)) for position in positions])
 
 
 def normal(seed: int, purpose: str, positions: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """(B, *shape) float32, standard normal, on the CPU whatever the device, so that every device gets the same."""
+    """(B, *shape) float32, standard normal, on the CPU: every device gets the same numbers."""
     return torch.stack([torch.randn(*shape, generator=_generator(seed, purpose, position)) for position in positions])
 
 
@@ -37,7 +46,16 @@ def _epoch(seed: int, n: int, epoch: int) -> Tensor:
 
 
 def seed_of(seed: int, purpose: str, position: int) -> int:
-    """A seed in 0..2^63-1 for one purpose at one position."""
+    """The seed of one random number of the run.
+
+    Args:
+        seed: the run's.
+        purpose: what the number is for. Another word is another number.
+        position: place in the run, from 0.
+
+    Returns:
+        A seed in 0..2^63-1.
+    """
     digest = hashlib.blake2b(f"{seed}/{purpose}/{position}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from onbrand.options.train import TrainConfig
+from onbrand.errors import OnbrandError
+from onbrand.io import discard, read_json, whole_file, whole_folder, write_json
+from onbrand.options.former import upgrade
+from onbrand.options.train import METHOD_SETTINGS, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -26,110 +28,121 @@ class State:
     settings: dict[str, Any]
     """Every setting by its flag's name."""
     origin: dict[str, str]
-    """Fingerprints of what the run was started with: pictures, prior, model."""
+    """Fingerprints of what the run was started with: images, prior, model."""
     counters: dict[str, Any]
-    """What else is numbers: the learning rate's course, the running mean's steps, the loss scale."""
+    """What else is numbers: the learning rate's course, the EMA's steps, the loss scale."""
     weights: dict[str, Tensor]
     """The weights that learn, by name."""
-    average: dict[str, Tensor]
-    """Their running mean; empty without one."""
+    ema: dict[str, Tensor]
+    """Their EMA, by name; empty without one."""
     optimizer: dict[str, Any]
-    """The optimiser's state_dict."""
+    """The optimizer's state_dict."""
 
 
-def save(folder: Path, state: State, keep: int) -> Path:
-    """Writes `folder`/step-00000100 and removes all but the last `keep`; returns its path."""
+def save_state(folder: Path, state: State, limit: int) -> Path:
+    """Write `folder`/step-00000100 and remove all states but the last `limit`; returns its path."""
     path = folder / f"step-{state.step:08d}"
-    draft = folder / f".{path.name}.tmp"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    save_file(_plain(state.weights), draft / "weights.safetensors")
-    save_file(_plain(state.average), draft / "average.safetensors")
-    torch.save(state.optimizer, draft / "optimizer.pt")
-    numbers = {"step": state.step, "settings": state.settings, "origin": state.origin, "counters": state.counters}
-    (draft / "state.json").write_text(json.dumps(numbers, indent=2))
-    for file in draft.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    discard(path)
-    os.replace(draft, path)
-    for old in _found(folder)[:-keep]:
-        discard(old)
+    with whole_folder(path) as draft:
+        save_file(_on_cpu(state.weights), draft / "weights.safetensors")
+        save_file(_on_cpu(state.ema), draft / "average.safetensors")
+        torch.save(state.optimizer, draft / "optimizer.pt")
+        numbers = {"step": state.step, "settings": state.settings, "origin": state.origin, "counters": state.counters}
+        write_json(draft / "state.json", numbers)
+        # on the disk before the folder has its name: a power cut leaves no state with an empty file
+        for file in draft.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+    for former in _states(folder)[:-limit]:
+        discard(former)
     return path
 
 
-def load(folder: Path) -> State | None:
-    """The last state in `folder`; none where no state was finished."""
-    found = _found(folder)
-    if not found:
+def load_state(folder: Path) -> State | None:
+    """The last state in `folder`; none if no state was finished."""
+    paths = _states(folder)
+    if not paths:
         return None
-    path = found[-1]
-    numbers = json.loads((path / "state.json").read_text())
+    path = paths[-1]
+    numbers = read_json(path / "state.json")
     return State(
-        **numbers,
+        step=numbers["step"],
+        settings=numbers["settings"],
+        origin=numbers["origin"],
+        counters=numbers["counters"],
         weights=load_file(path / "weights.safetensors"),
-        average=load_file(path / "average.safetensors"),
+        ema=load_file(path / "average.safetensors"),
         optimizer=torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True),
     )
 
 
-def reached(folder: Path) -> int:
-    """Steps taken by the last state in `folder`; 0 where no state was finished."""
-    found = _found(folder)
-    return int(found[-1].name.removeprefix("step-")) if found else 0
+def last_step(folder: Path) -> int:
+    """Steps taken by the last state in `folder`; 0 if no state was finished."""
+    paths = _states(folder)
+    return int(paths[-1].name.removeprefix("step-")) if paths else 0
 
 
-def check_resumable(state: State, config: TrainConfig, origin: dict[str, str]) -> None:
-    """Raises ValueError naming the first setting or input in which the run differs from the one `state` is of."""
-    check_same(state.settings, config)
+def check_resumable(state: State, config: TrainSettings, total: int, origin: dict[str, str]) -> None:
+    """Check that the run is the one that `state` is of.
+
+    Args:
+        state: the last state.
+        config: the settings now.
+        total: total_batch_size now.
+        origin: fingerprints of images, prior and model now.
+
+    Raises:
+        OnbrandError: the first setting or input that differs, by name.
+    """
+    check_same(state.settings, config, total)
     for name, value in origin.items():
         if state.origin.get(name) != value:
-            raise ValueError(
+            raise OnbrandError(
+                "resume",
                 f"a run is resumed with what it was started with; the {name} given now is not what the first "
-                f"{state.step} steps were made with: give that, or another output folder"
+                f"{state.step} steps were made with: give that, or another output_dir",
             )
 
 
 def trim_log(file: Path, step: int) -> None:
-    """Removes from a log of one JSON line a step what comes after `step`, a line torn by a kill included."""
+    """Remove from a log of one JSON line a step what comes after `step`, a line torn by a kill included."""
     if not file.exists():
         return
-    kept = []
+    lines = []
     for line in file.read_text().splitlines(keepends=True):
         if not line.endswith("\n") or json.loads(line)["step"] > step:
             break
-        kept.append(line)
-    draft = file.with_name(f".{file.name}.tmp")
-    draft.write_text("".join(kept))
-    os.replace(draft, file)
+        lines.append(line)
+    with whole_file(file) as draft:
+        draft.write_text("".join(lines))
 
 
-def discard(folder: Path) -> None:
-    """Removes a folder such that a kill in between leaves no half of it under its name."""
-    if folder.exists():
-        rubbish = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(rubbish, ignore_errors=True)
-        os.replace(folder, rubbish)
-        shutil.rmtree(rubbish)
+def discard_drafts(folder: Path, *names: str) -> None:
+    """Remove what killed processes left of the files and folders so named (patterns), half written or half removed."""
+    for name in names:
+        for draft in (*folder.glob(f".{name}.*tmp"), *folder.glob(f".{name}.old")):
+            if draft.is_dir():
+                discard(draft)
+            else:
+                draft.unlink()
 
 
-def _found(folder: Path) -> list[Path]:
+def _states(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"))
 
 
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def stalled(shares: Sequence[float], patience: int | None) -> bool:
-    """Whether none of the last `patience` shares is above the best of those before them; never where it is None."""
-    return patience is not None and bool(shares) and len(shares) - 1 - shares.index(max(shares)) >= patience
+def has_stalled(rates: Sequence[float], patience: int | None) -> bool:
+    """Whether none of the last `patience` rates is above the best of those before them; never if it is None."""
+    return patience is not None and bool(rates) and len(rates) - 1 - rates.index(max(rates)) >= patience
 
 
-def earlier(out: str | Path) -> list[float]:
-    """The shares that passed, in the log of the run in `out` up to its last state: what it is resumed with."""
+def read_pass_rates(out: str | Path) -> list[float]:
+    """The pass rates in the log of the run in `out`, up to its last state: what it is resumed with."""
     out = Path(out)
-    log, last = out / "log.jsonl", reached(out / "state")
+    log, last = out / "log.jsonl", last_step(out / "state")
     if not log.exists():
         return []
     # a kill may tear a line, but none up to a state
@@ -140,53 +153,57 @@ def earlier(out: str | Path) -> list[float]:
 STEPLESS = ("constant", "constant_with_warmup")
 """Learning-rate schedules that do not depend on the number of steps: a run with one of them may be made longer."""
 
-LATER: dict[str, Any] = {
-    "method": "full",
-    "prediction": None,
-    "lora.rank": 16,
-    "lora.alpha": None,
-    "lora.targets": ["to_q", "to_k", "to_v", "to_out.0"],
-    "lora.text_encoder": False,
-    "controlnet.unet": False,
-    "loss.input_perturbation": 0.0,
-    "loss.timesteps": None,
-    "optim.name": "adamw",
-    "engine.prefetch": None,
-    "engine.compile": False,
-    "engine.offload": False,
-    "engine.tf32": False,
-}
-"""Settings that came after the first runs -> what those ran with: a run that does not know of one had this."""
-WEIGHTLESS = ("log.", "engine.prefetch", "engine.offload")
-"""How the names of settings begin that change no weight: a run may be gone on with others."""
+SCHEMA = 2
+"""Of config.yaml and of a state's settings."""
+WEIGHTLESS = {
+    "checkpointing_steps", "checkpoints_total_limit", "validation_steps", "num_validation_images",
+    "validation_loss_steps", "early_stopping_patience", "report_to", "prefetch", "offload",
+}  # fmt: skip
+"""Settings that change no weight: a run may be gone on with others."""
 
 
-def flatten(config: TrainConfig) -> dict[str, Any]:
-    """Every setting by its flag's name, such as {"optim.lr": 1e-05}; tuples as lists, so that it equals its JSON."""
-    flat: dict[str, Any] = {}
-    for name, value in asdict(config).items():
-        inner = {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
-        flat |= {key: list(item) if isinstance(item, tuple) else item for key, item in inner.items()}
-    return flat
+def settings_of(config: TrainSettings) -> dict[str, Any]:
+    """A run's settings by name as JSON has them, tuples as lists; of options, without places and inputs."""
+    values = {name: getattr(config, name) for name in TrainSettings.__dataclass_fields__}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def counting(flat: dict[str, Any]) -> dict[str, Any]:
+def total_batch_size(config: TrainSettings, processes: int) -> int:
+    """Images a step over all processes and accumulation steps."""
+    return config.train_batch_size * config.gradient_accumulation_steps * processes
+
+
+def counting(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings but those of a method of training that is not the run's."""
-    others = [f"{method}." for method in ("lora", "controlnet") if method != flat["method"]]
-    return {name: value for name, value in flat.items() if not name.startswith(tuple(others))}
+    others = {name for method, names in METHOD_SETTINGS.items() if method != settings["method"] for name in names}
+    return {name: value for name, value in settings.items() if name not in others}
 
 
-def check_same(flat: dict[str, Any], config: TrainConfig) -> None:
-    """Raises ValueError naming the first setting in which `config` differs from the run that `flat` describes.
+def check_same(recorded: dict[str, Any], config: TrainSettings, total: int) -> None:
+    """Check that `config` is what a recorded run had.
 
-    What changes no weight may differ: WEIGHTLESS, and more steps under a schedule that does not count them.
+    What changes no weight may differ: WEIGHTLESS, the processes that a step's images are spread over, and more steps
+    under a schedule that does not count them.
+
+    Args:
+        recorded: `settings_of` that run and its total_batch_size, or the settings of schema 1.
+        config: the settings now.
+        total: total_batch_size now.
+
+    Raises:
+        OnbrandError: the first setting that differs, with both values.
     """
-    flat = LATER | flat
-    for name, value in counting(flatten(config)).items():
-        longer = name == "steps" and config.optim.schedule in STEPLESS and value >= flat[name]
-        if name.startswith(WEIGHTLESS) or longer or flat[name] == value:
+    if "total_batch_size" not in recorded:
+        recorded = recorded | {"total_batch_size": recorded["batch"]}
+    recorded = upgrade("train", recorded)
+    present = counting(settings_of(config)) | {"total_batch_size": total}
+    for name, value in present.items():
+        longer = name == "max_train_steps" and config.lr_scheduler in STEPLESS and value >= recorded[name]
+        if name in WEIGHTLESS or name == "train_batch_size" or longer or recorded[name] == value:
             continue
-        raise ValueError(
-            f"a run is resumed with its own settings; {name} was {flat[name]} and now is {value}: set it back, "
-            "or give another output folder"
+        raise OnbrandError(
+            "resume",
+            f"a run is resumed with its own settings; {name} was {recorded[name]} and now is {value}: set "
+            + ("train_batch_size so that it is as before" if name == "total_batch_size" else "it back")
+            + ", or give another output_dir",
         )

@@ -1,4 +1,4 @@
-"""The loss on held-out pictures: always the same pictures under the same noise at the same timesteps."""
+"""Validation: the loss on images that are not trained on, and images made with the weights that would be saved."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from torch import Tensor
 from onbrand.core import Prior
 from onbrand.data.latents import Summary
 from onbrand.data.records import Record
-from onbrand.evaluation.check import judge_pictures
-from onbrand.evaluation.loading import Pictures, pixels_of
+from onbrand.errors import OnbrandError
+from onbrand.evaluation.check import judge_images
+from onbrand.evaluation.loading import Images, pixels_of
 from onbrand.evaluation.reference import Reference
-from onbrand.options.generate import GenerateConfig
-from onbrand.options.train import TrainConfig
+from onbrand.options.generate import SamplingSettings
+from onbrand.options.train import TrainSettings
 from onbrand.reporting.figures import contact_sheet
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import Plan, plan, run
 from onbrand.training import rng
 from onbrand.training.batches import Batches
-from onbrand.training.export import describe
+from onbrand.training.export import describe_start
 from onbrand.training.objective import Batch, Objective, make_objective
 
 if TYPE_CHECKING:
@@ -35,111 +36,159 @@ if TYPE_CHECKING:
     from onbrand.data.latents import Store
 
 COUNT = 64
-"""Triples of picture, noise and timestep; of fewer pictures, each is met again under other noise."""
+"""Triples of image, noise and timestep; of fewer images, each occurs again under other noise."""
 SEED = rng.seed_of(0, "held", 0)
-"""Not the run's: runs of other seeds are measured alike."""
+"""Not the run's: runs of other seeds are measured alike. The word is part of the random numbers."""
 
 
-def check_held(config: TrainConfig, given: bool) -> None:
-    """Raises ValueError where held-out pictures are given and never looked at, or to be looked at and not given."""
-    if given != bool(config.log.held_every):
-        raise ValueError(
-            "a held-out loss needs held-out pictures and log.held_every, the steps between two looks; got "
-            + (f"log.held_every {config.log.held_every} alone" if not given else "pictures alone")
-            + ": give both or neither"
+def check_validation_data(config: TrainSettings, present: bool) -> None:
+    """Raises OnbrandError unless validation data are `present` if and only if validation_loss_steps is set."""
+    if present != bool(config.validation_loss_steps):
+        raise OnbrandError(
+            "training",
+            "a validation loss needs validation_data and validation_loss_steps, how often it is computed; got "
+            + (
+                f"validation_loss_steps {config.validation_loss_steps} alone"
+                if not present
+                else "validation_data alone"
+            )
+            + ": give both or neither",
         )
 
 
-def held_out(held: Summary, trained: Summary) -> Summary:
-    """COUNT of the held-out pictures at most, drawn by SEED, without those that are trained on too, of which it warns.
+def validation_images(candidates: Summary, training_images: Summary) -> Summary:
+    """The images of the validation loss: COUNT at most, sampled by SEED, none that is trained on too.
 
-    Raises ValueError where none is left.
+    It warns of those that are trained on too.
+
+    Args:
+        candidates: the validation data.
+        training_images: the images trained on.
+
+    Returns:
+        The images, in the order of `candidates`.
+
+    Raises:
+        OnbrandError: all candidates are trained on.
     """
-    known = set(trained.keys)
-    pairs = [(record, key) for record, key in zip(held.used, held.keys, strict=True) if key not in known]
-    twice = len(held.used) - len(pairs)
+    keys = set(training_images.keys)
+    pairs = [(record, key) for record, key in zip(candidates.used, candidates.keys, strict=True) if key not in keys]
+    overlap = len(candidates.used) - len(pairs)
     if not pairs:
-        raise ValueError(
-            f"held-out pictures are pictures that are not trained on; of {len(held.used)} given, {twice} are trained "
-            "on: hold out another split or folder, or train on one split"
+        raise OnbrandError(
+            "training",
+            f"validation_data are images that are not trained on; of {len(candidates.used)} given, {overlap} are "
+            "trained on: take another split or folder as validation_data, or train on one split",
         )
-    if twice:
+    if overlap:
         warnings.warn(
-            f"{twice} of {len(held.used)} held-out pictures are trained on too, byte for byte, and are passed over",
+            f"{overlap} of {len(candidates.used)} validation images are trained on too, byte for byte, and are passed "
+            "over",
             stacklevel=2,
         )
     pairs = [pairs[i] for i in sorted(rng.order(SEED, len(pairs), range(min(COUNT, len(pairs)))))]
     return Summary([record for record, _ in pairs], [key for _, key in pairs], [])
 
 
-def fixed(
+def validation_batches(
     pipe: StableDiffusionPipeline,
-    pictures: Summary | None,
+    images: Summary,
     store: Store,
     prior: Prior | None,
-    config: TrainConfig,
+    config: TrainSettings,
     timesteps: int,
-    size: int,
 ) -> list[Batch]:
-    """COUNT triples in batches of `size`, as the run would draw them, but that no caption is dropped and no input
-    perturbed; none where no pictures are given. timesteps: how many the model has."""
-    if pictures is None:
-        return []
-    loss = replace(config.loss, dropout=0.0, input_perturbation=0.0)
-    batches = Batches(pipe, pictures, store, prior, replace(config, seed=SEED, loss=loss), timesteps)
+    """The batches of the validation loss: always the same images under the same noise at the same timesteps.
+
+    They are sampled as those of the run, without caption dropout and input perturbation.
+
+    Args:
+        pipe: the model, on the device of the run.
+        images: the validation images.
+        store: their latents.
+        prior: the prior; None for start noise.
+        config: the settings of the run.
+        timesteps: T, how many timesteps the model has.
+
+    Returns:
+        COUNT triples of image, noise and timestep, in batches of train_batch_size.
+    """
+    size = config.train_batch_size
+    config = replace(config, seed=SEED, caption_dropout_rate=0.0, input_perturbation=0.0)
+    batches = Batches(pipe, images, store, prior, config, timesteps)
     return [batches(range(first, min(first + size, COUNT))) for first in range(0, COUNT, size)]
 
 
 @torch.no_grad()
-def loss_on(batches: Sequence[Batch], objective: Objective, denoise: Callable[..., Tensor]) -> float:
-    """Mean of the objective over all samples of `batches`, whatever their sizes."""
+def mean_loss(batches: Sequence[Batch], objective: Objective, denoise: Callable[..., Tensor]) -> float:
+    """The mean of the objective over all samples of `batches`, whatever their sizes."""
     return float(torch.cat([objective(denoise, batch).each for batch in batches]).mean())
 
 
 @dataclass
 class Validation:
-    """What the loop calls as `validate(pipe, step)`; made by `validation`."""
+    """What the loop calls as `validate(pipe, step)`; `make_validation` makes it."""
 
-    planned: Plan
+    plan: Plan
     folder: Path
     reference: Reference | None = None
-    """What the photos are like, at `size`: set once all else was checked, for learning it takes time."""
+    """What the photos are like, at `size`: set after all checks, for learning it takes time."""
     size: tuple[int, int] = (0, 0)
-    """(H, W) that pictures are judged at."""
+    """(H, W) that images are judged at."""
 
     def __call__(self, pipe: StableDiffusionPipeline, step: int) -> float | None:
-        """Makes step-<step>.png. With a reference: the share of its pictures that pass every property which `check`
-        judges without a reader, and the sheet says what the others fail."""
-        made = list(run(self.planned))
-        images, texts = [picture.image for picture in made], [picture.request.prompt for picture in made]
-        failed: list[Sequence[str]] = [()] * len(made)
-        share = None
+        """Write step-<step>.png.
+
+        With a reference, the sheet says which properties each image fails.
+
+        Args:
+            pipe: the pipeline, its network with the weights that would be saved.
+            step: the step's number.
+
+        Returns:
+            With a reference, the rate in [0, 1] of images that pass every property which `check` judges without an
+            attribute classifier; else none.
+        """
+        results = list(run(self.plan))
+        images, texts = [result.image for result in results], [result.request.prompt for result in results]
+        failures: list[Sequence[str]] = [()] * len(results)
+        rate = None
         if self.reference:
-            names, kinds = [str(picture.index) for picture in made], [picture.class_name or "" for picture in made]
-            opened = Pictures(names, images, pixels_of(images, self.size), texts, kinds)
-            prior = self.planned.prior
-            content = judge_pictures(opened, self.reference, prior, pipe if prior else None)
-            failed, share = [entry["failed"] for entry in content["pictures"]], float(content["all"]["share"])
+            names, classes = [str(result.index) for result in results], [result.class_name or "" for result in results]
+            pixels, prior = pixels_of(images, self.size), self.plan.prior
+            candidates = Images(names, images, pixels, texts, classes)
+            content = judge_images(candidates, self.reference, prior, pipe if prior else None)
+            failures, rate = [entry["failed"] for entry in content["images"]], float(content["all"]["rate"])
         self.folder.mkdir(parents=True, exist_ok=True)
-        contact_sheet(images, texts, failed, columns=4).save(self.folder / f"step-{step:06d}.png")
-        return share
+        contact_sheet(images, texts, failures, columns=4).save(self.folder / f"step-{step:06d}.png")
+        return rate
 
 
-def validation(
-    pipe: StableDiffusionPipeline, records: Sequence[Record], prior: Prior | None, config: TrainConfig, out: Path
+def make_validation(
+    pipe: StableDiffusionPipeline, records: Sequence[Record], prior: Prior | None, config: TrainSettings, out: Path
 ) -> Validation:
-    """Makes out/validation/step-<step>.png of the first captions, always with the same seeds and the trained start.
+    """What makes `out`/validation/step-<step>.png: images of the first captions, always with the same seeds.
 
-    Checked here, before training: ValueError where that start and the model's own 20 steps do not go together.
+    Args:
+        pipe: the model.
+        records: the images trained on, for their captions.
+        prior: the prior; None for start noise.
+        config: the settings, their start resolved: it is that of the images too.
+        out: the run's folder.
+
+    Returns:
+        The validation, without a reference.
+
+    Raises:
+        OnbrandError: the start and the model's own 20 steps do not go together.
     """
     captions = dict.fromkeys((record.text, record.class_name, _controls(record, config)) for record in records)
-    asked = islice(cycle(captions), config.log.pictures)
-    requests = [Request(text, seed, name, conditioning=files) for seed, (text, name, files) in enumerate(asked)]
-    start = "noise" if config.offset == "none" else config.offset
-    settings = GenerateConfig(start=start, k=config.k if start == "pca" else None)
-    planned = plan(pipe, prior, requests, settings, describe(config, make_objective(pipe.scheduler, config).first))
-    return Validation(planned, out / "validation")
+    cases = islice(cycle(captions), config.num_validation_images)
+    requests = [Request(text, seed, name, conditioning=files) for seed, (text, name, files) in enumerate(cases)]
+    settings = SamplingSettings(start=config.start, k=config.k if config.start == "pca" else None)
+    start = describe_start(config, make_objective(pipe.scheduler, config).start_timestep)
+    return Validation(plan(pipe, prior, requests, settings, start), out / "validation")
 
 
-def _controls(record: Record, config: TrainConfig) -> tuple[str, ...]:
+def _controls(record: Record, config: TrainSettings) -> tuple[str, ...]:
     return (str(record.conditioning),) if config.method == "controlnet" else ()

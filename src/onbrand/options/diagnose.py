@@ -1,0 +1,34 @@
+"""What `diagnose` can be told. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+
+from onbrand.options._base import File, First, Spacing, at_least, check_choices
+
+
+@dataclass(frozen=True)
+class DiagnoseOptions:
+    """What `diagnose` can be told.
+
+    Attributes:
+        brand: folder that `fit` wrote
+        model: model or run that will make the images. Default: the one that the brand was fitted with
+        scheduler: diffusers scheduler class, such as DPMSolverMultistepScheduler. Default: the model's own
+        num_inference_steps: of the sampler
+        timestep_spacing: how its timesteps are spaced. Default: the scheduler's own
+        rescale_betas_zero_snr: ask it of the model's noise schedule rescaled to zero terminal SNR (a model must be
+            trained for it)
+    """
+
+    brand: First
+    _: KW_ONLY
+    model: File | None = None
+    scheduler: str | None = None
+    num_inference_steps: int = 20
+    timestep_spacing: Spacing | None = None
+    rescale_betas_zero_snr: bool = False
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        at_least(1, num_inference_steps=self.num_inference_steps)

@@ -1,0 +1,47 @@
+"""What `fit` can be told. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
+
+from onbrand.options._base import Dtype, File, First, Size, at_least, check_choices
+
+Regression = Literal["ridge", "reduced-rank", "cca"]
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What `fit` can be told.
+
+    Attributes:
+        images: folder of photos with a metadata.jsonl (file_name, text, class), with .txt captions, or with none
+        model: folder, .safetensors or .ckpt file, Hub id owner/name of a Stable Diffusion model, or "tiny"
+        output_dir: the brand's folder: prior.safetensors, fit.json, means/<class>.png, latents/ (the cache)
+        k: principal components to find in each class; 0 fits the means alone, in one pass
+        text: regression from the captions: ridge, or of lower rank: reduced-rank, cca
+        split: train, test, ...: which part of photos that come in several
+        resolution: of the images in pixels. Default: the model's own
+        random_flip: fit mirrored images too; training then mirrors as well
+        batch_size: images encoded at a time
+        device: cuda, cpu, ... Default: a GPU if there is one
+        dtype: of the encoding; statistics are taken in float64
+    """
+
+    images: First
+    model: File
+    output_dir: File
+    _: KW_ONLY
+    k: int = 16
+    text: Regression = "ridge"
+    split: str | None = None
+    resolution: Size = None
+    random_flip: bool = False
+    batch_size: int = 8
+    device: str | None = None
+    dtype: Dtype = "float32"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        at_least(0, k=self.k)
+        at_least(1, batch_size=self.batch_size)
