@@ -213,7 +213,7 @@ def test_padding_keeps_all_of_the_product(size: Any, shape: Any) -> None:
     assert np.abs(centre - (np.array(size) - 1) / 2).max() <= 1
 
 
-def test_at_its_own_size_a_image_is_untouched_and_a_given_background_is_used() -> None:
+def test_at_its_own_size_an_image_is_untouched_and_a_given_background_is_used() -> None:
     assert np.array_equal(np.asarray(pad(Image.fromarray(draw(1)), (32, 32))), draw(1))
     padded = np.asarray(pad(Image.fromarray(draw(1)), (32, 40), (1, 2, 3)))
     assert np.array_equal(padded[:, 4:36], draw(1)) and np.all(padded[:, :4] == (1, 2, 3))

@@ -110,7 +110,7 @@ def test_rows_that_name_nothing_usable_are_refused_and_the_rest_is_read(photos: 
     assert all(word in reason for word, reason in zip(expected, reasons, strict=True)), reasons
 
 
-def test_what_a_image_shows_is_kept_where_it_is_told_as_an_object(photos: Any) -> None:
+def test_what_an_image_shows_is_kept_where_it_is_told_as_an_object(photos: Any) -> None:
     cells = [{"kind": "skirt"}, "skirt", None]
     write_rows(photos, [{"file_name": f"0000{i}.png", "attributes": value} for i, value in enumerate(cells)])
     with pytest.warns(UserWarning, match="1 images"):
@@ -195,7 +195,7 @@ def test_plain_images_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
     assert reasons(refused) == {"x.png": "a folder, not a file"}
 
 
-def test_the_sheet_of_a_check_is_no_image_but_a_image_of_that_name_is(tmp_path: Path) -> None:
+def test_the_sheet_of_a_check_is_no_image_but_an_image_of_that_name_is(tmp_path: Path) -> None:
     write_good(tmp_path, 1)
     (tmp_path / "check.png").write_bytes(content(draw(0)))
     assert len(read_folder(tmp_path)[0]) == 2
@@ -317,7 +317,7 @@ def test_the_watch_on_the_network_can_see_it() -> None:
     assert seen
 
 
-def test_rows_are_read_without_opening_a_image(tmp_path: Path) -> None:
+def test_rows_are_read_without_opening_an_image(tmp_path: Path) -> None:
     for i in range(200):
         (tmp_path / f"{i}.png").write_bytes(b"no image")
     write_rows(tmp_path, [{"file_name": f"{i}.png", "class": "a"} for i in range(10_000)])

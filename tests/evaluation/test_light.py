@@ -52,7 +52,7 @@ def test_light_does_not_change_with_the_size_of_the_image() -> None:
     assert all(small[name].item() == pytest.approx(large[name].item(), abs=0.1) for name in small)
 
 
-def test_a_image_without_product_has_no_light_but_its_sides() -> None:
+def test_an_image_without_product_has_no_light_but_its_sides() -> None:
     numbers = light_of(cut(torch.ones(1, 3, 32, 32)), Brand())
     assert all(numbers[name].isnan().item() for name in ("light_mean", "light_spread", "light_low"))
     assert numbers["light_sides"].item() == pytest.approx(100, abs=0.01)

@@ -69,7 +69,7 @@ def test_json_keeps_every_verdict(reference: Any, held_out: Any) -> None:
     assert copy.bounds == reference.bounds and copy.count == reference.count
 
 
-def test_a_image_without_product_fails_what_needs_one(reference: Any) -> None:
+def test_an_image_without_product_fails_what_needs_one(reference: Any) -> None:
     passed = judge(reference, torch.ones(1, 3, 64, 64)).passed
     assert {name for name, good in passed.items() if not good} == {
         "background",

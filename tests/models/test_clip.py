@@ -90,7 +90,7 @@ def test_what_is_no_clip_or_does_not_fit_is_refused(folder: Any, images: Any, tm
         clip.load(folder)(images, PROMPTS[:2])
 
 
-def test_the_shipped_clip_finds_a_image_by_its_caption_as_its_score_says() -> None:
+def test_the_shipped_clip_finds_an_image_by_its_caption_as_its_score_says() -> None:
     """R@1 among 100 held-out images of the catalogue, both ways, drawn here."""
     scorer = open_judge("garments-clip")
     report = json.loads((resources.files("onbrand") / "assets/garment-clip/score.json").read_text())["test"]

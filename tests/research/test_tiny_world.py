@@ -24,7 +24,7 @@ def drawn(world: Any, cuts: Any, seed: Any, count: Any = 60) -> Any:
     return [world.off_brand(cuts, i, np.random.default_rng([seed, i])) for i in range(count)]
 
 
-def test_a_image_is_fixed_by_seed_and_index(world: Any, cuts: Any) -> None:
+def test_an_image_is_fixed_by_seed_and_index(world: Any, cuts: Any) -> None:
     first, again, other = drawn(world, cuts, 1, 8), drawn(world, cuts, 1, 8), drawn(world, cuts, 2, 8)
     for a, b, c in zip(first, again, other, strict=True):
         assert np.array_equal(a[0], b[0]) and a[1:] == b[1:]

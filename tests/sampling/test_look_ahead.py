@@ -248,7 +248,7 @@ def test_an_estimate_that_is_no_number_is_an_error(prior: Any) -> None:
         start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=1)
 
 
-def test_a_image_that_looked_is_made_again_from_its_line(pipe: Any, prior: Any, tmp_path: Path) -> None:
+def test_an_image_that_looked_is_made_again_from_its_line(pipe: Any, prior: Any, tmp_path: Path) -> None:
     requests = [Request(prompt, seed) for prompt, seed in zip(PROMPTS, SEEDS, strict=True)]
     config = SamplingSettings(start="mean", num_inference_steps=4, guidance_scale=3.0)
     images = list(write_images(tmp_path, pipe, prior, requests, config))

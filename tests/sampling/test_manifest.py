@@ -207,7 +207,7 @@ class TestResume:
         assert [image.index for image in write_images(folder, pipe, prior, REQUESTS, CONFIG)] == [4]
         assert (folder / "manifest.jsonl").read_bytes() == whole and bytes_of(folder) == before
 
-    def test_a_image_without_a_line_or_a_line_without_a_image(self, folder: Any, pipe: Any, prior: Any) -> None:
+    def test_an_image_without_a_line_or_a_line_without_an_image(self, folder: Any, pipe: Any, prior: Any) -> None:
         before = bytes_of(folder)
         (folder / "00001.png").unlink()
         lines = (folder / "manifest.jsonl").read_text().splitlines()

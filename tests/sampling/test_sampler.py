@@ -31,7 +31,7 @@ LOOKING = FAST | {"look_ahead": None}
         {"scheduler": "EulerDiscreteScheduler", "use_karras_sigmas": True},
     ],
 )
-def test_a_image_is_what_the_pipeline_makes_of_the_start(pipe: Any, prior: Any, options: Any) -> None:
+def test_an_image_is_what_the_pipeline_makes_of_the_start(pipe: Any, prior: Any, options: Any) -> None:
     own = pipe.scheduler
     images = list(sample(pipe, prior, REQUESTS[:2], SamplingSettings(**LOOKING, **options)))
     assert pipe.scheduler is own, "the pipeline has its own scheduler back"

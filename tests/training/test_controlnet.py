@@ -149,7 +149,7 @@ def test_how_it_was_trained_goes_where_it_goes(home: Any, run: Any) -> None:
         assert plan(loaded, open_all(home)[3], asked(home), SamplingSettings()).start.start == "mean"
 
 
-def test_from_the_command_line_to_a_image_made_again(home: Any, run: Any, tmp_path: Path) -> None:
+def test_from_the_command_line_to_an_image_made_again(home: Any, run: Any, tmp_path: Path) -> None:
     out, _ = run
     given = {"model": home / "model", "controlnet": str(out), **vars(FEW)}
     few = home / "photos" / "few.jsonl"
