@@ -92,6 +92,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return upgrade(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """A jsonl file's lines; a last line that a kill cut off is passed over."""
+    lines: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
 def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:
     """What a file of schema 1 says by the keys of schema 2; what names its schema passes unchanged."""
     if "schema" in content:

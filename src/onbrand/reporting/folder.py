@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from onbrand.errors import OnbrandError
 from onbrand.evaluation.properties import ALL, HEADLINES
-from onbrand.io import read_json
+from onbrand.io import read_json, read_lines
 from onbrand.reporting import figures
 from onbrand.reporting.page import (
     ClassCard,
@@ -338,14 +337,3 @@ def images_of(folder: Path) -> Path:
 def folders(path: Path) -> dict[str, Path]:
     """Sub-folders by name, in the order of their names."""
     return {entry.name: entry for entry in sorted(path.iterdir()) if entry.is_dir()} if path.is_dir() else {}
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """A jsonl file's lines; a last line that a kill cut off is passed over."""
-    lines: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines
