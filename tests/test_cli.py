@@ -230,6 +230,34 @@ def test_former_flags_are_taken_for_one_release_with_a_note(
     assert notes.count("is now --") == notes.count("note:") == len(re.findall("--(?!method)", flags))
 
 
+@pytest.mark.parametrize("word", ["[brand] a red dress", "[a, b]", "on", "007", "null is no number", "{a"])
+def test_words_are_not_read_as_values(word: str) -> None:
+    """A prompt or a folder is what was typed, by the present names and by the former ones."""
+    line = ["--prompt", word, "--model", "M", "--out", word, "--steps", "3"]
+    options = cli.parse(api.generate, line)
+    assert (options.prompt, options.output_dir, options.num_inference_steps) == (word, word, 3)
+
+
+@pytest.mark.parametrize(("processes", "batch", "size"), [("1", "16", 8), ("2", "16", 4), ("2", "6", None)])
+def test_the_former_batch_counted_all_processes(
+    processes: str, batch: str, size: int | None, called: list[TrainOptions], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    (tmp_path / "c.yaml").write_text(f"batch: {batch}\nengine: {{accumulation: 2}}\n")
+    for more in (["--batch", batch, "--engine.accumulation", "2"], ["--config", str(tmp_path / "c.yaml")]):
+        called.clear()
+        assert cli.main([*TRAINED.split(), *more]) == (0 if size else 2)
+        assert [options.train_batch_size for options in called] == ([size] if size else [])
+        assert size or "give train_batch_size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", ["--engine.accumulation x", "--optim.betas x", "--batch x", "--steps 3 --bogus [a"])
+def test_a_wrong_former_value_is_one_line(flags: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*TRAINED.split(), *flags.split()]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_other_programs_flags_are_taken(called: list[TrainOptions], capsys: pytest.CaptureFixture[str]) -> None:
     theirs = "train --pretrained_model_name_or_path M --train_data_dir p --output-dir run --network_dim=4 --method lora"
     assert cli.main(theirs.split()) == 0 and capsys.readouterr().err == ""

@@ -145,7 +145,7 @@ def read_config(verb: Verb[Any, Any, Any], file: str) -> dict[str, Any]:
     known = {field.name for field in dataclasses.fields(verb.options)}
     values = {name: value for name, value in content.items() if name != "schema"}
     if not set(values) <= known:
-        values = renamed(verb.__name__, values)
+        values = renamed(verb.__name__, values, int(os.environ.get("WORLD_SIZE", "1")))
     unknown = sorted(set(values) - known)
     if unknown:
         raise OnbrandError(

@@ -5,24 +5,25 @@ What onbrand itself called them is accepted for one release, with a note; `upgra
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
-import yaml
-
+from onbrand.errors import OnbrandError
 from onbrand.options._verb import flag, positional, switches_of
 
 ELSEWHERE = {
     "pretrained_model_name_or_path": "model", "model_name_or_path": "model", "train_data_dir": "images",
     "instance_data_dir": "images", "output": "output_dir", "max_steps": "max_train_steps",
-    "optimizer_type": "optimizer", "adam_eps": "adam_epsilon", "weight_decay": "adam_weight_decay",
+    "optimizer_type": "optimizer", "weight_decay": "adam_weight_decay",
     "min_snr_gamma": "snr_gamma", "network_dim": "rank", "network_alpha": "lora_alpha", "lora_rank": "rank",
     "caption_dropout": "caption_dropout_rate", "proportion_empty_prompts": "caption_dropout_rate",
     "flip_aug": "random_flip", "save_every_n_steps": "checkpointing_steps", "torch_compile": "compile",
     "log_with": "report_to", "cfg_scale": "guidance_scale", "num_images": "num_images_per_prompt",
-    "steps": "num_inference_steps", "validation_images": "num_validation_images",
     "controlnet_model_name_or_path": "controlnet",
 }  # fmt: skip
 """Names in diffusers' scripts, kohya's and others' -> ours, where the verb has such a setting and none of that name."""
@@ -93,8 +94,11 @@ def upgrade(verb: str, content: Mapping[str, Any]) -> dict[str, Any]:
     return BEFORE.get(verb, {}) | renamed(verb, content)
 
 
-def renamed(verb: str, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of schema 1, flat or in groups, by their present names; those of the present schema pass unchanged."""
+def renamed(verb: str, content: Mapping[str, Any], processes: int = 1) -> dict[str, Any]:
+    """Settings of schema 1, flat or in groups, by their present names; those of the present schema pass unchanged.
+
+    processes: that a training is started in, for its batch, which counted the images of all of them.
+    """
     flat: dict[str, Any] = {}
     for name, value in content.items():
         grouped = isinstance(value, Mapping) and any(f"{name}.{key}" in FORMER[verb] for key in value)
@@ -107,8 +111,8 @@ def renamed(verb: str, content: Mapping[str, Any]) -> dict[str, Any]:
             settings["start"] = "noise"
         else:
             settings[FORMER[verb].get(name, name)] = list(value) if isinstance(value, tuple) else value
-    if "batch" in flat and verb == "train":  # it counted all parts of a step
-        settings["train_batch_size"] = flat["batch"] // flat.get("engine.accumulation", 1)
+    if "batch" in flat and verb == "train":
+        settings["train_batch_size"] = _per_device(flat["batch"], flat.get("engine.accumulation", 1), processes)
     return settings
 
 
@@ -123,32 +127,66 @@ def downgrade(settings: Mapping[str, Any]) -> dict[str, Any]:
     return old
 
 
+def _per_device(batch: Any, accumulation: Any, processes: int) -> int:
+    """Images per device and accumulation step, of the batch of schema 1, which counted a step's over all of them."""
+    counts = all(re.fullmatch(r"[1-9]\d*", str(number)) for number in (batch, accumulation))
+    if not counts or int(batch) % (int(accumulation) * processes):
+        raise OnbrandError(
+            "option",
+            f"batch counted a step's images over {processes} processes x {accumulation} accumulation steps; got "
+            f"{batch}, which these do not divide: give train_batch_size, the images per device and accumulation step",
+        )
+    return int(batch) // (int(accumulation) * processes)
+
+
 def present(verb: str, options: type[Any], arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """A command line with former and other programs' names of settings replaced by the present ones, and notes.
 
-    Values of former settings may be JSON, as they were: [0.9, 0.99], null, true.
+    Values are taken as they were written before, too: [0.9, 0.99], {"a": "b"}, null, true.
     """
     switches, alone = switches_of(options), positional(options)
     known = {field.name for field in fields(options)}
+    several = {field.name for field in fields(options) if "tuple" in str(field.type) or field.type == "Size"}
     line: list[str] = []
     notes: list[str] = []
     groups = _grouped(arguments)
-    parts = next((int(given[0]) for name, given in groups if name == "engine.accumulation" and given), 1)
+    accumulation = next((words[0] for name, words in groups if name == "engine.accumulation" and words), "1")
     for name, values in groups:
-        if name in known or name not in (*FORMER[verb], *ELSEWHERE, BETAS):
-            line += _words(name, values, name in switches)
-        elif name in FORMER[verb] or name == BETAS:
-            now = renamed(verb, {name: yaml.safe_load(values[0]) if values else True})
-            if name == "batch" and verb == "train":
-                now["train_batch_size"] //= parts
-            said = " and ".join(f"--{key}" for key in now)
+        if name not in known and (name in FORMER[verb] or (name == BETAS and verb == "train")):
+            value = _written_before(values[0]) if values else True
+            counted = verb == "train" and name == "batch"
+            content = {name: value} | ({"engine.accumulation": accumulation} if counted else {})
+            if name == BETAS and not (isinstance(value, list) and len(value) == 2):
+                raise OnbrandError("option", f"--{name} had two numbers, [0.9, 0.999]; got {value}: give adam_beta1")
+            settings = renamed(verb, content, int(os.environ.get("WORLD_SIZE", "1")))
+            if counted:
+                del settings["gradient_accumulation_steps"]
+            said = " and ".join(f"--{key}" for key in settings)
             notes.append(f"--{name} is now {said}; the former name goes with the next release")
-            line += [word for key, item in now.items() for word in flag(key, item, key in switches)] + values[1:]
-        elif ELSEWHERE[name] == alone:
+            for key, item in settings.items():
+                line += (
+                    _words(key, [item], key in switches) if isinstance(item, str) else flag(key, item, key in switches)
+                )
+            line += values[1:]
+        elif name not in known and ELSEWHERE.get(name) == alone:
             line = [*values[:1], *line, *values[1:]]
         else:
-            line += _words(ELSEWHERE[name], values, ELSEWHERE[name] in switches)
+            present_name = ELSEWHERE[name] if name not in known and ELSEWHERE.get(name) in known else name
+            if present_name in several and len(values) == 1 and isinstance(_written_before(values[0]), list):
+                line += flag(present_name, _written_before(values[0]))
+            else:
+                line += _words(present_name, values, present_name in switches)
     return line, notes
+
+
+def _written_before(word: str) -> Any:
+    """A word of a former command line: a JSON list or object, null, or itself."""
+    if word == "null":
+        return None
+    if word.startswith(("[", "{")):
+        with suppress(json.JSONDecodeError):
+            return json.loads(word)
+    return word
 
 
 def _grouped(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -164,11 +202,9 @@ def _grouped(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 
 def _words(name: str, values: Sequence[str], switch: bool) -> list[str]:
-    """A flag and its words as they are; values of before are taken too: --flip true, --methods '["a", "b"]', null."""
+    """A flag and its words as they are; --flip true is --flip, null is None."""
     if not name:
         return list(values)
-    if len(values) == 1 and values[0].startswith("["):
-        return flag(name, yaml.safe_load(values[0]))
     values = ["None" if value == "null" else value for value in values]
     if switch and values and values[0].lower() in ("true", "false"):
         return [*flag(name, values[0].lower() == "true", True), *values[1:]]
