@@ -1,6 +1,11 @@
-"""Puts tests/ on the path (for tiny.py), and lets pass what diffusers' schedulers make numpy 2 warn of."""
+"""Puts tests/ on the path (for worlds.py), shares one world, and lets pass what diffusers makes numpy 2 warn of."""
+
+from pathlib import Path
 
 import pytest
+from diffusers import StableDiffusionPipeline
+
+from worlds import tiny_pipeline, write_world
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -10,3 +15,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--help-text", action="store_true", help="write tests/help/*.txt anew, to be looked at")
+
+
+@pytest.fixture(scope="session")
+def pipe() -> StableDiffusionPipeline:
+    """The tiny pipeline; a test that changes one makes its own."""
+    return tiny_pipeline()
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 photos of coloured blocks, 12 held out, a tiny model; a test writes only files of its own name there."""
+    return write_world(tmp_path_factory.mktemp("world"))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from onbrand import api, cli
 from onbrand.core import Conditional, ConditionalFitter, Prior
@@ -24,31 +24,19 @@ from onbrand.options.generate import SamplingSettings
 from onbrand.options.train import TrainSettings
 from onbrand.reporting.folder import read
 from onbrand.sampling.start import start
-from tiny import tiny_pipeline
+from worlds import COUNT
 
-COLOURS = {"red": (200, 30, 40), "blue": (30, 60, 190), "green": (40, 150, 60)}
-COUNT = 60
 RUN = TrainSettings(start="mean", gain="window", max_train_steps=2, train_batch_size=4, validation_steps=2)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 photos of coloured blocks on white in two classes of image, one broken file, and a tiny model in a folder."""
-    folder = tmp_path_factory.mktemp("world")
-    photos = folder / "photos"
-    photos.mkdir()
-    rows, rng = [], np.random.default_rng(0)
-    for i in range(COUNT):
-        colour, kind = list(COLOURS)[i % 3], ("block", "tall block")[i % 2]
-        image = Image.new("RGB", (20, 20), (255, 255, 255))
-        left, top = rng.integers(3, 6, 2).tolist()
-        ImageDraw.Draw(image).rectangle((left, top, left + 9, top + (9 if kind == "block" else 12)), COLOURS[colour])
-        image.save(photos / f"{i:03d}.png")
-        rows.append({"file_name": f"{i:03d}.png", "text": f"{kind}, {colour}", "class": kind})
-    (photos / "broken.png").write_bytes((photos / "000.png").read_bytes()[:60])
-    rows.append({"file_name": "broken.png", "text": "block, red", "class": "block"})
-    (photos / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    tiny_pipeline().save_pretrained(folder / "model")
+def world(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the world, with a broken file."""
+    folder = tmp_path_factory.mktemp("broken") / "world"
+    shutil.copytree(world, folder)
+    (folder / "photos" / "broken.png").write_bytes((folder / "photos" / "000.png").read_bytes()[:60])
+    with (folder / "photos" / "metadata.jsonl").open("a") as file:
+        file.write(json.dumps({"file_name": "broken.png", "text": "block, red", "class": "block"}))
     return folder
 
 

@@ -22,7 +22,7 @@ from onbrand.core import Prior
 from onbrand.errors import OnbrandError
 from onbrand.evaluation.statistics import difference
 from onbrand.options.compare import CompareSettings
-from tiny import tiny_pipeline
+from worlds import tiny_pipeline
 
 CONFIG = CompareSettings(
     max_train_steps=4, train_batch_size=4, learning_rate=1e-3, num_inference_steps=2, guidance_scale=1, batch_size=8
@@ -34,30 +34,10 @@ METHODS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 photos of coloured blocks in two kinds, 12 held out, a tiny model."""
-    folder, rng = tmp_path_factory.mktemp("versus"), np.random.default_rng(0)
-    for name, count in (("photos", 60), ("held", 12)):
-        (folder / name).mkdir()
-        rows = []
-        for i in range(count):
-            kind = ("block", "tall block")[i % 2]
-            image = Image.new("RGB", (20, 20), (255, 255, 255))
-            left, top = rng.integers(3, 6, 2).tolist()
-            box = (left, top, left + 9, top + (9 if kind == "block" else 12))
-            ImageDraw.Draw(image).rectangle(box, (200, 30, 40))
-            image.save(folder / name / f"{i:03d}.png")
-            rows.append({"file_name": f"{i:03d}.png", "text": f"{kind}, red", "class": kind})
-        (folder / name / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    tiny_pipeline().save_pretrained(folder / "model")
-    return folder
-
-
 def given(world: Path, **more: object) -> dict[str, object]:
     return {
         "images": world / "photos", "model": world / "model", "output_dir": world / "out", "methods": METHODS,
-        "reference_images": world / "held", "prompt_sets": {"held": str(world / "held" / "metadata.jsonl")},
+        "reference_images": world / "held_out", "prompt_sets": {"held": str(world / "held_out" / "metadata.jsonl")},
         "questions": {"Is the mean better?": ["plain/mean", "plain/noise", "stock/noise"]}, **vars(CONFIG),
     } | more  # fmt: skip
 
@@ -252,9 +232,7 @@ def test_a_request_of_no_class_is_found_before_a_training(
 WORKER = """
 import sys, time
 from pathlib import Path
-from onbrand.comparison.baselines import paste
 from onbrand.comparison.jobs import Job, work
-from onbrand.core import Prior
 folder, name = Path(sys.argv[1]), sys.argv[2]
 def make(mark):
     with (folder / "log").open("a") as log:

@@ -22,7 +22,7 @@ from onbrand.evaluation.loading import Images, open_reference
 from onbrand.evaluation.reference import learn
 from onbrand.evaluation.text import AttributeClassifier, open_judge
 from onbrand.models import pipeline
-from tiny import tiny_pipeline, tiny_prior
+from worlds import tiny_pipeline, tiny_prior
 
 
 def kind_and_colour() -> AttributeClassifier:

@@ -14,7 +14,7 @@ from onbrand.evaluation.likelihood import class_numbers
 from onbrand.evaluation.loading import Images
 from onbrand.evaluation.properties import ALL, PROPERTIES, SLACK, WORDS, Brand, measure
 from onbrand.evaluation.segmentation import cut
-from tiny import tiny_pipeline, tiny_prior
+from worlds import tiny_pipeline, tiny_prior
 
 
 def box(left: Any, right: Any, top: Any, bottom: Any, size: Any = 64, colour: Any = (0.7, 0.2, 0.1)) -> Any:

@@ -14,7 +14,7 @@ from transformers import CLIPConfig, CLIPModel
 from onbrand.datasets.garments import garments
 from onbrand.evaluation.text import open_judge
 from onbrand.models import clip
-from tiny import tiny_tokenizer
+from worlds import tiny_tokenizer
 
 PROMPTS = ["a red bag", "a blue coat, white background", "a very long caption " * 9]
 

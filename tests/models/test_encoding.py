@@ -12,7 +12,7 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from onbrand.models import pipeline
-from tiny import tiny_pipeline
+from worlds import tiny_pipeline
 
 
 class TestImages:

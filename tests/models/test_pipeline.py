@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 from onbrand.core.prior import Prior
 from onbrand.models import pipeline
 from onbrand.models.checkpoint import checked, lora_metadata
-from tiny import tiny_pipeline, tiny_prior
+from worlds import tiny_pipeline, tiny_prior
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,10 @@
-"""One tiny pipeline and a prior of two classes for every test of the generate floor."""
+"""A prior of two classes for every test of sampling."""
 
 from typing import Any
 
 import pytest
 
-from tiny import tiny_pipeline, tiny_prior
-
-
-@pytest.fixture(scope="session")
-def pipe() -> Any:
-    return tiny_pipeline()
+from worlds import tiny_prior
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import torch
 from onbrand.options.generate import SamplingSettings
 from onbrand.sampling.manifest import read_manifest, write_images
 from onbrand.sampling.requests import Request
-from tiny import tiny_pipeline, tiny_prior
+from worlds import tiny_pipeline, tiny_prior
 
 REQUESTS = [Request(f"garment, item {seed}", seed) for seed in range(12)]
 CONFIG = SamplingSettings(

@@ -19,7 +19,7 @@ from onbrand.sampling.handoff import HandOff
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import sample
 from onbrand.sampling.start import start
-from tiny import tiny_prior
+from worlds import tiny_prior
 
 WINDOW = {"gain": "window", "start": "mean", "k": 0, "start_timestep": 950}
 CONSTANT = {"gain": "constant", "start": "mean", "k": 0, "start_timestep": 951}

@@ -24,7 +24,7 @@ from onbrand.sampling.noise import generator_for, noise_for, noise_of
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import plan, sample
 from onbrand.sampling.start import start
-from tiny import tiny_pipeline, tiny_prior
+from worlds import tiny_pipeline, tiny_prior
 
 PROMPTS, SEEDS = ["garment, a red coat", "garment on a person, a dress"], [11, 12]
 CLASSES = ["garment", "garment on a person"]

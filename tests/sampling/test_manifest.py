@@ -20,7 +20,7 @@ from onbrand.models.pipeline import fingerprint
 from onbrand.options.generate import GenerateOptions, SamplingSettings
 from onbrand.sampling.manifest import read_manifest, read_settings, remake, write_images
 from onbrand.sampling.requests import Request
-from tiny import tiny_pipeline, tiny_prior
+from worlds import tiny_pipeline, tiny_prior
 
 REQUESTS = [
     Request(

@@ -21,7 +21,7 @@ from onbrand.core import Prior
 from onbrand.models.pipeline import embed
 from onbrand.sampling.start import generator_for, noise_for
 from onbrand.sampling.start import start as usual
-from tiny import tiny_pipeline, tiny_prior
+from worlds import tiny_pipeline, tiny_prior
 
 PROMPTS = ["garment, a red coat", "garment on a person, a blue dress", "garment, a sandal"]
 CLASSES = ["garment", "garment on a person", "garment"]

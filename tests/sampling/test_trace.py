@@ -13,7 +13,7 @@ from onbrand.models.scheduler import with_options
 from onbrand.options.generate import SamplingSettings
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import sample
-from tiny import tiny_pipeline, tiny_prior
+from worlds import tiny_pipeline, tiny_prior
 
 REQUESTS = [Request(f"garment {seed}", seed) for seed in range(3)]
 SAID = ("DDIM", "DDPM", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete", "LMSDiscrete")

@@ -19,7 +19,7 @@ from onbrand.data.records import read_folder
 from onbrand.models.controlnet import new_controlnet
 from onbrand.models.pipeline import encode, fingerprint, load
 from onbrand.options.train import TrainSettings
-from tiny import tiny_pipeline, tiny_prior
+from worlds import tiny_pipeline, tiny_prior
 
 CLASSES = ("product photo", "figure photo")
 COUNT = 8

@@ -26,7 +26,7 @@ from onbrand.sampling.start import start
 from onbrand.training.batches import Batches
 from onbrand.training.loop import train
 from onbrand.training.validation import make_validation
-from tiny import tiny_pipeline
+from worlds import tiny_pipeline
 
 GIVEN = {"method": "controlnet", "max_train_steps": 3, "learning_rate": 1e-2, "gain": "constant"}
 FEW = SamplingSettings(num_inference_steps=20, guidance_scale=2.0, batch_size=3, start="mean")

@@ -11,7 +11,7 @@ from diffusers.training_utils import compute_snr
 from onbrand.core.offset import matched_noise, window
 from onbrand.options.train import TrainSettings
 from onbrand.training.objective import Batch, make_objective
-from tiny import LENGTH, WIDTH, tiny_pipeline, tiny_prior
+from worlds import LENGTH, WIDTH, tiny_pipeline, tiny_prior
 
 TIMES = [3, 500, 949, 950, 951, 999]
 

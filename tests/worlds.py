@@ -1,15 +1,22 @@
-"""A tiny StableDiffusionPipeline of the real classes and a prior that belongs to it: what the tests share."""
+"""What the tests share: a tiny pipeline of the real classes, a prior that belongs to it, photos, errors."""
 
 from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image, ImageDraw
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from onbrand.errors import OnbrandError
 
 if TYPE_CHECKING:
     from onbrand.core.prior import Prior
@@ -18,6 +25,42 @@ WIDTH = 16
 """Text embedding width E, and the UNet's cross-attention width."""
 LENGTH = 32
 """Longest caption in tokens, with its begin and end."""
+COUNT = 60
+"""Photos of the world."""
+COLOURS = {"red": (200, 30, 40), "blue": (30, 60, 190), "green": (40, 150, 60)}
+
+
+@contextmanager
+def raises(code: str, *values: object) -> Iterator[pytest.ExceptionInfo[OnbrandError]]:
+    """An OnbrandError of this code, whose message holds every one of the values: what was wrong, what is its limit."""
+    with pytest.raises(OnbrandError) as caught:
+        yield caught
+    message = str(caught.value)
+    assert caught.value.code == code, f"{caught.value.code}: {message}"
+    assert [value for value in map(str, values) if value not in message] == [], message
+
+
+def write_world(folder: Path) -> Path:
+    """photos/ of `write_blocks`, held_out/ with 12 others, and model/, a tiny pipeline: the folder."""
+    write_blocks(folder / "photos", COUNT)
+    write_blocks(folder / "held_out", 12, seed=1)
+    tiny_pipeline().save_pretrained(folder / "model")
+    return folder
+
+
+def write_blocks(folder: Path, count: int, seed: int = 0) -> None:
+    """Photos (20, 20) of coloured blocks on white, in two classes by turns, and their metadata.jsonl."""
+    folder.mkdir(parents=True)
+    rows, rng = [], np.random.default_rng(seed)
+    for i in range(count):
+        colour, class_name, name = list(COLOURS)[i % 3], ("block", "tall block")[i % 2], f"{i:03d}.png"
+        image = Image.new("RGB", (20, 20), (255, 255, 255))
+        left, top = rng.integers(3, 6, 2).tolist()
+        box = (left, top, left + 9, top + (9 if class_name == "block" else 12))
+        ImageDraw.Draw(image).rectangle(box, COLOURS[colour])
+        image.save(folder / name)
+        rows.append({"file_name": name, "text": f"{class_name}, {colour}", "class": class_name})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def tiny_pipeline(seed: int = 0, prediction_type: str = "epsilon", size: int = 16) -> StableDiffusionPipeline:
