@@ -22,6 +22,9 @@ FLOORS = [
     {"comparison"},
     {"cli"},
 ]
+VERBS = ("fit", "diagnose", "train", "generate", "check", "merge", "report", "data")
+LONGEST = 80
+"""Lines of a verb's file."""
 GUARDED = {"diffusers", "transformers", "peft"}
 CORE = {"torch", "safetensors", "onbrand"} | set(sys.stdlib_module_names)
 EXCEPTIONS: dict[str, str] = {}
@@ -164,3 +167,8 @@ def test_a_clean_tree_and_a_reasoned_exception_pass(tmp_path: Path) -> None:
         (tmp_path / path).write_text(content)
     assert breaches(tmp_path) == ["training/b.py:1: diffusers outside models"]
     assert breaches(tmp_path, {"training/b.py": "a reason"}) == []
+
+
+def test_a_verb_is_wiring() -> None:
+    lengths = {name: len((SOURCE / "api" / f"_{name}.py").read_text().splitlines()) for name in VERBS}
+    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}

@@ -186,7 +186,7 @@ def test_a_controlnet_is_asked_with_its_control_images(pipe: Any, prior: Any) ->
 
 
 def test_looks_where_nothing_is_asked_for(pipe: Any, prior: Any) -> None:
-    """By docs/results-look.md: two from the mean, one from the text, none where there is nothing to gain."""
+    """By docs/research/results.md: two from the mean, one from the text, none where there is nothing to gain."""
 
     def usual(weights: Any = None, fitted: Any = prior, **options: Any) -> Any:
         return plan(

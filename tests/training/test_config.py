@@ -21,7 +21,7 @@ def recorded(config: TrainSettings) -> dict[str, Any]:
 def test_defaults_are_the_papers_but_for_start_and_gain() -> None:
     config = TrainSettings()
     assert (config.train_batch_size, config.learning_rate, config.max_train_steps) == (16, 1e-5, 50_000)
-    assert (config.start, config.gain) == (None, "constant"), "docs/results.md"
+    assert (config.start, config.gain) == (None, "constant"), "docs/research/results.md"
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import torch
 from job import open_all, settings
 
 from onbrand.models.pipeline import load
+from onbrand.training.early_stopping import has_stalled, read_pass_rates
 from onbrand.training.export import save_model
 from onbrand.training.loop import train
-from onbrand.training.state import has_stalled, read_pass_rates
 
 
 @pytest.mark.parametrize(

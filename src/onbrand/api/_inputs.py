@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from onbrand.core import Prior
 from onbrand.core.prior import FILE as PRIOR
-from onbrand.data.latents import Summary
+from onbrand.data.latents import FOLDER as LATENTS
+from onbrand.data.latents import Store, Summary
 from onbrand.errors import OnbrandError
 from onbrand.models import pipeline
-from onbrand.models.checkpoint import model_folder
+from onbrand.models.checkpoint import is_lora, model_folder
+from onbrand.models.controlnet import nets_of, new_controlnet
+from onbrand.models.fitting import encode_photos
+from onbrand.options.train import TrainOptions
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -56,6 +60,30 @@ def open_model(
     return pipeline.load(model, device, dtype, lora=lora, lora_scale=scale, controlnet=controlnet, offload=offload)
 
 
+def open_model_to_train(options: TrainOptions) -> StableDiffusionPipeline:
+    """The model to start from, with a ControlNet if the method trains one and the model has none.
+
+    Raises:
+        OnbrandError: as `open_model`; or the model is a LoRA and the method starts from a whole model.
+    """
+    from onbrand.training.rng import seed_of
+
+    if options.method != "full" and is_lora(options.model):
+        raise OnbrandError(
+            "training",
+            f"method {options.method} starts from a whole model; {options.model} is a LoRA: `onbrand merge` it first",
+        )
+    pipe = open_model(options.model, options.device)
+    if options.method == "controlnet" and not nets_of(pipe):
+        return new_controlnet(pipe, seed_of(options.seed, "controlnet", 0))
+    return pipe
+
+
+def brand_folder(prior: str | Path | None) -> Path | None:
+    """The brand's folder, which `fit` wrote, if that is what `prior` names; None for a prior's file."""
+    return Path(prior) if prior is not None and Path(prior).is_dir() else None
+
+
 def prior_file(prior: str | Path) -> Path:
     """The prior's file: `prior` itself, or the one in the brand's folder `prior`."""
     return Path(prior) / PRIOR if Path(prior).is_dir() else Path(prior)
@@ -96,6 +124,40 @@ def size_of(pipe: StableDiffusionPipeline, resolution: int | tuple[int, int] | N
     return height, width
 
 
+def size_and_flip(
+    pipe: StableDiffusionPipeline, prior: Prior | None, options: TrainOptions
+) -> tuple[tuple[int, int], bool]:
+    """(H, W) of the images trained on, and whether they are mirrored at random: as the prior was fitted, if any.
+
+    Raises:
+        OnbrandError: the options ask for another size, or for mirrored images of a prior that has seen none.
+    """
+    size = size_of(pipe, options.resolution)
+    if prior is None:
+        return size, options.random_flip
+    provenance = prior.provenance
+    size = provenance.resolution if options.resolution is None else size
+    prior.check(resolution=size)
+    if options.random_flip and not provenance.flip:
+        raise OnbrandError(
+            "training",
+            "the prior was fitted without mirrored images; got random_flip: fit with it too, or leave it out",
+        )
+    return size, provenance.flip
+
+
+def encode_training_data(
+    pipe: StableDiffusionPipeline, options: TrainOptions, folder: Path, size: tuple[int, int], flip: bool
+) -> tuple[Store, Summary, Summary | None]:
+    """The photos' latents in `folder`, the photos, and the validation data, if there are any."""
+    validation_data, name = None, options.validation_data
+    if name is not None:
+        photos, split = (name, None) if Path(name).exists() else (options.images, str(name))
+        _, validation_data = encode_photos(pipe, photos, folder / LATENTS, size, flip, split=split)
+    store, images = encode_photos(pipe, options.images, folder / LATENTS, size, flip, split=options.split)
+    return store, images, validation_data
+
+
 def say_summary(summary: Summary, limit: int = 20) -> None:
     """Print how many photos are used, and the refused ones with their reasons (the first `limit`)."""
     rate = f", {summary.encoded / summary.seconds:.0f} a second" if summary.encoded and summary.seconds else ""
@@ -104,3 +166,21 @@ def say_summary(summary: Summary, limit: int = 20) -> None:
         print(f"  {refused}")
     if len(summary.refused) > limit:
         print(f"  ... and {len(summary.refused) - limit} more, all in fit.json")
+
+
+def origin_of(options: TrainOptions, prior: Prior | None) -> dict[str, Any]:
+    """What run.json says of the model, photos and prior of a run."""
+    return {
+        "model": str(options.model), "photos": str(options.images),
+        "prior": None if options.prior is None else str(options.prior),
+        "fingerprints": {"prior": prior.fingerprint} if prior else {},
+    }  # fmt: skip
+
+
+def say_training_data(images: Summary, validation_data: Summary | None, compiles: bool) -> None:
+    """Print what is trained and validated on, and why the first step takes long if the networks are compiled."""
+    say_summary(images)
+    if validation_data:
+        print(f"{len(validation_data.used)} validation photos, {len(validation_data.refused)} refused")
+    if compiles:
+        print("the networks are compiled before the first step, which takes some minutes")

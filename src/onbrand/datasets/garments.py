@@ -85,7 +85,8 @@ def garments(split: str = "train", images: bool = True) -> tuple[np.ndarray, lis
     """Images `(N, 128, 128, 3)` uint8 with background 255, and their rows: text, class, view, pair, attributes ...
 
     `split` is "train", "validation" or "test". Rows 2i and 2i + 1 are a pair: a garment alone and on a person. Without
-    `images` none is decoded and the array is `(0, 128, 128, 3)`. Columns: docs/garments.md; for `region`, `tryon`.
+    `images` none is decoded and the array is `(0, 128, 128, 3)`. Columns: docs/research/catalogue.md; for `region`,
+    `tryon`.
     """
     import pyarrow.parquet as pq
 

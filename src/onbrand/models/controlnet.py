@@ -32,7 +32,7 @@ def new_controlnet(pipe: StableDiffusionPipeline, seed: int = 0) -> StableDiffus
     for the control image drawn from `seed`.
 
     These are drawn so that an image's contrast comes through them (He et al. 2015): by torch's own draw it fades to a
-    thousandth, and a short training never reads it (docs/results-try-on.md).
+    thousandth, and a short training never reads it (docs/research/log.md).
     """
     halvings = len(pipe.vae.config.block_out_channels) - 1
     with torch.random.fork_rng(devices=[]):

@@ -186,7 +186,7 @@ def numbers_of(indices: Sequence[int]) -> dict[int, int]:
 
 
 def starts_of(gaussian: Gaussian, text: bool) -> list[str]:
-    """The starts that a class allows, best last (docs/results-look.md); text: it has a regression from captions."""
+    """The starts that a class allows, best last (docs/research/results.md); text: it has a regression from captions."""
     if not gaussian.k:
         return ["mean without a look ahead"]
     return ["pca", "mean with a look ahead", *(["text with a look ahead"] if text else [])]

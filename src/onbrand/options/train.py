@@ -26,8 +26,8 @@ RESIDUAL = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "conv")
 class TrainSettings:
     """The settings of a training run, whatever its photos and model.
 
-    Steps, batch and learning rate are the paper's (section 4.2); start and gain are what docs/results.md found best.
-    The paper's own are start mean and gain window, with start_timestep T - 50.
+    Steps, batch and learning rate are the paper's (section 4.2). Start and gain are what came out best in
+    docs/research/results.md; the paper's own are start mean and gain window, with start_timestep T - 50.
 
     Attributes:
         start: what x_start is in training: noise (plain training, the baseline), the class mean, the image's principal

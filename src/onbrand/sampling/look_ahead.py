@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 GUIDANCE = 1.5
 """A look asks with the guidance of sampling, but with no more than this: an estimate at the first timestep that is
-guided as sampling often is overshoots in every component (docs/results-look.md)."""
+guided as sampling often is overshoots in every component (docs/research/results.md)."""
 
 FORMER = {"kind": "start", "offset": "start", "trained": "trained_start"}
 """Argument of `start` as an earlier version had it -> its name now."""

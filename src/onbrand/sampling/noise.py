@@ -14,7 +14,7 @@ def noise_for(seeds: Sequence[int], shape: Sequence[int], zero_mean: bool = Fals
     """Standard normal (B, *shape) float32 on the CPU, a generator a seed: what diffusers draws from such generators.
 
     zero_mean: each channel's mean over the image taken out. It is 1 / sqrt(h w) large, yet the network reads a tint
-    of the background in it, the same for a seed whatever the prompt (docs/results.md).
+    of the background in it, the same for a seed whatever the prompt (docs/research/results.md).
     """
     return noise_of([torch.Generator().manual_seed(seed) for seed in seeds], shape, zero_mean)
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from onbrand.core.prior import Prior
 
 LOOKS: dict[Start, int] = {"mean": 2, "text": 1}
-"""How often a start looks ahead where nothing is asked for, under plain weights: by docs/results-look.md."""
+"""How often a start looks ahead where nothing is asked for, under plain weights: by docs/research/results.md."""
 
 
 def start(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,22 +131,6 @@ def _states(folder: Path) -> list[Path]:
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def has_stalled(rates: Sequence[float], patience: int | None) -> bool:
-    """Whether none of the last `patience` rates is above the best of those before them; never if it is None."""
-    return patience is not None and bool(rates) and len(rates) - 1 - rates.index(max(rates)) >= patience
-
-
-def read_pass_rates(out: str | Path) -> list[float]:
-    """The pass rates in the log of the run in `out`, up to its last state: what it is resumed with."""
-    out = Path(out)
-    log, last = out / "log.jsonl", last_step(out / "state")
-    if not log.exists():
-        return []
-    # a kill may tear a line, but none up to a state
-    lines = [json.loads(line) for line in log.read_text().splitlines()[:last]]
-    return [line["passed"] for line in lines if line.get("passed") is not None]
 
 
 STEPLESS = ("constant", "constant_with_warmup")

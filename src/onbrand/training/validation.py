@@ -26,6 +26,7 @@ from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import Plan, plan, run
 from onbrand.training import rng
 from onbrand.training.batches import Batches
+from onbrand.training.defaults import check_control_images
 from onbrand.training.export import describe_start
 from onbrand.training.objective import Batch, Objective, make_objective
 
@@ -180,8 +181,11 @@ def make_validation(
         The validation, without a reference.
 
     Raises:
-        OnbrandError: the start and the model's own 20 steps do not go together.
+        OnbrandError: the start and the model's own 20 steps do not go together, or a ControlNet is trained and an image
+            has no control image.
     """
+    if config.method == "controlnet":
+        check_control_images(records)
     captions = dict.fromkeys((record.text, record.class_name, _controls(record, config)) for record in records)
     cases = islice(cycle(captions), config.num_validation_images)
     requests = [Request(text, seed, name, conditioning=files) for seed, (text, name, files) in enumerate(cases)]
