@@ -15,7 +15,7 @@ demo: setup
 	$(BIN)/python research/demo.py --out demo
 
 test: setup lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 prove: setup
 	$(BIN)/python -m pytest -m prove

@@ -27,6 +27,7 @@ from worlds import tiny_pipeline
 CONFIG = CompareSettings(
     max_train_steps=4, train_batch_size=4, learning_rate=1e-3, num_inference_steps=2, guidance_scale=1, batch_size=8
 )
+pytestmark = pytest.mark.slow
 METHODS = [
     "stock/noise", "plain:2/mean", "plain/mean", "plain/noise", "plain/noise+pasted", "mean-window/mean+8",
     "mean-constant/mean", "small-alpha/noise", "zero-snr/noise", "plain/leak-dct", "plain/image@held",
