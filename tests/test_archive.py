@@ -128,16 +128,16 @@ def test_a_lora_is_finished_and_makes_the_image_that_it_made() -> None:
 
 
 def test_the_one_image_that_is_missing_is_made(capsys: pytest.CaptureFixture[str]) -> None:
-    manifest, missing = Path("images/manifest.jsonl").read_bytes(), EXPECTED["missing"]["file"]
+    manifest, name = Path("images/manifest.jsonl").read_bytes(), EXPECTED["missing"]["file"]
     there = {file: file.stat().st_mtime_ns for file in Path("images").glob("*.png")}
-    assert {file.name for file in there} == EXPECTED["images"].keys() - {missing}
+    assert {file.name for file in there} == EXPECTED["images"].keys() - {name}
     again("images/run.json")
     assert "wrote 1 images to images (5 were there)" in capsys.readouterr().out
     assert {file: file.stat().st_mtime_ns for file in there} == there
     assert all(sha256(file.read_bytes()).hexdigest() == EXPECTED["images"][file.name] for file in there)
-    assert np.abs(pixels(f"images/{missing}") - np.array(EXPECTED["missing"]["pixels"])).max() <= 1
+    assert np.abs(pixels(f"images/{name}") - np.array(EXPECTED["missing"]["pixels"])).max() <= 1
     assert Path("images/manifest.jsonl").read_bytes().startswith(manifest)
-    assert lines("images/manifest.jsonl")[5]["file"] == missing
+    assert lines("images/manifest.jsonl")[5]["file"] == name
 
 
 def test_images_are_judged_as_they_were() -> None:

@@ -155,8 +155,8 @@ class LowRank(RegressorMixin, BaseEstimator):
         white = fractional_matrix_power(y.T @ y, -0.5) if self.whitened else np.eye(y.shape[1])
         rows = np.vstack([t - self.centre, np.sqrt(self.alpha) * np.eye(t.shape[1])])
         weight = np.linalg.lstsq(rows, np.vstack([y, np.zeros((t.shape[1], y.shape[1]))]) @ white, rcond=None)[0]
-        leading = np.linalg.svd(rows @ weight)[2][: self.rank]
-        self.weight = weight @ leading.T @ leading @ np.linalg.inv(white)
+        directions = np.linalg.svd(rows @ weight)[2][: self.rank]
+        self.weight = weight @ directions.T @ directions @ np.linalg.inv(white)
         return self
 
     def predict(self, t: np.ndarray) -> np.ndarray:

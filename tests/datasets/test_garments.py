@@ -155,8 +155,8 @@ def test_plain_datasets_reads_images(tmp_path: Path, rows: Any) -> None:
 
 
 def test_onbrand_reads_the_folder_as_one_of_images(rows: Any) -> None:
-    records, refused = read_folder(garment_folder(), split="validation")
-    assert not refused and len(records) == len(rows["validation"])
+    records, refusals = read_folder(garment_folder(), split="validation")
+    assert not refusals and len(records) == len(rows["validation"])
     assert [(r.text, r.class_name) for r in records] == [(r["text"], r["class"]) for r in rows["validation"]]
     assert Images.open(io.BytesIO(records[7].read())).size == (SIZE, SIZE)
 
@@ -170,8 +170,8 @@ def test_an_unknown_split_or_class_is_an_error() -> None:
 
 def test_a_folder_of_it_is_read_back_with_what_it_shows(sample: Any, tmp_path: Path) -> None:
     images, rows = sample
-    records, refused = read_folder(garments.write_garments(tmp_path, "validation", 5))
-    assert not refused and [r.text for r in records] == [row["text"] for row in rows[:5]]
+    records, refusals = read_folder(garments.write_garments(tmp_path, "validation", 5))
+    assert not refusals and [r.text for r in records] == [row["text"] for row in rows[:5]]
     for record, row, image in zip(records, rows, images, strict=False):
         assert record.class_name == row["class"]
         assert np.array_equal(np.asarray(Images.open(record.file)), image)

@@ -110,9 +110,9 @@ def test_the_folder_reads_back_with_its_conditions(tmp_path: Path, capsys: pytes
     out = tmp_path / "people"
     assert cli.main(f"data try-on --output_dir {out} --split test --num_images 6".split()) == 0
     assert capsys.readouterr().out == f"wrote 6 images and metadata.jsonl to {out}\n"
-    records, refused = read_folder(out)
+    records, refusals = read_folder(out)
     images, rows = garments("test")
-    assert not refused and len(records) == 6
+    assert not refusals and len(records) == 6
     for i, record in enumerate(records):
         row = rows[2 * i + 1]
         assert (record.text, record.class_name) == (row["text"], row["class"])
@@ -132,8 +132,8 @@ def test_the_folder_reads_back_with_its_conditions(tmp_path: Path, capsys: pytes
 def test_each_embedded_dataset_is_written_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, split, class_name in (("garments", "validation", "female garment"), ("photos", "test", "product photo")):
         assert cli.main(f"data {name} --output_dir {tmp_path / name} --split {split} --num_images 4".split()) == 0
-        records, refused = read_folder(tmp_path / name)
-        assert len(records) == 4 and not refused and class_name.split()[-1] in records[0].class_name
+        records, refusals = read_folder(tmp_path / name)
+        assert len(records) == 4 and not refusals and class_name.split()[-1] in records[0].class_name
         assert all(record.conditioning is None for record in records)
     capsys.readouterr()
     for line, output in (
