@@ -54,8 +54,8 @@ def unknown(words: str) -> set[str]:
 
 
 def test_every_remedy_names_what_its_reader_has() -> None:
-    found = {place: names for place, words in messages() if (names := unknown(words))}
-    assert not found
+    entries = {place: names for place, words in messages() if (names := unknown(words))}
+    assert not entries
     assert sum(1 for _ in messages()) > 250, "they are found"
     assert set(re.findall(r"\w+", " ".join(words for _, words in messages()))) >= OTHERS, "none is left over"
 
