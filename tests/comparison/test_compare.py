@@ -260,7 +260,7 @@ def test_what_fails_is_listed_with_what_needed_it_and_the_rest_goes_on(tmp_path:
     a, b, c, d = (tmp_path / name for name in "abcd")
     jobs = [Job("a", a, broken), Job("b", b, b.touch, needs=a), Job("c", c, c.touch), Job("d", d, lambda: None)]
     failed = work(jobs, tmp_path / "locks", lambda words: None)
-    assert failed == {"a": "the loss is nan", "b": "its training failed", "d": f"it left no {d}"}
+    assert failed == {"a": "the loss is nan", "b": "its training failed", "d": f"the work left no {d}"}
     assert c.exists() and not b.exists()
 
 

@@ -140,7 +140,7 @@ def test_each_embedded_dataset_is_written_by_its_name(tmp_path: Path, capsys: py
         ("data shoes", "'shoes' for argument 'name'. Expected one of ('garments', 'photos', 'try-on')"),
         ("data try-on --split val", "'validation'"),
         ("data try-on --num_images 2011", "must be 1..2010"),
-        ("data photos --split validation", 'must be "train" or "test"'),
+        ("data photos --split validation", "must be 'train' or 'test'"),
     ):
         assert cli.main([*line.split(), "--output_dir", str(tmp_path / "none")]) == 2
         assert output in capsys.readouterr().err

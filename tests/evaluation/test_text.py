@@ -58,7 +58,7 @@ def test_read_holds_the_image_against_its_own_prompt() -> None:
     assert torch.equal(right["kind"].nan_to_num(9), torch.tensor([1.0, 1, 0, 1, 9]))
     assert torch.equal(right["colour"].nan_to_num(9), torch.tensor([1.0, 0, 1, 9, 9]))
     assert torch.equal(all_right(right).nan_to_num(9), torch.tensor([1.0, 0, 0, 1, nan]).nan_to_num(9))
-    with raises("classifier", "1 prompts", "2 images"):
+    with raises("classifier", "got 1 for 2 images"):
         read(Named(), torch.rand(2, 3, 8, 8), ["one"])
 
 

@@ -273,5 +273,5 @@ def test_contact_sheet_frames_what_fails() -> None:
         colours is not None and colours[60, 30] == figures.BAD and colours[9, 30] != figures.BAD
     )  # left frames of b and a
     assert colours[30, 30] == (0, 0, 255)  # drawn at the cell's size, not at 16 pixels
-    with raises("folder", "contact sheet", "none"):
+    with raises("value", "contact sheet", "none"):
         figures.contact_sheet([], [], [])

@@ -55,7 +55,7 @@ def open_model(
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise OnbrandError(
-            "model", f"the device must be one that torch has here; got {device!r} ({reason}): take cpu"
+            "option", f"the device must be one that torch has here; got {device!r} ({reason}): take cpu"
         ) from error
     return pipeline.load(model, device, dtype, lora=lora, lora_scale=scale, controlnet=controlnet, offload=offload)
 
@@ -114,7 +114,10 @@ def size_of(pipe: StableDiffusionPipeline, resolution: int | tuple[int, int] | N
     if resolution is None:
         side = pipe.unet.config.sample_size
         resolution = side * factor if isinstance(side, int) else (side[0] * factor, side[1] * factor)
-    height, width = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
+    sides = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
+    if len(sides) != 2:
+        raise OnbrandError("option", f"resolution is one number or two, height and width; got {resolution}")
+    height, width = sides
     if min(height, width) < factor or height % factor or width % factor:
         raise OnbrandError(
             "model",
@@ -141,7 +144,8 @@ def size_and_flip(
     if options.random_flip and not provenance.flip:
         raise OnbrandError(
             "training",
-            "the prior was fitted without mirrored images; got random_flip: fit with it too, or leave it out",
+            f"the prior {options.prior} was fitted without mirrored images; got random_flip: fit with it too, or leave "
+            "it out",
         )
     return size, provenance.flip
 

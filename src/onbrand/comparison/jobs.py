@@ -71,7 +71,7 @@ def work(jobs: Sequence[Job], locks: Path, say: Callable[[str], None]) -> dict[s
                             say(f"[{count + 1}/{len(jobs)}] {job.words} ({time.time() - beginning:.0f} s so far)")
                             job.run()
                             if not job.mark.exists():  # or it would be done for ever
-                                raise OnbrandError("comparison", f"it left no {job.mark}")
+                                raise OnbrandError("comparison", f"the work left no {job.mark}")
                             progress = True
                 except Timeout:
                     continue

@@ -58,7 +58,7 @@ class Prior:
 
     def __post_init__(self) -> None:
         if not self.gaussians:
-            raise OnbrandError("prior", "a prior holds at least one class: got none; fit it on at least one image")
+            raise OnbrandError("prior", "a prior holds at least one class: this one holds none; fit it on images")
         shapes = {gaussian.shape for gaussian in self.gaussians.values()}
         if len(shapes) > 1:
             raise OnbrandError(
@@ -199,11 +199,10 @@ class Prior:
         """Read what `save` wrote; nothing in the file is executed.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            OnbrandError: it is no prior, of another format, or altered since it was saved.
+            OnbrandError: there is no such file, it is no prior, of another format, or altered since it was saved.
         """
         if not Path(path).is_file():
-            raise FileNotFoundError(f"no prior at {path}: write one with `onbrand fit`")
+            raise OnbrandError("prior", f"no prior at {path}: write one with `onbrand fit`")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

@@ -101,7 +101,7 @@ def read(
         OnbrandError: another number of prompts than of images, or a label that the classifier does not know.
     """
     if len(images) != len(prompts):
-        raise OnbrandError("classifier", f"one prompt an image: got {len(prompts)} prompts for {len(images)} images")
+        raise OnbrandError("classifier", f"one prompt an image: got {len(prompts)} for {len(images)} images")
     parts = [classifier(part) for part in torch.split(images, batch)]
     right = {}
     for name, labels in classifier.attributes.items():

@@ -94,7 +94,7 @@ def contact_sheet(
         OnbrandError: no images.
     """
     if not images:
-        raise OnbrandError("folder", "a contact sheet needs at least one image, got none")
+        raise OnbrandError("value", "a contact sheet needs at least one image: got none")
     columns = min(columns, len(images))
     gap, text = 10, 44
     rows = math.ceil(len(images) / columns)

@@ -68,7 +68,9 @@ def read_requests(
     is an OnbrandError that names the line.
     """
     if (file is None) == (prompt is None):
-        raise OnbrandError("request", "give either a file of requests or one prompt")
+        raise OnbrandError(
+            "request", f"give either a file of requests or one prompt; got {'both' if file is not None else 'neither'}"
+        )
     if prompt is not None:
         if count < 1:
             raise OnbrandError("request", f"the number of images must be at least 1; got {count}")

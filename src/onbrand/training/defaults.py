@@ -105,7 +105,8 @@ def check_run(
         check_prior(pipe, images, store, prior, config)
     elif config.start != "noise":
         raise OnbrandError(
-            "training", f"start {config.start} needs a prior; got none: fit one first, or take start noise"
+            "training",
+            f"start {config.start} needs a prior; got none: fit one first, or take start noise",
         )
     return objective
 
