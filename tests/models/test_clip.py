@@ -14,7 +14,7 @@ from transformers import CLIPConfig, CLIPModel
 from onbrand.datasets.garments import garments
 from onbrand.evaluation.text import open_judge
 from onbrand.models import clip
-from worlds import tiny_tokenizer
+from worlds import raises, tiny_tokenizer
 
 PROMPTS = ["a red bag", "a blue coat, white background", "a very long caption " * 9]
 
@@ -60,8 +60,8 @@ def test_preparation_is_read_from_the_folder_where_it_is_said(folder: Any, image
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     plain = {"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}}
-    told = plain | {"image_mean": [0, 0, 0], "image_std": [1, 1, 1], "image_processor_type": "CLIPImageProcessor"}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(told))
+    settings = plain | {"image_mean": [0, 0, 0], "image_std": [1, 1, 1], "image_processor_type": "CLIPImageProcessor"}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     words = tokenizer(PROMPTS, padding="max_length", max_length=32, truncation=True, return_tensors="pt")
     with torch.no_grad():
         out = model.eval()(**words, pixel_values=(images * 255).round() / 255)
@@ -82,11 +82,11 @@ def test_the_name_is_the_folders(folder: Any) -> None:
 
 
 def test_what_is_no_clip_or_does_not_fit_is_refused(folder: Any, images: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="model_type clip"):
+    with raises("classifier", tmp_path, "model_type"):
         clip.load(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "clip_text_model"}')
     assert not clip.is_clip(tmp_path) and clip.is_clip(folder)
-    with pytest.raises(ValueError, match="one prompt an image"):
+    with raises("classifier", "2 prompts", "3 images"):
         clip.load(folder)(images, PROMPTS[:2])
 
 
@@ -96,11 +96,11 @@ def test_the_shipped_clip_finds_an_image_by_its_caption_as_its_score_says() -> N
     report = json.loads((resources.files("onbrand") / "assets/garment-clip/score.json").read_text())["test"]
     images, rows = garments("test")
     by_caption = {row["text"]: i for i, row in enumerate(rows)}
-    held = list(by_caption.values())
+    indices = list(by_caption.values())
     vectors, texts = scorer.embed(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, [r["text"] for r in rows])
     generator, scores = torch.Generator().manual_seed(0), []
     for _ in range(30):
-        some = torch.tensor(held)[torch.randperm(len(held), generator=generator)[:100]]
+        some = torch.tensor(indices)[torch.randperm(len(indices), generator=generator)[:100]]
         table = texts[some] @ vectors[some].T
         scores.append([float((table.argmax(d) == torch.arange(100)).float().mean()) for d in (1, 0)])
     assert np.mean(scores, 0) == pytest.approx([report["text to picture"], report["picture to text"]], abs=0.03)

@@ -12,7 +12,7 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from onbrand.models import pipeline
-from worlds import tiny_pipeline
+from worlds import raises, tiny_pipeline
 
 
 class TestImages:
@@ -51,20 +51,20 @@ class TestImages:
 
     def test_shift_factor(self, pipe: Any) -> None:
         """As in diffusers' pipelines whose VAE has one: (latents - shift) * scale, and back."""
-        shifted = copy.copy(pipe)
-        shifted.vae = copy.deepcopy(pipe.vae)
-        shifted.vae.register_to_config(shift_factor=0.1)
+        other = copy.copy(pipe)
+        other.vae = copy.deepcopy(pipe.vae)
+        other.vae.register_to_config(shift_factor=0.1)
         mean = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(4))
-        x0 = pipeline.to_x0(shifted, mean)
+        x0 = pipeline.to_x0(other, mean)
         torch.testing.assert_close(x0, (mean - 0.1) * 0.18215)
-        torch.testing.assert_close(pipeline.decode(shifted, x0), pipeline.decode(pipe, mean * 0.18215))
+        torch.testing.assert_close(pipeline.decode(other, x0), pipeline.decode(pipe, mean * 0.18215))
 
     def test_other_images_are_refused(self, pipe: Any) -> None:
-        with pytest.raises(ValueError, match=r"lie in \[-1, 1\], got 0 to 255"):
+        with raises("model", "[-1, 1]", "0 to 255"):
             pipeline.encode(pipe, torch.tensor([0.0, 255.0]).repeat(1, 3, 16, 8))
-        with pytest.raises(ValueError, match=r"\(B, 3, H, W\) with sides divisible by 2, got \(1, 3, 15, 16\)"):
+        with raises("model", "(B, 3, H, W)", "by 2", (1, 3, 15, 16)):
             pipeline.encode(pipe, torch.zeros(1, 3, 15, 16))
-        with pytest.raises(ValueError, match=r"got \(3, 16, 16\)"):
+        with raises("model", "(B, 3, H, W)", (3, 16, 16)):
             pipeline.encode(pipe, torch.zeros(3, 16, 16))
 
     def test_overflow_is_said(self, pipe: Any) -> None:
@@ -72,7 +72,7 @@ class TestImages:
         hot.vae = copy.deepcopy(pipe.vae)
         with torch.no_grad():
             hot.vae.encoder.conv_in.weight.fill_(float("nan"))
-        with pytest.raises(ValueError, match="the VAE overflows in torch.float32"):
+        with raises("model", "VAE", torch.float32):
             pipeline.encode(hot, torch.zeros(1, 3, 16, 16))
 
 

@@ -10,6 +10,7 @@ import torch
 from onbrand.comparison.baselines import few_of
 from onbrand.core import ConditionalFitter, Gaussian
 from onbrand.models.fitting import FOLDS, numbers_of, starts_of
+from worlds import raises
 
 
 @pytest.mark.parametrize(("begin", "distance"), [(0, 1), (3, 5), (0, 10), (2, 7), (1, 60)])
@@ -38,7 +39,7 @@ def test_what_a_class_can_be_started_from() -> None:
 
 def test_few_photos_are_as_many_of_each_class_spread_over_the_folder() -> None:
     records = [SimpleNamespace(class_name="ab"[i % 2], index=i) for i in range(40)]
-    chosen = few_of(records, 5)  # type: ignore[arg-type]
-    assert [one.index for one in chosen] == [0, 8, 16, 24, 32, 1, 9, 17, 25, 33]
-    with pytest.raises(ValueError, match="a prior of 30 photos a class needs as many; a has 20"):
+    selection = few_of(records, 5)  # type: ignore[arg-type]
+    assert [one.index for one in selection] == [0, 8, 16, 24, 32, 1, 9, 17, 25, 33]
+    with raises("comparison", "30 photos", "a has 20"):
         few_of(records, 30)  # type: ignore[arg-type]
