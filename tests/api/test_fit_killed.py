@@ -63,6 +63,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return files | {"fit.json": json.dumps(fit_json).encode()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moments", [2, pytest.param(10, marks=pytest.mark.prove)])
 def test_killed_and_started_again_it_is_the_fit_that_was_not(
     world: Path, whole: Path, tmp_path: Path, moments: int

@@ -38,6 +38,7 @@ def assert_same(one: Gaussian, other: Gaussian, tolerance: float) -> None:
     assert one.total == pytest.approx(other.total, rel=tolerance) and one.count == other.count
 
 
+@pytest.mark.slow
 def test_top_16_components_are_scikit_learns() -> None:
     """The requirement: 5,000 latents of d = 4,096, gaps over 1 %, 1e-3 relative, up to sign."""
     x0 = images(5000, (4, 32, 32), 300 * 0.85 ** torch.arange(64), noise=0.5)

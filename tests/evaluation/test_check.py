@@ -86,6 +86,7 @@ def test_draws_from_the_prior_have_all_its_diversity_and_no_distance() -> None:
     assert only == pytest.approx(4, abs=0.8)
 
 
+@pytest.mark.slow
 def test_a_property_counts_the_classes_that_have_it_and_what_is_out_of_distribution_has_none(tmp_path: Path) -> None:
     """Drawn figures, which share a pose, beside photos of products, which do not; and noise, which is neither."""
     photos, rows = tmp_path / "photos", []

@@ -80,6 +80,7 @@ VIOLATIONS = {
 """Each with the property that it breaks."""
 
 
+@pytest.mark.slow
 def test_real_images_of_every_class_pass_each_property(reference: Any, new_images: Any) -> None:
     images, classes = new_images
     verdict = judge(reference, images, classes=classes)
@@ -88,6 +89,7 @@ def test_real_images_of_every_class_pass_each_property(reference: Any, new_image
     assert min(shares.values()) >= 0.995, shares
 
 
+@pytest.mark.slow
 def test_real_images_are_of_their_class_and_not_of_the_other(prior_and_reference: Any, new_images: Any) -> None:
     """A man's and a woman's garment may look alike, and pass as either; a garment never passes as a figure."""
     (prior, reference), (images, classes) = prior_and_reference, new_images

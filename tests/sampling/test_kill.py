@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moments", [2, pytest.param(10, marks=pytest.mark.prove)])
 def test_killed_and_resumed(tmp_path: Path, moments: Any) -> None:
     here = Path(__file__).parent

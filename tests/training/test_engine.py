@@ -213,6 +213,7 @@ def by(backend: Any) -> Any:
     return partialmethod(nn.Module.compile, backend=backend)
 
 
+@pytest.mark.slow
 @TRACED
 def test_a_compiled_run_is_the_same_run_with_the_same_names(
     home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

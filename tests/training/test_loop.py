@@ -104,6 +104,7 @@ def test_the_folder_tells_the_run(home: Any, tmp_path: Path) -> None:
     assert (record["gain"], record["start_timestep"]) == ("constant", 500)
 
 
+@pytest.mark.slow
 def test_what_is_saved_loads_without_onbrand(home: Any, tmp_path: Path) -> None:
     pipe, records, store, prior = open_all(home)
     for _ in train(pipe, records, store, prior, settings(max_train_steps=2), tmp_path):

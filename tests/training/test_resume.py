@@ -156,6 +156,7 @@ def kill_and_compare(home: Any, tmp_path: Path, pairs: Any, more: Any) -> None:
         same(tmp_path / "whole", tmp_path / str(pair))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, LORA, CONTROL], ids=["full", "lora", "controlnet"])
 def test_killed_twice_it_is_the_run_that_was_not(home: Any, tmp_path: Path, more: Any) -> None:
     kill_and_compare(home, tmp_path, 1, more)
