@@ -125,7 +125,7 @@ def test_the_captions_may_be_regressed_on_by_another_method(
         ({"resolution": 15}, "model", ("multiple of 2", "15 x 15", "resolution 14 14")),
         ({"k": -1}, "option", ("k must", "at least 0", "-1")),
         ({"text": "lasso"}, "option", ("text", "ridge, reduced-rank, cca", "'lasso'")),
-        ({"device": "cuda:99"}, "model", ("device", "torch", "'cuda:99'")),
+        ({"device": "cuda:99"}, "option", ("device", "torch", "'cuda:99'")),
         ({"dtype": "float8"}, "option", ("dtype", "float32", "'float8'")),
     ],
 )

@@ -14,7 +14,8 @@ from onbrand.models.pipeline import shipped
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:real photos kept back pass less often"),  # of 30 a class
+    pytest.mark.filterwarnings("ignore:real photos kept back pass less often"),
+    pytest.mark.filterwarnings("ignore:.*its mean shows those images"),  # 30 of a class
 ]
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
