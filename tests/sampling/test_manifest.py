@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_what_a_line_says(original: Any, pipe: Any, prior: Any) -> None:
     assert (entry["dtype"], entry["device"]) == ("float32", "cpu")
     assert entry["abar"] == pytest.approx(float(pipe.scheduler.alphas_cumprod[751]))
     assert entry["batch"] == {"first": 3, "size": 2, "position": 1}
-    assert entry["threads"] == torch.get_num_threads() and entry["versions"]["torch"] == torch.__version__
+    assert entry["threads"] == torch.get_num_threads() and entry["versions"]["torch"] == version("torch")
     assert entry["fingerprints"] == {
         "unet": fingerprint(pipe.unet),
         "vae": fingerprint(pipe.vae),
