@@ -241,9 +241,12 @@ def test_as_json_a_check_says_what_it_found_beside_it(
     assert f"{photos}: 24 of 24 images have a caption" in err and f"{tmp_path / 'images'}: 24 of 24 images" in err
 
 
-def test_photos_that_do_not_open_are_warned_of_where_ranges_are_learned(photos: Path, tmp_path: Path) -> None:
+def test_photos_that_do_not_open_are_said_where_ranges_are_learned(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(photos, tmp_path / "photos")
     (tmp_path / "photos/00002.png").write_bytes(b"no image")
-    with pytest.warns(UserWarning, match="1 of 24 photos cannot be opened.*00002.png"):
-        reference = open_reference(tmp_path / "photos", (128, 128), None, None, None)
+    reference = open_reference(tmp_path / "photos", (128, 128), None, None, None)
+    error = capsys.readouterr().err
+    assert "1 of 24 photos cannot be opened" in error and f"{tmp_path / 'photos/00002.png'}: not an image" in error
     assert sum(reference.count) == 23 and len(read_folder(photos)[0]) == 24

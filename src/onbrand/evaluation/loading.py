@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-import warnings
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -246,7 +246,7 @@ def open_stances(
 
 
 def _open_photos(records: Sequence[Record], size: tuple[int, int]) -> tuple[Tensor, list[Record]]:
-    """Photos that can be opened, `(B, 3, H, W)` in [0, 1], and their records; warns of the others."""
+    """Photos that can be opened, `(B, 3, H, W)` in [0, 1], and their records; the others are said."""
     pixels, used, refused = [], [], []
     for record in tqdm(records, "photos", unit=" photos"):
         try:
@@ -255,10 +255,8 @@ def _open_photos(records: Sequence[Record], size: tuple[int, int]) -> tuple[Tens
         except UnreadableImage as error:
             refused.append(error)
     if refused:
-        warnings.warn(
-            f"{len(refused)} of {len(records)} photos cannot be opened and are not learned from, as {refused[0]}",
-            stacklevel=3,
-        )
+        words = f"{len(refused)} of {len(records)} photos cannot be opened and are not learned from, as {refused[0]}"
+        tqdm.write(words, file=sys.stderr)
     return torch.stack(pixels) if pixels else torch.zeros(0, 3, *size), used
 
 
