@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from samples import write_good, write_rows
 
@@ -41,6 +43,7 @@ def contents(folder: Path) -> tuple[str, list[str]]:
         (["METADATA.CSV"], 0, "METADATA.CSV", "looks like metadata"),
         (["metadata (1).jsonl", "metadata.jsonl.txt"], 0, "2 files (metadata (1).jsonl first)", "look like metadata"),
         (["captions.txt"], 0, "captions.txt", "looks like metadata"),
+        (["metal.txt"], 0, "metal.txt", ""),
         (["labels.tsv"], 0, "labels.tsv", "looks like metadata"),
         (["deep/er/train.parquet"], 0, "deep/er/train.parquet", "looks like metadata"),
         (["README.md", "a.nef"], 0, "2 files (README.md first)", ""),
@@ -148,6 +151,18 @@ def test_a_table_says_its_columns_and_classes(tmp_path: Path) -> None:
         ]
         (refused,) = open_folder(path).refused
         assert "without a class" in refused.reason
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "dictionary"])
+def test_a_column_of_captions_is_known_however_its_writer_stores_text(tmp_path: Path, kind: str) -> None:
+    (name,) = write_good(tmp_path, 1)
+    image = {"bytes": (tmp_path / name).read_bytes(), "path": None}
+    text = pa.array(["a red shoe"], pa.large_string() if kind == "large_string" else pa.string())
+    about = text.dictionary_encode() if kind == "dictionary" else text
+    pq.write_table(pa.table({"image": [image], "about": about, "n": [[1, 2]]}), tmp_path / "a.parquet")
+    _, lines = contents(tmp_path / "a.parquet")
+    assert lines[0].startswith("column `about`, which looks like captions ('a red shoe')")
+    assert lines[1:] == ["column `n`"]
 
 
 @pytest.mark.parametrize(

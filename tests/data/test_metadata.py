@@ -288,6 +288,13 @@ def test_a_pipe_is_not_waited_for_and_a_link_to_nothing_is_said(photos: Path) ->
         "more": "a link to nothing",
         "self": "a link to nothing",
     }
+    (photos.parent / "table").mkdir()
+    os.mkfifo(photos.parent / "table/a.parquet")
+    with raises("data", photos.parent / "table/a.parquet", "is no regular file"):
+        open_folder(photos.parent / "table")
+    for path in (photos.parent / "table/a.parquet", "/dev/null"):
+        with raises("data", path, "neither a folder nor a file"):
+            open_folder(path)
     os.mkfifo(photos / "metadata.jsonl")
     with raises("data", photos / "metadata.jsonl", "not a regular file"):
         open_folder(photos)

@@ -31,7 +31,7 @@ _LIKE_METADATA = (
     ".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".xlsx", ".xls", ".ods", ".xml",
     ".yaml", ".yml", ".toml", ".db", ".sqlite", ".sqlite3",
 )  # fmt: skip
-_LIKE_METADATA_NAMES = re.compile(r"(meta|caption|prompt|label|annotation)", re.IGNORECASE)
+_LIKE_METADATA_NAMES = re.compile(r"(meta(data)?|(caption|prompt|label|annotation)s?)(?![a-z])", re.IGNORECASE)
 _LABELS = re.compile(r"(.+)-(?:mask|cond)label", re.IGNORECASE)
 """OneTrainer's a-masklabel.png and a-condlabel.png: no photo, whatever lies beside it."""
 _MASK = re.compile(r"(.+)[-_. ](?:masks?|matte)|masks?[-_. ](.+)", re.IGNORECASE)

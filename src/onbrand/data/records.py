@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,10 @@ def open_folder(path: str | Path, split: str | None = None) -> Folder:
     """
     folder = Path(path)
     try:
-        reason = "does not exist" if not folder.exists() else None
+        mode = folder.stat().st_mode
+        reason = None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "is neither a folder nor a file"
+    except FileNotFoundError:
+        reason = "does not exist"
     except (OSError, ValueError) as error:
         reason = f"cannot be read ({getattr(error, 'strerror', None) or error})"
     if str(path).encode(errors="replace").decode() != str(path):

@@ -46,6 +46,8 @@ def open_parquet_file(file: Path) -> ParquetFile:
     """A Parquet file, opened; to be used `with`."""
     import pyarrow.parquet as pq
 
+    if not file.is_file():  # a pipe would be waited for
+        raise OnbrandError("data", f"{file} is no regular file. Take it out")
     return pq.ParquetFile(file)
 
 
@@ -98,12 +100,10 @@ class Parquet:
 
     def unread(self) -> dict[str, Any]:
         """Column that is not read -> its first value if it is text, else None."""
-        from pyarrow import types
-
         with sound(self.files[0]), open_parquet_file(self.files[0]) as table:
             schema = table.schema_arrow
             columns: dict[str, Any] = {name: None for name in schema.names if name not in ("image", *COLUMNS)}
-            texts = [name for name in columns if types.is_string(schema.field(name).type)]
+            texts = [name for name in columns if "string" in str(schema.field(name).type)]
             if texts and table.metadata.num_rows:
                 columns |= next(table.iter_batches(batch_size=1, columns=texts)).to_pylist()[0]
         return columns
@@ -154,7 +154,7 @@ class Saved:
         """Column that is not read -> its first value if it is text, else None."""
         features = self.dataset.features
         columns = {name: None for name in features if name not in ("image", *COLUMNS)}
-        texts = [name for name in columns if getattr(features[name], "dtype", "") == "string"]
+        texts = [name for name in columns if "string" in str(getattr(features[name], "dtype", ""))]
         return columns | (self.dataset.select_columns(texts)[0] if texts and len(self.dataset) else {})
 
     def stamp(self, row: int) -> Path:
