@@ -337,6 +337,15 @@ def test_a_name_in_another_normal_form_is_the_same_name(photos: Path, on_disk: A
     assert "named again in line 3" in refused.reason
 
 
+def test_two_names_that_differ_in_their_normal_form_have_a_caption_each(photos: Path) -> None:
+    for form in ("NFC", "NFD"):
+        name = unicodedata.normalize(form, "é")  # type: ignore[arg-type]
+        (photos / f"{name}.png").write_bytes((photos / "00000.png").read_bytes())
+        (photos / f"{name}.txt").write_text(form)
+    texts = {record.file.stem: record.text for record in read_folder(photos)[0] if record.text}
+    assert texts == {unicodedata.normalize(form, "é"): form for form in ("NFC", "NFD")}  # type: ignore[arg-type]
+
+
 @contextmanager
 def nobody() -> Iterator[Path]:
     """A folder that a process without rights can enter, and such a process."""

@@ -73,8 +73,9 @@ class Listing:
 
     def caption_of(self, image: str) -> str | None:
         """The file of an image's caption."""
-        stem = posixpath.splitext(image)[0]
-        return next((file for suffix in CAPTIONS if (file := self._captions.get(composed(stem + suffix)))), None)
+        names = [posixpath.splitext(image)[0] + suffix for suffix in CAPTIONS]
+        files = (self._captions.get(name) for name in (*names, *map(composed, names)))
+        return next((file for file in files if file), None)
 
     def spelled(self, name: str) -> str | None:
         """The file whose name differs from `name` in Unicode's normal form alone (macOS writes é as two characters)."""
@@ -108,7 +109,7 @@ class Listing:
 
     @cached_property
     def _captions(self) -> dict[str, str]:
-        return {composed(name): name for name in self.captions}
+        return {composed(name): name for name in self.captions} | {name: name for name in self.captions}
 
     @cached_property
     def _forms(self) -> dict[str, str]:
