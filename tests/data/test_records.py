@@ -123,9 +123,9 @@ def test_without_any_class_all_are_default_and_numbers_are_names(photos: Any) ->
     write_rows(photos, [{"file_name": f"0000{i}.png", "text": i} for i in range(4)])
     assert [(r.class_name, r.text) for r in read_folder(photos)[0]] == [("default", str(i)) for i in range(4)]
     (photos / "metadata.jsonl").unlink()
-    rows = [f"0000{i}.png,00{i},None\n" for i in range(4)]
+    rows = [f"0000{i}.png,00{i},none\n" for i in range(4)]
     (photos / "metadata.csv").write_text("".join(["file_name,class,text\n", *rows]))
-    assert [(r.class_name, r.text) for r in read_folder(photos)[0]] == [(f"00{i}", "None") for i in range(4)]
+    assert [(r.class_name, r.text) for r in read_folder(photos)[0]] == [(f"00{i}", "none") for i in range(4)]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def fit(options: FitOptions) -> dict[str, Any]:
         OnbrandError: no usable photo, an unusable model, device, resolution, k or text, an output_dir inside of the
             photos.
     """
-    from onbrand.api._inputs import open_model, say_summary, size_of
+    from onbrand.api._inputs import open_model, open_photos, say_summary, size_of
     from onbrand.core import Prior
     from onbrand.core.prior import FILE as PRIOR
     from onbrand.data.latents import FOLDER as LATENTS
@@ -33,6 +33,7 @@ def fit(options: FitOptions) -> dict[str, Any]:
     from onbrand.models.pipeline import DTYPES, fingerprint
 
     out, dtype = fitting.check_folder(Path(options.output_dir), Path(options.images)), options.dtype
+    photos = open_photos(options.images, options.split)
     # bfloat16 has lost the digits that a VAE is known by: its fingerprint is taken before it is rounded
     pipe = open_model(options.model, options.device, "float32" if dtype == "bfloat16" else dtype)
     vae = fingerprint(pipe.vae)
@@ -40,9 +41,7 @@ def fit(options: FitOptions) -> dict[str, Any]:
         pipe.to(DTYPES[dtype])
     size = size_of(pipe, options.resolution)
     fitter = fitting.fitter_for(pipe, size, options.k)
-    store, summary = fitting.encode_photos(
-        pipe, options.images, out / LATENTS, size, options.random_flip, options.batch_size, options.split
-    )
+    store, summary = fitting.encode_photos(pipe, photos, out / LATENTS, size, options.random_flip, options.batch_size)
     state = fitting.processes(pipe)
     if state and not state.is_main_process:
         return {}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 
@@ -12,12 +14,14 @@ from onbrand.core import Prior
 from onbrand.core.prior import FILE as PRIOR
 from onbrand.data.latents import FOLDER as LATENTS
 from onbrand.data.latents import Store, Summary
-from onbrand.errors import OnbrandError
+from onbrand.data.records import Folder, open_folder
+from onbrand.errors import OnbrandError, UnreadableImage
 from onbrand.models import pipeline
 from onbrand.models.checkpoint import is_lora, model_folder
 from onbrand.models.controlnet import nets_of, new_controlnet
 from onbrand.models.fitting import encode_photos
 from onbrand.options.train import TrainOptions
+from onbrand.sampling.manifest import LINES as MANIFEST
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -156,20 +160,43 @@ def encode_training_data(
     """The photos' latents in `folder`, the photos, and the validation data, if there are any."""
     validation_data, name = None, options.validation_data
     if name is not None:
-        photos, split = (name, None) if Path(name).exists() else (options.images, str(name))
-        _, validation_data = encode_photos(pipe, photos, folder / LATENTS, size, flip, split=split)
-    store, images = encode_photos(pipe, options.images, folder / LATENTS, size, flip, split=options.split)
+        photos = open_photos(name) if Path(name).exists() else open_photos(options.images, str(name))
+        _, validation_data = encode_photos(pipe, photos, folder / LATENTS, size, flip)
+    store, images = encode_photos(pipe, open_photos(options.images, options.split), folder / LATENTS, size, flip)
     return store, images, validation_data
+
+
+def open_photos(images: str | Path, split: str | None = None, file: TextIO | None = None) -> Folder:
+    """A folder of photos, read; print what was found there, once for all processes, to `file` (stdout)."""
+    photos = open_folder(images, split)
+    if os.environ.get("RANK", "0") == "0":
+        print("\n".join(photos.contents), file=file)
+    return photos
+
+
+def say_folders(images: Path, photos: str | Path, split: str | None, json: bool) -> None:
+    """Print what was found in the photos, and in the images if no manifest says it; to stderr beside JSON."""
+    file = sys.stderr if json else sys.stdout
+    say_refused(open_photos(photos, split, file).refused, file=file)
+    if images.resolve() != Path(photos).resolve() and not (images / MANIFEST).is_file():
+        open_photos(images, file=file)
 
 
 def say_summary(summary: Summary, limit: int = 20) -> None:
     """Print how many photos are used, and the refused ones with their reasons (the first `limit`)."""
     rate = f", {summary.encoded / summary.seconds:.0f} a second" if summary.encoded and summary.seconds else ""
     print(f"{len(summary.used)} photos used ({summary.encoded} encoded now{rate}), {len(summary.refused)} refused")
-    for refused in summary.refused[:limit]:
-        print(f"  {refused}")
-    if len(summary.refused) > limit:
-        print(f"  ... and {len(summary.refused) - limit} more, all in fit.json")
+    say_refused(summary.refused, ", all in fit.json", limit)
+
+
+def say_refused(
+    refused: Sequence[UnreadableImage], where: str = "", limit: int = 20, file: TextIO | None = None
+) -> None:
+    """Print the refused images with their reasons, the first `limit`; where: all of them are listed there."""
+    for entry in refused[:limit]:
+        print(f"  {entry}", file=file)
+    if len(refused) > limit:
+        print(f"  ... and {len(refused) - limit} more{where}", file=file)
 
 
 def origin_of(options: TrainOptions, prior: Prior | None) -> dict[str, Any]:

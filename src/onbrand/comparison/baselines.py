@@ -147,6 +147,7 @@ def other_prior(
     from onbrand.core import Prior
     from onbrand.data.latents import FOLDER as LATENTS
     from onbrand.data.latents import iterate
+    from onbrand.data.records import open_folder
     from onbrand.models.fitting import encode_photos, fit_text
     from onbrand.models.pipeline import to_x0
 
@@ -154,7 +155,8 @@ def other_prior(
     if name == "zero":
         zeros = {one: replace(part, mean=torch.zeros_like(part.mean)) for one, part in prior.gaussians.items()}
         return Prior(zeros, provenance)
-    store, summary = encode_photos(pipe, photos, brand / LATENTS, provenance.resolution, provenance.flip, split=split)
+    folder = open_folder(photos, split)
+    store, summary = encode_photos(pipe, folder, brand / LATENTS, provenance.resolution, provenance.flip)
     if name.startswith("few"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that they are few is the question here

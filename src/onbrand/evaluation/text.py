@@ -65,11 +65,12 @@ def labels_of(prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
     """
     by_length = sorted(range(len(labels)), key=lambda i: -len(labels[i]))
     indices = []
-    for prompt in prompts:
+    for prompt in map(str.casefold, prompts):
         places = {
             i: match.start()
             for i in by_length
-            if (match := re.search(rf"(?<![\w-]){re.escape(labels[i].casefold())}(?![\w-])", prompt.casefold()))
+            if (label := labels[i].casefold()) in prompt  # of a book the expression would take a second
+            and (match := re.search(rf"(?<![\w-]){re.escape(label)}(?![\w-])", prompt))
         }
         indices.append(min(places, key=lambda i: (-len(labels[i]), places[i]), default=-1))
     return torch.tensor(indices, dtype=torch.int64)

@@ -22,7 +22,7 @@ from onbrand.core.text import Method
 from onbrand.data.encode import encode_all
 from onbrand.data.images import RGB, background_of, to_image
 from onbrand.data.latents import Key, Store, Summary, iterate
-from onbrand.data.records import Record, read_folder
+from onbrand.data.records import Folder, Record
 from onbrand.errors import OnbrandError, UnreadableImage
 from onbrand.io import whole_file
 from onbrand.models.pipeline import channels_last, decode, embed, encode, factor_of, fingerprint, to_x0, warn_long
@@ -54,24 +54,23 @@ def check_folder(folder: Path, photos: Path) -> Path:
 
 def encode_photos(
     pipe: StableDiffusionPipeline,
-    photos: str | Path,
+    photos: Folder,
     folder: Path,
     size: tuple[int, int],
     flip: bool,
     batch: int = 8,
-    split: str | None = None,
 ) -> tuple[Store, Summary]:
     """The photos' latents in a store under `folder`, encoding what is not there yet, and what became of each photo.
 
     Under `accelerate launch` every process encodes its share. OnbrandError if no photo can be used.
     """
-    records, refused = read_folder(photos, split)
-    store, summary = encode_records(pipe, records, folder, size, flip, batch)
-    summary = replace(summary, refused=[*refused, *summary.refused])
+    store, summary = encode_records(pipe, photos.records, folder, size, flip, batch)
+    summary = replace(summary, refused=[*photos.refused, *summary.refused])
     if not summary.used:
         first = f", as {summary.refused[0]}" if summary.refused else ""
         raise OnbrandError(
-            "data", f"one usable photo is needed at least; {photos} has none, {len(summary.refused)} refused{first}"
+            "data",
+            f"one usable photo is needed at least; {photos.path} has none, {len(summary.refused)} refused{first}",
         )
     return store, summary
 

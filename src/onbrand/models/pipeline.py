@@ -28,6 +28,7 @@ from onbrand.models.checkpoint import trained_start_in as trained_start_in
 from onbrand.models.checkpoint import trained_start_of as trained_start_of
 from onbrand.models.controlnet import nets_of, open_controlnets
 from onbrand.models.lora import fuse
+from onbrand.models.tokens import losses, tokenized
 
 if TYPE_CHECKING:
     from onbrand.core.prior import Prior
@@ -321,25 +322,18 @@ def without_lora(network: nn.Module) -> Iterator[None]:
 
 
 def _tokenized(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> BatchEncoding:
-    length = pipe.tokenizer.model_max_length
-    return pipe.tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return tokenized(pipe.tokenizer, prompts, pipe.tokenizer.model_max_length)
 
 
 def warn_long(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> list[int]:
-    """Indices of the prompts over the tokenizer's length; warns of them, once, with the first one's lost end."""
+    """Indices of the prompts over the tokenizer's length; warns of them, once, with what the first one loses."""
     length = pipe.tokenizer.model_max_length
-    tokens = pipe.tokenizer(list(prompts), padding="longest", truncation=False).input_ids if prompts else []
-    room = length - 2
-    long, end = [], ""
-    for index, ids in enumerate(tokens):
-        words = [token for token in ids if token not in pipe.tokenizer.all_special_ids]
-        if len(words) > room:
-            long.append(index)
-            end = end or pipe.tokenizer.decode(words[room:])
+    long = losses(pipe.tokenizer, prompts, length)
     if long:
+        first = next(iter(long))
         warnings.warn(
             f"{len(long)} of {len(prompts)} prompts are longer than the tokenizer's {length} tokens and are cut: "
-            f"prompt {long[0]} loses {end!r}",
+            f"prompt {first} loses {long[first]!r}",
             stacklevel=3,
         )
-    return long
+    return list(long)
