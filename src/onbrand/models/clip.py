@@ -33,7 +33,9 @@ class Clip:
         """Cosine in [-1, 1], `(B,)`, of images `(B, 3, H, W)` in [0, 1] and one prompt each (Eq. in CLIPScore
         without its factor and clipping). OnbrandError unless there are as many prompts as images."""
         if len(images) != len(prompts):
-            raise OnbrandError("classifier", f"one prompt an image: got {len(prompts)} for {len(images)} images")
+            raise OnbrandError(
+                "classifier", f"one prompt an image: got {len(prompts)} prompts for {len(images)} images"
+            )
         parts = [self.embed(images[i : i + batch], prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
         return torch.cat([(image * text).sum(1) for image, text in parts]) if parts else torch.zeros(0)
 

@@ -83,9 +83,10 @@ def fuse(pipe: StableDiffusionPipeline, file: Path, scale: float = 1.0) -> None:
     pairs = read_pairs(file, pipe)
     if pairs.dora and scale < 0:
         raise OnbrandError(
-            "lora", f"{file} is a DoRA, which sets the size of weights and cannot be taken out; got lora_scale {scale}: "
-            "take the model from before"
-        )  # fmt: skip
+            "lora",
+            f"{file} is a DoRA, which sets the size of weights and cannot be taken out again; got lora_scale {scale}: "
+            "keep the model from before",
+        )
     print(pairs)
     if pairs.rest:
         warnings.warn(f"not all of {file} took: {pairs.rest}", stacklevel=2)

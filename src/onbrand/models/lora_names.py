@@ -1,5 +1,5 @@
-"""The names that programs give a LoRA's layers: kohya's, diffusers', peft's, ComfyUI's, LyCORIS', those of old attention
-processors; each is looked up among the names of this model's own layers, so none is taken for a layer that is not there.
+"""The names that programs give a LoRA's layers: kohya's, diffusers', peft's, ComfyUI's, LyCORIS', those of old
+attention processors. Each is looked up among the layers of this model, so none is taken for one that is not there.
 """
 
 from __future__ import annotations
@@ -109,7 +109,11 @@ def family_of(names: Iterable[str], metadata: Mapping[str, str]) -> str | None:
         if any(re.search(pattern, text) for text in texts):
             return family
     about = " ".join(metadata.get(key, "") for key in ("ss_base_model_version", "modelspec.architecture")).lower()
-    for family, pattern in (("Stable Diffusion XL", "xl"), ("Flux", "flux"), ("Stable Diffusion 3", r"sd3|diffusion-3")):
+    for family, pattern in (
+        ("Stable Diffusion XL", "xl"),
+        ("Flux", "flux"),
+        ("Stable Diffusion 3", r"sd3|diffusion-3"),
+    ):
         if re.search(pattern, about):
             return family
     return None

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
-from torch import Tensor, nn
+from torch import Tensor
 
 from onbrand.errors import OnbrandError
+from onbrand.models.checkpoint import PEFT_LORA
 from onbrand.models.denoiser import NAME
 from onbrand.models.lora_names import Layer, family_of, kind_of, layer_of, layers_of, split
 from onbrand.models.weights import check_numbers, few, read_config, read_safetensors
@@ -43,7 +44,7 @@ class Pair:
 
     @property
     def rank(self) -> int:
-        """r."""
+        """The inner width r."""
         return len(self.down)
 
     @property
@@ -130,8 +131,8 @@ def read_pairs(file: Path, pipe: StableDiffusionPipeline) -> Pairs:
                 "lora", f"{file.absolute()} changes one layer twice, as {sources[layer]} and as {name}: take one out"
             )
         sources[layer] = name
-        module = getattr(pipe, layer[0]).get_submodule(layer[1])
-        pair = _pair(parts_of_layer, module, _config_of(configs, layer), f"{file.absolute()}: {name}")
+        weight = getattr(pipe, layer[0]).get_submodule(layer[1]).weight.detach()
+        pair = _pair(parts_of_layer, weight, _config_of(configs, layer), f"{file.absolute()}: {name}")
         if isinstance(pair, str):
             others[name] = pair
         else:
@@ -164,9 +165,8 @@ def put(network: Any, pairs: Mapping[str, Pair]) -> None:
     network.eval()
 
 
-def _pair(parts: Mapping[str, Tensor], module: nn.Module, config: Mapping[str, Any], where: str) -> Pair | str:
+def _pair(parts: Mapping[str, Tensor], weight: Tensor, config: Mapping[str, Any], where: str) -> Pair | str:
     """The pair that a layer's tensors are; or why they are none."""
-    weight: Tensor = module.weight.detach()  # type: ignore[assignment]
     names = set(parts) - {"alpha", "dora_scale", "lora_magnitude_vector"}
     alpha = _number(parts["alpha"], where) if "alpha" in parts else None
     pair: Pair | None = None
@@ -212,11 +212,10 @@ def _low_rank(
     if up.ndim < 2 or down.ndim < 2 or up.shape[1] != rank:  # noqa: PLR2004
         reason = f"its two halves {tuple(down.shape)} and {tuple(up.shape)} do not go together"
     else:
-        theirs, ours = ((down.shape[1], weight.shape[1]), (up.shape[0], weight.shape[0]))
-        numbers = theirs if theirs[0] != theirs[1] else ours
-        if numbers[0] == numbers[1]:
-            numbers = (tuple(down.shape[2:]), tuple(weight.shape[2:]))
-        reason = f"made for another kind of model ({numbers[0]} against {numbers[1]})"
+        sides = [(down.shape[1], weight.shape[1]), (up.shape[0], weight.shape[0])]
+        unlike = [f"{theirs} against {ours}" for theirs, ours in sides if theirs != ours]
+        unlike = unlike or [f"{tuple(down.shape)} against {tuple(weight.shape)}"]
+        reason = f"made for another kind of model ({unlike[0]})"
     raise OnbrandError("lora", f"{where} does not fit this model: {reason}; take a LoRA for this kind of model")
 
 
@@ -243,13 +242,12 @@ def _kronecker(parts: Mapping[str, Tensor], config: Mapping[str, Any], alpha: fl
         rank = len(b)
         factors.append(a @ b if core is None else torch.einsum("pq...,po,qi->oi...", core.float(), a, b))
     if config:  # peft's: by the rank that was asked for, whether a factor has it or not
-        return _kron(*factors) * (_alpha(config, 1) / int(config.get("r", 1)))
-    return _kron(*factors) * (1.0 if rank is None or alpha is None else alpha / rank)
-
-
-def _kron(one: Tensor, other: Tensor) -> Tensor:
-    """The Kronecker product of (a, b) and (c, d, ...): (a c, b d, ...)."""
-    return torch.kron(one.reshape(*one.shape, *(1,) * (other.ndim - one.ndim)).contiguous(), other.contiguous())
+        scale = _alpha(config, 1) / int(config.get("r", 1))
+    else:
+        scale = 1.0 if rank is None or alpha is None else alpha / rank
+    one, other = factors
+    product: Tensor = torch.kron(one.reshape(*one.shape, *(1,) * (other.ndim - one.ndim)), other)
+    return product * scale
 
 
 def _sized(pair: Pair, weight: Tensor, parts: Mapping[str, Tensor], where: str) -> Tensor:
@@ -270,7 +268,8 @@ def _sized(pair: Pair, weight: Tensor, parts: Mapping[str, Tensor], where: str) 
     axis = 0 if outputs else 1
     others = [dim for dim in range(weight.ndim) if dim != axis]
     norm = changed.norm(dim=others, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    return changed * (size.float().reshape(norm.shape) / norm) - weight
+    change: Tensor = changed * (size.float().reshape(norm.shape) / norm) - weight
+    return change
 
 
 def _whole(change: Tensor) -> Pair:
@@ -285,7 +284,7 @@ def _whole(change: Tensor) -> Pair:
 def _configs(file: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """What peft and diffusers write of a LoRA's alpha, by the part of the pipeline; "": of any."""
     beside = file.with_name(PEFT_CONFIG)
-    if file.name == "adapter_model.safetensors" and beside.is_file():
+    if file.name == PEFT_LORA and beside.is_file():
         return {"": read_config(beside, "lora")}
     if DIFFUSERS_CONFIG not in metadata:
         return {}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -21,6 +23,8 @@ NAMES = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d{5}-of-\d{5})?\.(?P<format>safetensors|bin)"
 )
 """Of a network's files in diffusers' layout, whole or in shards; a variant is fp16, non_ema, ..."""
+ENDINGS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
+"""Of files of weights: what ends so is no Hub id."""
 FEW = 3
 """Names that an error quotes."""
 
@@ -56,13 +60,24 @@ def check_file(file: Path, code: str) -> None:
 def read_safetensors(file: Path, code: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file; OnbrandError, of this code, if it is none or damaged."""
     check_file(file, code)
-    try:
-        with safe_open(file, "pt") as content:
-            return {name: content.get_tensor(name) for name in content.keys()}, dict(content.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, UnicodeError, ValueError, KeyError) as error:
-        raise OnbrandError(
-            code, f"{file.absolute()} is damaged or cut short ({first_line(error)}): download or copy it anew"
-        ) from error
+    with _safetensors(file, code), safe_open(file, "pt") as content:
+        names, metadata = content.keys(), dict(content.metadata() or {})
+        return {name: content.get_tensor(name) for name in names}, metadata
+
+
+def read_metadata(file: Path, code: str) -> dict[str, str]:
+    """The metadata of a safetensors file; OnbrandError, of this code, if it is none or damaged."""
+    check_file(file, code)
+    with _safetensors(file, code), safe_open(file, "pt") as content:
+        return dict(content.metadata() or {})
+
+
+def read_safetensors_shapes(file: Path, code: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name and shape alone; OnbrandError, of this code, if it is none."""
+    check_file(file, code)
+    with _safetensors(file, code), safe_open(file, "pt") as content:
+        names = content.keys()
+        return {name: torch.empty(content.get_slice(name).get_shape(), device="meta") for name in names}
 
 
 def read_config(file: Path, code: str) -> dict[str, Any]:
@@ -100,7 +115,7 @@ def files_of(folder: Path, code: str) -> tuple[list[Path], str | None, bool]:
     pickled, variant = min(sets, key=lambda one: (one[0], one[1] != "", one[1] != "fp16", one[1]))
     files = sets[pickled, variant]
     for file in files:
-        check_file(file, code)
+        check_file(file, code) if pickled else read_metadata(file, code)
     return files, variant or None, not pickled
 
 
@@ -112,11 +127,13 @@ def open_network(network: Any, folder: Path, dtype: torch.dtype, code: str) -> A
     """
     read_config(folder / "config.json", code)
     _, variant, safe = files_of(folder, code)
+    ours = issubclass(network, ModelMixin)  # which reads in a dtype; transformers' name for it has changed
     with reading(str(folder.absolute()), code):
         model, report = network.from_pretrained(
-            str(folder), variant=variant, use_safetensors=safe, local_files_only=True, output_loading_info=True
-        )
-        model = model.to(dtype).eval()
+            str(folder), variant=variant, use_safetensors=safe, local_files_only=True, output_loading_info=True,
+            **({"torch_dtype": dtype} if ours else {}),
+        )  # fmt: skip
+        model = model.eval() if ours else model.to(dtype).eval()
     missing = sorted(report["missing_keys"])
     if missing:
         raise OnbrandError(
@@ -124,12 +141,19 @@ def open_network(network: Any, folder: Path, dtype: torch.dtype, code: str) -> A
             f"{folder.absolute()} lacks {len(missing)} of the weights that its config.json asks for ({few(missing)}): "
             "download or copy it anew",
         )
+    unknown = sorted(name for name in report["unexpected_keys"] if not name.endswith("position_ids"))
+    if unknown:
+        warnings.warn(
+            f"{folder.absolute()} holds {len(unknown)} weights that its config.json does not ask for and that are left "
+            f"out ({few(unknown)})",
+            stacklevel=2,
+        )
     check_finite(model, str(folder.absolute()), code)
     return model
 
 
 def check_finite(network: nn.Module, where: str, code: str) -> None:
-    """OnbrandError, of this code, that names the weight and `where` it stands, if a weight is NaN, infinite or absent."""
+    """OnbrandError, of this code, that names the weight and `where` it stands, if one is NaN, infinite or absent."""
     for name, value in network.state_dict().items():
         if value.is_meta:
             raise OnbrandError(code, f"{where} lacks the weight {name}: take a whole model")
@@ -150,6 +174,23 @@ def check_numbers(tensors: Mapping[str, Tensor], file: Path, code: str) -> None:
                 code, f"{file.absolute()}: numbers of {name} are NaN or infinite, as training that broke down leaves "
                 "them: take another copy"
             )  # fmt: skip
+
+
+def is_hub_id(name: str | Path) -> bool:
+    """Whether `name` can be nothing but an id on the Hub, owner/name: no file's name, no place in a folder here."""
+    text, path = str(name), Path(name).expanduser()
+    is_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) and path.suffix not in ENDINGS
+    return bool(is_id) and not path.exists() and not path.parent.exists()
+
+
+@contextmanager
+def _safetensors(file: Path, code: str) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, UnicodeError, ValueError, KeyError) as error:
+        raise OnbrandError(
+            code, f"{file.absolute()} is damaged or cut short ({first_line(error)}): download or copy it anew"
+        ) from error
 
 
 @contextmanager
