@@ -54,12 +54,12 @@ def check(options: CheckOptions) -> Checked:
     prior = None if options.prior is None else open_prior(options.prior)
     judges = open_judges(options.attributes, options.clip)
     net = None if options.pose is None else BlazePose(options.pose)
-    pipe = open_model(options.model or prior.provenance.model, options.device) if prior else None
+    model = options.model or (prior.provenance.model if prior else "")
+    pipe = open_model(model, options.device, config=options.model_config) if prior else None
     size = prior.provenance.resolution if prior else size_of_first(folder)
     images = open_images(folder, size, prior)
-    brand = brand_folder(options.prior)
     stances = open_stances(net, photos, size, prior, split) if net else None
-    reference = open_reference(photos, size, prior, pipe, brand, split)
+    reference = open_reference(photos, size, prior, pipe, brand_folder(options.prior), split)
     content = judge_images(images, reference, prior, pipe, judges, stances, net(images.pixels) if net else None)
     content |= {
         "against": str(photos), "command": command("check", options), "versions": versions(),

@@ -31,6 +31,7 @@ def open_model(
     scale: float = 1.0,
     controlnet: Sequence[str | Path] = (),
     offload: bool = False,
+    config: str | Path | None = None,
 ) -> StableDiffusionPipeline:
     """A model as a pipeline.
 
@@ -42,6 +43,7 @@ def open_model(
         scale: strength of the LoRA.
         controlnet: ControlNets to put beside it.
         offload: its parts wait on the CPU until they are called.
+        config: of a model in one file: a folder of its kind in diffusers' layout.
 
     Returns:
         The pipeline on the device.
@@ -57,7 +59,7 @@ def open_model(
         raise OnbrandError(
             "option", f"the device must be one that torch has here; got {device!r} ({reason}): take cpu"
         ) from error
-    return pipeline.load(model, device, dtype, lora=lora, lora_scale=scale, controlnet=controlnet, offload=offload)
+    return pipeline.load(model, device, dtype, config, lora, scale, controlnet, offload)
 
 
 def open_model_to_train(options: TrainOptions) -> StableDiffusionPipeline:
@@ -73,7 +75,7 @@ def open_model_to_train(options: TrainOptions) -> StableDiffusionPipeline:
             "training",
             f"method {options.method} starts from a whole model; {options.model} is a LoRA: `onbrand merge` it first",
         )
-    pipe = open_model(options.model, options.device)
+    pipe = open_model(options.model, options.device, config=options.model_config)
     if options.method == "controlnet" and not nets_of(pipe):
         return new_controlnet(pipe, seed_of(options.seed, "controlnet", 0))
     return pipe

@@ -141,7 +141,8 @@ def _open(
         pipe.register_to_config(_name_or_path=str(model))
         return pipe
     forms = "a folder with model_index.json, a .safetensors or .ckpt file, a Hub id owner/name, a shipped model"
-    raise OnbrandError("model", f"no model at {path.absolute()}: give {forms} ({', '.join(SHIPPED)})")
+    place = model if "://" in str(model) else path.absolute()  # of an address a path makes something else
+    raise OnbrandError("model", f"no model at {place}: give {forms} ({', '.join(SHIPPED)})")
 
 
 def _fetch(name: str, path: Path) -> Path:

@@ -47,14 +47,35 @@ def fingerprint(module: nn.Module) -> str:
         versions = [(name, value.data_ptr(), value._version, value.dtype) for name, value in state.items()]
     if module in _fingerprints and versions is not None and _fingerprints[module][0] == versions:
         return _fingerprints[module][1]
+    digest = _digest(state)
+    if versions is not None:
+        _fingerprints[module] = (versions, digest)
+    return digest
+
+
+def text_fingerprint(pipe: StableDiffusionPipeline) -> str | None:
+    """`fingerprint` of the text encoder as `embed` uses it, without a LoRA beside it; None of one in bfloat16, which
+    has lost the digits it could be known by.
+
+    Its weights go by the names that they have in every version of transformers.
+    """
+    if pipe.text_encoder.dtype == torch.bfloat16:
+        return None
+    weights = {
+        name.removeprefix("text_model.").replace(".base_layer.", "."): value
+        for name, value in pipe.text_encoder.state_dict().items()
+        if ".lora_" not in name and value.is_floating_point()
+    }
+    return _digest(weights)
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(state):
         value = state[name].detach()
         value = (value.half() if value.is_floating_point() else value).cpu().contiguous()
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
         digest.update(value.flatten().view(torch.uint8).numpy().data)
-    if versions is not None:
-        _fingerprints[module] = (versions, digest.hexdigest())
     return digest.hexdigest()
 
 
