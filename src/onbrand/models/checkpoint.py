@@ -30,16 +30,17 @@ timestep, or the one that the constant gain's start belongs to · prior: fingerp
 
 def checked(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The record by the present KEYS; OnbrandError, saying `where`, unless it is whole and has no others."""
-    entries = _upgraded(record)
-    timestep = entries.get("start_timestep")
+    entries = _upgraded(record) if isinstance(record, Mapping) else {}
+    timestep, k, prior = (entries.get(name) for name in ("start_timestep", "k", "prior"))
     if isinstance(timestep, float) and timestep.is_integer():  # as schedulers name it
-        entries["start_timestep"] = int(timestep)
-    complete = entries.get("gain") in ("window", "constant") and isinstance(entries.get("start_timestep"), int)
+        entries["start_timestep"] = timestep = int(timestep)
+    complete = entries.get("gain") in ("window", "constant") and isinstance(timestep, int)
+    complete = complete and isinstance(k, int | None) and isinstance(prior, str | None)
     if set(entries) - set(KEYS) or not complete or entries.get("start") not in ("mean", "pca", "text"):
         raise OnbrandError(
             "checkpoint",
             f"{where}: weights trained with a start record gain (window or constant), start (mean, pca or text) and "
-            f"start_timestep; keys {', '.join(KEYS)}; got {dict(record)}",
+            f"start_timestep; keys {', '.join(KEYS)}; got {record}: copy it anew",
         )
     return entries
 

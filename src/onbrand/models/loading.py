@@ -25,6 +25,7 @@ from onbrand.errors import OnbrandError
 from onbrand.models.checkpoint import base_of, is_lora, lora_metadata, model_folder
 from onbrand.models.controlnet import PART, nets_of, open_controlnets
 from onbrand.models.lora import fuse
+from onbrand.models.parts import check_parts, check_unet
 from onbrand.models.weights import (
     check_file,
     check_finite,
@@ -46,7 +47,7 @@ NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
 """The parts whose class is given; text encoder, tokenizer and scheduler are of the class that the model names."""
 FILES = (".safetensors", ".ckpt")
 """Of a whole model in one file, by the ends of their names."""
-OURS = ("v1", "v2", "v3")
+OURS = ("v1", "v2")
 """diffusers' names of one-file checkpoints that are Stable Diffusion 1 or 2."""
 
 
@@ -198,18 +199,22 @@ def _part(path: Path, index: Mapping[str, Any], name: str, dtype: torch.dtype) -
     entry = index.get(name)
     library, kind = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)  # noqa: PLR2004
     module = {"diffusers": diffusers, "transformers": transformers}.get(str(library))
-    part_class = getattr(module, str(kind), None) if module is not None else None
+    part_class: Any = getattr(module, str(kind), None) if module is not None else None
     wanted = NETWORKS.get(name)
-    if part_class is None or (wanted is not None and part_class is not wanted):
-        needed = wanted.__name__ if wanted is not None else "class of diffusers or transformers"
+    if not hasattr(part_class, "from_pretrained") or (wanted is not None and part_class is not wanted):
+        needed = f"{wanted.__name__} of diffusers" if wanted is not None else "a class of diffusers or transformers"
         raise OnbrandError(
             "model",
-            f"{path.absolute() / 'model_index.json'}: the {name} must be a {needed}; got {entry}: take another model, "
-            "or write what its folder holds",
+            f"{path.absolute() / 'model_index.json'}: the {name} must be {needed}; got {entry}: take another model, or "
+            "write there what its folder holds",
         )
     folder = path / name
     if not folder.is_dir():
         raise OnbrandError("model", f"{path.absolute()} has no folder {name}, which its model_index.json names")
+    for file in sorted(folder.glob("*.json")):
+        read_config(file, "model")
+    if name == "unet":
+        check_unet(read_config(folder / "config.json", "model"), path)
     if name in ("unet", "vae", "text_encoder"):
         return open_network(part_class, folder, dtype, "model")
     if name == "scheduler":
@@ -228,69 +233,6 @@ def _assembled(pipeline: Any, parts: Mapping[str, Any], path: Path) -> Any:
     return pipe
 
 
-def check_parts(parts: Mapping[str, Any], path: Path) -> None:
-    """OnbrandError, with what is wrong, unless the parts of the model at `path` go together and need nothing else than
-    latents, timesteps and text. A tokenizer's length is brought down to what the text encoder takes, with a warning.
-    """
-    unet, vae, encoder, tokenizer = (parts[name] for name in ("unet", "vae", "text_encoder", "tokenizer"))
-    where, config = path.absolute(), unet.config
-    channels = vae.config.latent_channels
-    if config.in_channels != channels:
-        raise OnbrandError(
-            "model",
-            f"the UNet must take the VAE's latents alone ({channels} channels); that of {where} takes "
-            f"{config.in_channels}, as inpainting and other conditioned models do: take one that makes images of text",
-        )
-    more = [key for key in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type") if config.get(key)]
-    if more:
-        raise OnbrandError(
-            "model",
-            f"the UNet of {where} asks for more than latents, timestep and text ({more[0]} {config[more[0]]}), as "
-            "Stable Diffusion XL does: take a Stable Diffusion 1 or 2",
-        )
-    if config.sample_size is None:
-        raise OnbrandError(
-            "model", f"{where / 'unet' / 'config.json'} has no sample_size, the side of its latents: write it there"
-        )
-    width, hidden = config.cross_attention_dim, encoder.config.hidden_size
-    if width != hidden:
-        raise OnbrandError(
-            "model",
-            f"the UNet of {where} attends to text of {width} numbers a token; its text encoder gives {hidden}: take "
-            "both from one model",
-        )
-    _check_tokenizer(tokenizer, encoder, where)
-    scheduler = parts["scheduler"].config
-    if scheduler.get("rescale_betas_zero_snr") and scheduler.get("prediction_type") == "epsilon":
-        warnings.warn(
-            f"{where}: its scheduler ends in pure noise (rescale_betas_zero_snr), from which a network that predicts "
-            "epsilon tells nothing; if the weights predict v, write prediction_type v_prediction into "
-            "scheduler/scheduler_config.json",
-            stacklevel=2,
-        )
-
-
-def _check_tokenizer(tokenizer: Any, encoder: Any, where: Path) -> None:
-    """OnbrandError for a tokenizer without words, or with more than the text encoder knows."""
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        raise OnbrandError(
-            "model",
-            f"{where / 'tokenizer'} has no words: it needs vocab.json and merges.txt, or tokenizer.json; copy it anew",
-        )
-    known, room = encoder.config.vocab_size, encoder.config.max_position_embeddings
-    if len(tokenizer) > known:
-        raise OnbrandError(
-            "model",
-            f"the tokenizer of {where} has {len(tokenizer)} tokens, its text encoder knows {known}: take both from one "
-            "model",
-        )
-    if tokenizer.model_max_length > room:
-        length = tokenizer.model_max_length
-        says = f"takes {length} tokens" if length < 10**9 else "does not say how many tokens it takes"
-        warnings.warn(f"the tokenizer of {where} {says}; its text encoder takes {room}: so many are used", stacklevel=2)
-        tokenizer.model_max_length = room
-
-
 def _open_file(path: Path, config: str | Path | None, dtype: torch.dtype) -> StableDiffusionPipeline:
     """The pipeline of a checkpoint in one file, by the configuration in `config`, or the one in the Hub's cache."""
     if path.suffix not in FILES:
@@ -300,16 +242,17 @@ def _open_file(path: Path, config: str | Path | None, dtype: torch.dtype) -> Sta
     folder = _config_in(path, config, shapes)
     index = read_config(folder / "model_index.json", "model")
     _check_class(index, str(folder.absolute()))
-    for name in ("unet", "vae", "text_encoder"):
+    for name in ("vae", "text_encoder"):
         read_config(folder / name / "config.json", "model")
+    check_unet(read_config(folder / "unet" / "config.json", "model"), folder)
     parts = {name: _part(folder, index, name, dtype) for name in ("tokenizer", "scheduler")}
     with reading(f"{path.absolute()}, by the configuration in {folder.absolute()},", "model"):
         pipe = StableDiffusionPipeline.from_single_file(
             str(path), config=str(folder), local_files_only=True, torch_dtype=dtype, safety_checker=None,
             feature_extractor=None, image_encoder=None, **parts,
         )  # fmt: skip
-    parts |= {name: getattr(pipe, name) for name in ("unet", "vae", "text_encoder")}
     for name in ("unet", "vae", "text_encoder"):
+        parts[name] = getattr(pipe, name)
         check_finite(parts[name], f"{path.absolute()}, its {name}", "model")
     return _assembled(StableDiffusionPipeline, parts, path)
 
@@ -343,9 +286,10 @@ def _check_kind(path: Path, shapes: Mapping[str, Tensor]) -> None:
     if kind not in OURS:
         known = {"xl_base": "Stable Diffusion XL", "xl_refiner": "Stable Diffusion XL's refiner"}
         raise OnbrandError(
-            "model", f"{path.absolute()} is a {known.get(kind, kind)} checkpoint: take a Stable Diffusion 1 or 2 that "
-            "makes images of text"
-        )  # fmt: skip
+            "model",
+            f"{path.absolute()} is a checkpoint of another kind ({known.get(kind, kind)}): take a Stable Diffusion 1 "
+            "or 2 that makes images of text",
+        )
     missing = [words for words, start in parts.items() if not any(name.startswith(start) for name in shapes)]
     if missing:
         names = few(sorted(shapes)) or "nothing"

@@ -23,6 +23,7 @@ from onbrand.io import whole_file
 from onbrand.models.checkpoint import LORA, SCHEMA, write_record
 from onbrand.models.denoiser import NAME
 from onbrand.models.lora_pairs import put, read_pairs
+from onbrand.models.weights import check_finite
 
 if TYPE_CHECKING:
     from onbrand.core.prior import Prior
@@ -97,6 +98,7 @@ def fuse(pipe: StableDiffusionPipeline, file: Path, scale: float = 1.0) -> None:
         put(pipe.unet, layers)
         pipe.fuse_lora(components=["unet"], lora_scale=scale)
         pipe.unet.unload_lora()
+        check_finite(pipe.unet, f"with {file} the UNet", "lora")
     if words:
         put(pipe.text_encoder, words)
         set_weights_and_activate_adapters(pipe.text_encoder, [NAME], [scale])

@@ -22,7 +22,7 @@ from onbrand.errors import OnbrandError
 from onbrand.models.checkpoint import PEFT_LORA
 from onbrand.models.denoiser import NAME
 from onbrand.models.lora_names import Layer, family_of, kind_of, layer_of, layers_of, split
-from onbrand.models.weights import check_numbers, few, read_config, read_safetensors
+from onbrand.models.weights import check_numbers, few, first_line, read_config, read_safetensors
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -31,6 +31,8 @@ PEFT_CONFIG = "adapter_config.json"
 """Beside a LoRA of peft's: its alpha, which the file itself does not say."""
 DIFFUSERS_CONFIG = "lora_adapter_metadata"
 """In the metadata of a LoRA of diffusers': the same."""
+SIZES = ("lora_magnitude_vector", "dora_scale")
+"""What makes a LoRA a DoRA: peft's name of it, kohya's and LyCORIS'."""
 PARTS = {"unet": "the UNet", "text_encoder": "the text encoder"}
 
 
@@ -144,7 +146,7 @@ def read_pairs(file: Path, pipe: StableDiffusionPipeline) -> Pairs:
             f"none of the {len(groups)} pairs of {file.absolute()} takes ({reasons}): take a LoRA for this kind of "
             "model, or give the model that it was trained on",
         )
-    dora = any({"dora_scale", "lora_magnitude_vector"} & set(groups[name]) for name in sources.values())
+    dora = any(set(SIZES) & set(groups[name]) for name in sources.values())
     return Pairs(file, pairs, len(groups), others, dora)
 
 
@@ -166,32 +168,35 @@ def put(network: Any, pairs: Mapping[str, Pair]) -> None:
 
 
 def _pair(parts: Mapping[str, Tensor], weight: Tensor, config: Mapping[str, Any], where: str) -> Pair | str:
-    """The pair that a layer's tensors are; or why they are none."""
-    names = set(parts) - {"alpha", "dora_scale", "lora_magnitude_vector"}
+    """The pair that a layer's tensors are; or why they are none. OnbrandError if they are for another layer."""
+    names = set(parts) - {"alpha", *SIZES}
+    kind = next((kind for kind in ("hada", "lokr") if any(name.startswith(kind) for name in names)), "lora")
+    needed = {"lora": ("down", "up"), "hada": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), "lokr": ()}[kind]
+    absent = [{"down": "lora_down (lora_A)", "up": "lora_up (lora_B)"}.get(n, n) for n in needed if n not in names]
+    if absent:
+        return f"without {absent[0]}"
+    whole = [str(parts[name].dtype) for name in sorted(names) if not parts[name].is_floating_point()]
+    if whole:
+        raise OnbrandError(
+            "lora", f"{where} holds {whole[0]}, as if it were quantised: take a copy in float16, bfloat16 or float32"
+        )
     alpha = _number(parts["alpha"], where) if "alpha" in parts else None
-    pair: Pair | None = None
-    if names and names <= {"down", "up", "mid"}:
-        missing = {"down": "lora_down (lora_A)", "up": "lora_up (lora_B)"}
-        absent = [words for name, words in missing.items() if name not in names]
-        if absent:
-            return f"without its {absent[0]}"
-        pair = _low_rank(parts, weight, alpha, config, where)
-    elif any(name.startswith("hada_") for name in names) or any(name.startswith("lokr_") for name in names):
-        try:
-            change = _hada(parts, config, alpha) if "hada_w1_a" in names else _kronecker(parts, config, alpha)
-            change = change.reshape(weight.shape)
-        except (KeyError, RuntimeError, IndexError) as error:
-            reason = " ".join(str(error).split())[:120]
-            raise OnbrandError(
-                "lora",
-                f"{where} does not fit this model's layer of {tuple(weight.shape)} ({reason}): take a LoRA for this "
-                "kind of model",
-            ) from error
-        pair = _whole(change.float())
-    if pair is None:
-        return "without its weights"
-    if "dora_scale" in parts or "lora_magnitude_vector" in parts:
-        pair = _whole(_sized(pair, weight.float(), parts, where))
+    try:
+        if kind == "lora":
+            pair = _low_rank(parts, weight, alpha, config, where)
+        else:
+            change = (_hada if kind == "hada" else _kronecker)(parts, config, alpha)
+            pair = _whole(change.reshape(weight.shape))
+        if names_of_size := [name for name in SIZES if name in parts]:
+            pair = _whole(_sized(pair, weight.float(), parts[names_of_size[0]], names_of_size[0]))
+    except (RuntimeError, KeyError, IndexError, ZeroDivisionError) as error:  # of shapes that do not go together
+        raise OnbrandError(
+            "lora",
+            f"{where} does not fit this model's layer of {tuple(weight.shape)} ({first_line(error)}): take a LoRA for "
+            "this kind of model",
+        ) from error
+    if not all(bool(torch.isfinite(half.float()).all()) for half in (pair.down, pair.up)):
+        raise OnbrandError("lora", f"{where} gives numbers that are NaN or infinite: take another copy")
     return pair
 
 
@@ -201,21 +206,20 @@ def _low_rank(
     """A pair as the layer takes it; OnbrandError for another layer's."""
     down, up = parts["down"], parts["up"]
     if "mid" in parts:  # LoCon's: a convolution between two of 1 x 1
-        mid = parts["mid"].float()
-        down = torch.einsum("sr...,ri->si...", mid, down.float().flatten(1))
-    rank = len(down)
-    shapes = (rank, *weight.shape[1:]), (len(weight), rank, *(1,) * (weight.ndim - 2))
-    if down.numel() == math.prod(shapes[0]) and up.numel() == math.prod(shapes[1]):
-        if alpha is None:
-            alpha = _alpha(config, rank)
-        return Pair(down.reshape(shapes[0]), up.reshape(shapes[1]), alpha)
-    if up.ndim < 2 or down.ndim < 2 or up.shape[1] != rank:  # noqa: PLR2004
+        down = torch.einsum("sr...,ri->si...", parts["mid"].float(), down.float().flatten(1))
+    outputs, inputs = weight.shape[:2]
+    rank = up.shape[1] if up.ndim > 1 else 0
+    if not rank or down.ndim < 2 or len(down) != rank:  # noqa: PLR2004
         reason = f"its two halves {tuple(down.shape)} and {tuple(up.shape)} do not go together"
+    elif down.shape[1] not in (inputs, weight[0].numel()) or len(up) != outputs:
+        sides = [(down.shape[1], inputs), (len(up), outputs)]
+        reason = "made for another kind of model ({} against {})".format(*next(s for s in sides if s[0] != s[1]))
+    elif down[0].numel() != weight[0].numel() or up[0].numel() != rank:
+        reason = f"made for another kind of model ({tuple(down.shape)} against {tuple(weight.shape)})"
     else:
-        sides = [(down.shape[1], weight.shape[1]), (up.shape[0], weight.shape[0])]
-        unlike = [f"{theirs} against {ours}" for theirs, ours in sides if theirs != ours]
-        unlike = unlike or [f"{tuple(down.shape)} against {tuple(weight.shape)}"]
-        reason = f"made for another kind of model ({unlike[0]})"
+        alpha = _alpha(config, rank) if alpha is None else alpha
+        ones = (1,) * (weight.ndim - 2)
+        return Pair(down.reshape(rank, *weight.shape[1:]), up.reshape(outputs, rank, *ones), alpha)
     raise OnbrandError("lora", f"{where} does not fit this model: {reason}; take a LoRA for this kind of model")
 
 
@@ -242,7 +246,7 @@ def _kronecker(parts: Mapping[str, Tensor], config: Mapping[str, Any], alpha: fl
         rank = len(b)
         factors.append(a @ b if core is None else torch.einsum("pq...,po,qi->oi...", core.float(), a, b))
     if config:  # peft's: by the rank that was asked for, whether a factor has it or not
-        scale = _alpha(config, 1) / int(config.get("r", 1))
+        scale = _alpha(config, 1) / (config.get("r") or 1)
     else:
         scale = 1.0 if rank is None or alpha is None else alpha / rank
     one, other = factors
@@ -250,26 +254,16 @@ def _kronecker(parts: Mapping[str, Tensor], config: Mapping[str, Any], alpha: fl
     return product * scale
 
 
-def _sized(pair: Pair, weight: Tensor, parts: Mapping[str, Tensor], where: str) -> Tensor:
+def _sized(pair: Pair, weight: Tensor, size: Tensor, name: str) -> Tensor:
     """DoRA (Liu et al. 2024, arXiv 2402.09353): the change W' - W, where W' has the direction of W plus the pair's
     change and the size that the file gives: of each output, or (LyCORIS) of each input."""
-    changed = weight + (pair.up.float().flatten(1) @ pair.down.float().flatten(1)).reshape(weight.shape) * (
-        pair.alpha / pair.rank
-    )
-    size = parts.get("dora_scale", parts.get("lora_magnitude_vector"))
-    assert size is not None
-    outputs = "lora_magnitude_vector" in parts or size.ndim < 2 or len(size) == len(weight)  # noqa: PLR2004
-    if size.numel() != len(weight) if outputs else size.numel() != weight.shape[1]:
-        raise OnbrandError(
-            "lora",
-            f"{where} does not fit this model: its dora_scale is {tuple(size.shape)}, the layer {tuple(weight.shape)}; "
-            "take a LoRA for this kind of model",
-        )
-    axis = 0 if outputs else 1
-    others = [dim for dim in range(weight.ndim) if dim != axis]
+    change = (pair.up.float().flatten(1) @ pair.down.float().flatten(1)).reshape(weight.shape)
+    changed = weight + change * (pair.alpha / pair.rank)
+    outputs = name == SIZES[0] or size.ndim < 2 or len(size) == len(weight)  # noqa: PLR2004
+    others = [dim for dim in range(weight.ndim) if dim != (0 if outputs else 1)]
     norm = changed.norm(dim=others, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    change: Tensor = changed * (size.float().reshape(norm.shape) / norm) - weight
-    return change
+    sized: Tensor = changed * (size.float().reshape(norm.shape) / norm)
+    return sized - weight
 
 
 def _whole(change: Tensor) -> Pair:
@@ -282,43 +276,68 @@ def _whole(change: Tensor) -> Pair:
 
 
 def _configs(file: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """What peft and diffusers write of a LoRA's alpha, by the part of the pipeline; "": of any."""
+    """What peft and diffusers write of a LoRA's alpha, by the part of the pipeline; "": of any.
+
+    OnbrandError if it cannot be read: without it the LoRA would have another strength.
+    """
     beside = file.with_name(PEFT_CONFIG)
     if file.name == PEFT_LORA and beside.is_file():
-        return {"": read_config(beside, "lora")}
+        return {"": _numbers(read_config(beside, "lora"), beside)}
     if DIFFUSERS_CONFIG not in metadata:
         return {}
     try:
-        entries = dict(json.loads(metadata[DIFFUSERS_CONFIG]))
-    except (ValueError, TypeError, RecursionError) as error:
+        entries = json.loads(metadata[DIFFUSERS_CONFIG])
+    except (ValueError, RecursionError):
+        entries = None
+    if not isinstance(entries, dict):
         raise OnbrandError(
-            "lora", f"{file.absolute()}: its metadata {DIFFUSERS_CONFIG} is no JSON object: download or copy it anew"
-        ) from error
+            "lora",
+            f"{file.absolute()}: its metadata {DIFFUSERS_CONFIG} must be a JSON object; got "
+            f"{metadata[DIFFUSERS_CONFIG][:60]!r}: download or copy it anew",
+        )
+    own = {part: {key: value for key, value in entries.items() if key.startswith(f"{part}.")} for part in PARTS}
     return {
-        part: {key.removeprefix(f"{part}."): value for key, value in entries.items() if key.startswith(f"{part}.")}
-        for part in PARTS
+        part: _numbers({key.removeprefix(f"{part}."): value for key, value in entries.items()}, file)
+        for part, entries in own.items()
     }
 
 
+def _numbers(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """What of peft's settings of a LoRA says how strong it is; OnbrandError if one of them is no number."""
+    numbers = {name: config.get(name) for name in ("lora_alpha", "alpha", "r")}
+    for name in ("alpha_pattern", "rank_pattern"):
+        pattern = config.get(name) or {}
+        if not isinstance(pattern, dict):
+            raise OnbrandError("lora", f"{file.absolute()}: {name} must be an object; got {pattern!r}: copy it anew")
+        numbers |= {f"{name} {key}": value for key, value in pattern.items()}
+    for name, value in numbers.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if value is not None and (not is_number or (value <= 0 and (name == "r" or name.startswith("rank")))):
+            raise OnbrandError("lora", f"{file.absolute()}: {name} must be a number; got {value!r}: copy it anew")
+    return {**numbers, "use_rslora": bool(config.get("use_rslora")), "known": bool(config)}
+
+
 def _config_of(configs: Mapping[str, dict[str, Any]], layer: Layer) -> dict[str, Any]:
-    """What `_configs` says of one layer: its alpha, and the r that was asked for."""
-    config = configs.get(layer[0], configs.get("", {}))
-    own = dict(config)
-    for name in ("alpha", "rank"):
-        for pattern, value in dict(config.get(f"{name}_pattern") or {}).items():
-            names = (layer[1], f"text_model.{layer[1]}")
-            if any(re.match(rf"(.*\.)?({pattern})$", one) for one in names):
-                own |= {"lora_alpha": value, "alpha": value} if name == "alpha" else {"r": value}
+    """What `_configs` says of one layer: its alpha, and the r that was asked for; {} if nothing."""
+    config = dict(configs.get(layer[0], configs.get("", {})))
+    if not config.get("known"):
+        return {}
+    names = (layer[1], f"text_model.{layer[1]}")
+    for kind, keys in (("alpha", ("lora_alpha", "alpha")), ("rank", ("r",))):
+        for name, value in list(config.items()):
+            pattern = name.removeprefix(f"{kind}_pattern ").removeprefix("^").replace("\\.", ".")
+            if pattern != name and any(one == pattern or one.endswith(f".{pattern}") for one in names):
+                config |= dict.fromkeys(keys, value)
                 break
-    return own
+    return config
 
 
 def _alpha(config: Mapping[str, Any], rank: int) -> float:
     """A layer's alpha by its config; the rank without one, which is a strength of 1."""
-    alpha = config.get("lora_alpha", config.get("alpha"))
-    if alpha is None:
+    alphas = [config[name] for name in ("lora_alpha", "alpha") if config.get(name) is not None]
+    if not alphas:
         return float(rank)
-    return float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
+    return float(alphas[0]) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
 
 
 def _number(value: Tensor, where: str) -> float:

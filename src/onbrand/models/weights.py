@@ -35,8 +35,11 @@ def check_file(file: Path, code: str) -> None:
     It is looked at by its first bytes: a Git LFS pointer, a web page or a server's answer saved in its place, nothing
     at all, a pickle called .safetensors.
     """
-    with open(file, "rb") as stream:
-        head = stream.read(512)
+    try:
+        with open(file, "rb") as stream:
+            head = stream.read(512)
+    except OSError as error:
+        raise OnbrandError(code, f"{file.absolute()} cannot be opened ({error.strerror}): copy it anew") from error
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     fault, remedy = "", "download it anew"
     if not head:
@@ -127,11 +130,12 @@ def open_network(network: Any, folder: Path, dtype: torch.dtype, code: str) -> A
     """
     read_config(folder / "config.json", code)
     _, variant, safe = files_of(folder, code)
-    ours = issubclass(network, ModelMixin)  # which reads in a dtype; transformers' name for it has changed
+    ours = issubclass(network, ModelMixin)  # transformers has renamed its dtype; diffusers says itself what is unlike
+    options = {"torch_dtype": dtype} if ours else {"ignore_mismatched_sizes": True}
     with reading(str(folder.absolute()), code):
         model, report = network.from_pretrained(
             str(folder), variant=variant, use_safetensors=safe, local_files_only=True, output_loading_info=True,
-            **({"torch_dtype": dtype} if ours else {}),
+            **options,
         )  # fmt: skip
         model = model.eval() if ours else model.to(dtype).eval()
     missing = sorted(report["missing_keys"])
@@ -140,6 +144,12 @@ def open_network(network: Any, folder: Path, dtype: torch.dtype, code: str) -> A
             code,
             f"{folder.absolute()} lacks {len(missing)} of the weights that its config.json asks for ({few(missing)}): "
             "download or copy it anew",
+        )
+    for name, theirs, wanted in report["mismatched_keys"]:
+        raise OnbrandError(
+            code,
+            f"{folder.absolute()}: {name} has the shape {tuple(theirs)}, config.json asks for {tuple(wanted)}: copy "
+            "both from one model",
         )
     unknown = sorted(name for name in report["unexpected_keys"] if not name.endswith("position_ids"))
     if unknown:
@@ -207,9 +217,10 @@ def reading(where: str, code: str) -> Iterator[None]:
         except Exception as error:
             if "alloc" in str(error).lower() or isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise OnbrandError(
-                code, f"{where} cannot be read ({type(error).__name__}: {first_line(error)}): take another copy"
-            ) from error
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            if "meta tensor" in reason:  # what torch calls a weight that nothing was read for
+                reason = "weights that its configuration asks for are missing"
+            raise OnbrandError(code, f"{where} cannot be read ({reason}): take another copy") from error
 
 
 @contextmanager
@@ -228,7 +239,7 @@ def quiet() -> Iterator[None]:
 def first_line(error: Exception) -> str:
     """What an error says first, in at most 200 characters."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    text = " ".join(" ".join(lines[:2] if lines[0].endswith(":") else lines[:1]).split())
+    text = " ".join(" ".join(lines[:2] if lines[0].endswith(":") else lines[:1]).split()).partition(". If you want")[0]
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
