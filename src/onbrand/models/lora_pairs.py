@@ -249,7 +249,7 @@ def _kronecker(parts: Mapping[str, Tensor], config: Mapping[str, Any], alpha: fl
         scale = _alpha(config, 1) / (config.get("r") or 1)
     else:
         scale = 1.0 if rank is None or alpha is None else alpha / rank
-    one, other = factors
+    one, other = (factor.contiguous() for factor in factors)
     product: Tensor = torch.kron(one.reshape(*one.shape, *(1,) * (other.ndim - one.ndim)), other)
     return product * scale
 
@@ -261,7 +261,7 @@ def _sized(pair: Pair, weight: Tensor, size: Tensor, name: str) -> Tensor:
     changed = weight + change * (pair.alpha / pair.rank)
     outputs = name == SIZES[0] or size.ndim < 2 or len(size) == len(weight)  # noqa: PLR2004
     others = [dim for dim in range(weight.ndim) if dim != (0 if outputs else 1)]
-    norm = changed.norm(dim=others, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    norm = torch.linalg.vector_norm(changed, dim=others, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     sized: Tensor = changed * (size.float().reshape(norm.shape) / norm)
     return sized - weight
 
