@@ -46,11 +46,11 @@ def check_parts(parts: Mapping[str, Any], path: Path) -> None:
                 f"Diffusion 1 and 2; got {value}: write it there",
             )
     abars = getattr(parts["scheduler"], "alphas_cumprod", None)
-    if isinstance(abars, Tensor) and not (len(abars) and bool(((abars >= 0) & (abars <= 1)).all())):
+    if isinstance(abars, Tensor) and not _is_schedule(abars):
         raise OnbrandError(
             "model",
             f"{where / 'scheduler' / 'scheduler_config.json'}: its betas give no noise schedule, whose alphas_cumprod "
-            "lie in [0, 1]: copy it anew",
+            "fall from below 1 towards 0: copy it anew",
         )
     scheduler = parts["scheduler"].config
     if scheduler.get("rescale_betas_zero_snr") and scheduler.get("prediction_type") == "epsilon":
@@ -60,6 +60,12 @@ def check_parts(parts: Mapping[str, Any], path: Path) -> None:
             "scheduler/scheduler_config.json",
             stacklevel=2,
         )
+
+
+def _is_schedule(abars: Tensor) -> bool:
+    """Whether alphas_cumprod are some, fall within [0, 1], and reach 0 at the last timestep if at all."""
+    inside = len(abars) > 0 and bool(((abars >= 0) & (abars <= 1)).all())
+    return inside and bool((abars.diff() <= 0).all()) and bool((abars[:-1] > 0).all())
 
 
 def check_unet(config: Mapping[str, Any], path: Path) -> None:

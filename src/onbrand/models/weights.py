@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 from onbrand.errors import OnbrandError
 
 NAMES = re.compile(
-    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d{5}-of-\d{5})?\.(?P<format>safetensors|bin)"
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d{5}-of-(?P<count>\d{5}))?\.(?P<format>safetensors|bin)"
 )
 """Of a network's files in diffusers' layout, whole or in shards; a variant is fp16, non_ema, ..."""
 ENDINGS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
@@ -106,9 +106,12 @@ def files_of(folder: Path, code: str) -> tuple[list[Path], str | None, bool]:
     OnbrandError, of this code, if there are none or one is no file of weights.
     """
     sets: dict[tuple[bool, str], list[Path]] = {}
+    counts: dict[tuple[bool, str], int] = {}
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         if match := NAMES.fullmatch(file.name):
-            sets.setdefault((match["format"] != "safetensors", match["variant"] or ""), []).append(file)
+            key = match["format"] != "safetensors", match["variant"] or ""
+            sets.setdefault(key, []).append(file)
+            counts[key] = int(match["count"] or 1)
     if not sets:
         raise OnbrandError(
             code,
@@ -116,7 +119,12 @@ def files_of(folder: Path, code: str) -> tuple[list[Path], str | None, bool]:
             "their variants, as .fp16.safetensors; download or copy the model anew",
         )
     pickled, variant = min(sets, key=lambda one: (one[0], one[1] != "", one[1] != "fp16", one[1]))
-    files = sets[pickled, variant]
+    files, count = sets[pickled, variant], counts[pickled, variant]
+    if len(files) < count:
+        names = few([file.name for file in files])
+        raise OnbrandError(
+            code, f"{folder.absolute()} has {len(files)} of {count} files of weights ({names}): copy all"
+        )
     for file in files:
         check_file(file, code) if pickled else read_metadata(file, code)
     return files, variant or None, not pickled
