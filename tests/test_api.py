@@ -63,6 +63,7 @@ def test_fit_writes_what_was_fitted(world: Path, brand: Path) -> None:
     assert prior.classes == ("block", "tall block") and prior.provenance.background == (255, 255, 255)
     assert content["fingerprints"]["prior"] == prior.fingerprint
     assert set(prior.text) == set(prior.classes)
+    assert prior.provenance.text_encoder == pipeline.text_fingerprint(pipeline.load(world / "model"))
     starts = [entry["starts"] for entry in content["classes"].values()]
     assert starts == [["pca", "mean with a look ahead", "text with a look ahead"]] * 2
 

@@ -343,15 +343,15 @@ def test_python_dash_m(tmp_path: Path) -> None:
 CALLS: dict[str, Any] = {
     "fit": api.fit.options(
         "my photos/", "M", "brand", k=4, text="cca", split="train", resolution=(64, 32), random_flip=True,
-        batch_size=4, device="cpu", dtype="bfloat16",
+        batch_size=4, device="cpu", dtype="bfloat16", model_config="F",
     ),
     "diagnose": api.diagnose.options(
         "brand", model="M", scheduler="DDIMScheduler", num_inference_steps=30, timestep_spacing="trailing",
-        rescale_betas_zero_snr=True,
+        rescale_betas_zero_snr=True, model_config="F",
     ),
     "train": TrainOptions(
-        "p", "M", "run", "brand", "train", "test", 64, True, "cpu", start="mean", gain="window", start_timestep=960,
-        k=2, draw="sampled", method="lora", seed=3, max_train_steps=7, train_batch_size=2,
+        "p", "M", "run", "brand", "train", "test", 64, True, "cpu", "F", start="mean", gain="window",
+        start_timestep=960, k=2, draw="sampled", method="lora", seed=3, max_train_steps=7, train_batch_size=2,
         gradient_accumulation_steps=3, learning_rate=3e-4, optimizer="adamw8bit", lr_scheduler="linear",
         lr_warmup_steps=2, adam_weight_decay=0.0, adam_beta1=0.5, adam_beta2=0.9, adam_epsilon=1e-7, max_grad_norm=None,
         ema_decay=0.9, rank=2, lora_alpha=4, target_modules=("to_q",), train_text_encoder=True,
@@ -366,19 +366,20 @@ CALLS: dict[str, Any] = {
         start="pca", k=2, residual=True, zero_mean=False, look_ahead=0, look_ahead_projection=False, literal=True,
         num_inference_steps=8, scheduler="DDIMScheduler", timestep_spacing="trailing", use_karras_sigmas=True,
         guidance_scale=1.5, eta=0.5, batch_size=2, controlnet_conditioning_scale=(1.0, 0.5), overlay=True, trace=1,
+        model_config="F",
     ),
     "check": CheckOptions(
         "o", "p", require=0.5, json=True, prior="b", model="M", attributes="garments", clip="garments-clip",
-        split="train", pose="net", device="cpu",
+        split="train", pose="net", device="cpu", model_config="F",
     ),
     "compare": CompareOptions(
         "p", "M", "o", methods=("stock/noise", "stock/mean"), prompts="r", prompt_sets={"few": "f.jsonl"},
         reference_images="h", prior="b", split="train", attributes="garments", clip="garments-clip",
         questions={"Which?": ["stock/mean", "stock/noise"]}, device="cpu", max_train_steps=3, train_batch_size=2,
         learning_rate=1e-4, ema_decay=0.9, caption_dropout_rate=0.0, mixed_precision="bf16", num_inference_steps=2,
-        guidance_scale=1.0, batch_size=3,
+        guidance_scale=1.0, batch_size=3, model_config="F",
     ),
-    "merge": api.merge.options("l", "o", model="M", lora_scale=-1.0, device="cpu"),
+    "merge": api.merge.options("l", "o", model="M", lora_scale=-1.0, device="cpu", model_config="F"),
     "report": api.report.options("run", output_file="page.html"),
     "data": api.data.options("garments", "o", split="test", num_images=3),
 }  # fmt: skip

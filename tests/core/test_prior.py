@@ -1,5 +1,6 @@
 """The prior as a file: the same after a round trip, refused where it does not belong, nothing executed."""
 
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from onbrand.core import Conditional, Gaussian, Prior, Provenance
@@ -113,6 +115,23 @@ def test_it_refuses_a_model_that_it_does_not_belong_to(prior: Any) -> None:
         own = getattr(ABOUT, name)
         with raises("prior", f"{name} {own}", "'owner/model'", value if name != "resolution" else (value, value)):
             prior.check(**{name: value})
+
+
+def test_it_knows_its_text_encoder_and_is_known_by_what_it_was_before(prior: Any, tmp_path: Path) -> None:
+    """A prior of before has none, is read, and goes with any; its fingerprint is the numbers', with or without."""
+    new = Prior(prior.gaussians, replace(ABOUT, text_encoder="ef" * 32), prior.text)
+    for one in (prior, new):
+        one.save(tmp_path / "one")
+        assert Prior.load(tmp_path / "one").provenance == one.provenance
+        with safe_open(tmp_path / "one", "pt") as file:
+            about = json.loads(file.metadata()["onbrand"])["provenance"]
+        assert ("text_encoder" in about) == (one is new)
+    assert new.fingerprint == prior.fingerprint
+    for value in ("ef" * 32, None):
+        new.check(text_encoder=value)
+    prior.check(text_encoder="cd" * 32)
+    with raises("prior", "text_encoder", "ef" * 32, "cd" * 32, "'owner/model'", "start mean"):
+        new.check(text_encoder="cd" * 32)
 
 
 def test_each_image_gets_its_class(prior: Any) -> None:

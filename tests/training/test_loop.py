@@ -245,6 +245,11 @@ def other_prior(prior: Any, **fields: Any) -> Any:
         ),
         (
             settings(start="text"),
+            lambda p, prior: (p, other_prior(prior, text_encoder="1" * 64)),
+            ("prior", "text_encoder", "1" * 64, "start mean"),
+        ),
+        (
+            settings(start="text"),
             lambda p, prior: (p, Prior(prior.gaussians, prior.provenance)),
             ("training", "start text", "'figure photo', 'product photo'"),
         ),

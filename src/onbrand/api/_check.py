@@ -55,7 +55,8 @@ def check(options: CheckOptions) -> Checked:
     prior = None if options.prior is None else open_prior(options.prior)
     say_folders(folder, photos, split, options.json)
     judges, net = open_judges(options.attributes, options.clip), BlazePose(options.pose) if options.pose else None
-    pipe = open_model(options.model or prior.provenance.model, options.device) if prior else None
+    model = options.model or (prior.provenance.model if prior else "")
+    pipe = open_model(model, options.device, config=options.model_config) if prior else None
     size = prior.provenance.resolution if prior else size_of_first(folder)
     images = open_images(folder, size, prior)
     stances = open_stances(net, photos, size, prior, split) if net else None
@@ -70,10 +71,9 @@ def check(options: CheckOptions) -> Checked:
     contact_sheet(*images.tiles(SHOWN), failures).save(folder / SHEET)
     rate = float(content["all"]["rate"])
     checked = Checked(rate, require is None or rate >= require, content)
+    print(dumps(content, indent=2, ensure_ascii=False) if options.json else "\n".join(lines_of(content)))
     if options.json:
-        print(dumps(content, indent=2, ensure_ascii=False))
         return checked
-    print("\n".join(lines_of(content)))
     if require is not None:
         print(f"{rate:.1%} pass every check, {'as' if checked.passed else 'fewer than the'} required {require:.1%}")
     print(f"wrote {folder / CHECK} and {SHEET}")

@@ -36,8 +36,9 @@ def generate(options: GenerateOptions) -> list[Path]:
     out, controlnets = Path(options.output_dir), options.controlnet
     nets = [controlnets] if isinstance(controlnets, str | Path) else list(controlnets)
     pipe = open_model(
-        options.model, options.device, options.dtype, options.lora, options.lora_scale, nets, options.offload
-    )
+        options.model, options.device, options.dtype, options.lora, options.lora_scale, nets, options.offload,
+        options.model_config,
+    )  # fmt: skip
     beside = (open_prior(None, place) for place in (options.lora, *nets, options.model))
     prior = open_prior(options.prior) or next(filter(None, beside), None)
     images = write_images(out, pipe, prior, requests, options)

@@ -35,6 +35,7 @@ def open_model(
     scale: float = 1.0,
     controlnet: Sequence[str | Path] = (),
     offload: bool = False,
+    config: str | Path | None = None,
 ) -> StableDiffusionPipeline:
     """A model as a pipeline.
 
@@ -46,6 +47,7 @@ def open_model(
         scale: strength of the LoRA.
         controlnet: ControlNets to put beside it.
         offload: its parts wait on the CPU until they are called.
+        config: of a model in one file: a folder of its kind in diffusers' layout.
 
     Returns:
         The pipeline on the device.
@@ -61,7 +63,7 @@ def open_model(
         raise OnbrandError(
             "option", f"the device must be one that torch has here; got {device!r} ({reason}): take cpu"
         ) from error
-    return pipeline.load(model, device, dtype, lora=lora, lora_scale=scale, controlnet=controlnet, offload=offload)
+    return pipeline.load(model, device, dtype, config, lora, scale, controlnet, offload)
 
 
 def open_model_to_train(options: TrainOptions) -> StableDiffusionPipeline:
@@ -77,7 +79,7 @@ def open_model_to_train(options: TrainOptions) -> StableDiffusionPipeline:
             "training",
             f"method {options.method} starts from a whole model; {options.model} is a LoRA: `onbrand merge` it first",
         )
-    pipe = open_model(options.model, options.device)
+    pipe = open_model(options.model, options.device, config=options.model_config)
     if options.method == "controlnet" and not nets_of(pipe):
         return new_controlnet(pipe, seed_of(options.seed, "controlnet", 0))
     return pipe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from onbrand.errors import OnbrandError
 from onbrand.models.tokens import losses, tokenized
+from onbrand.models.weights import open_network, read_config, reading
 
 IMAGES: Any = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
 """CLIP's own preparation of images, the variant that needs no torchvision."""
@@ -36,7 +36,7 @@ class Clip:
         without its factor and clipping). OnbrandError unless there are as many prompts as images."""
         if len(images) != len(prompts):
             raise OnbrandError(
-                "classifier", f"one prompt an image: got {len(prompts)} prompts for {len(images)} images"
+                "classifier", f"one prompt an image: got {len(prompts)} for {len(images)} images"
             )
         length = self.model.config.text_config.max_position_embeddings
         if lost := losses(self.tokenizer, prompts, length):
@@ -68,7 +68,7 @@ class Clip:
 def is_clip(folder: str | Path) -> bool:
     """Whether `folder` holds a CLIPModel: a config.json of model_type "clip"."""
     file = Path(folder) / "config.json"
-    return file.is_file() and json.loads(file.read_text()).get("model_type") == "clip"
+    return file.is_file() and read_config(file, "classifier").get("model_type") == "clip"
 
 
 def load(folder: str | Path, device: str = "cpu") -> Clip:
@@ -82,11 +82,13 @@ def load(folder: str | Path, device: str = "cpu") -> Clip:
         raise OnbrandError(
             "classifier", f"a CLIP folder has a config.json of model_type clip, weights, tokenizer: not {folder}"
         )
-    model = transformers.CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval().to(device)
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    model = open_network(transformers.CLIPModel, folder, torch.float32, "classifier").to(device)
+    with reading(str(folder.absolute()), "classifier"):
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     side = model.config.vision_config.image_size
     if (folder / "preprocessor_config.json").is_file():
-        images = IMAGES.from_pretrained(folder, local_files_only=True)
+        with reading(str(folder.absolute()), "classifier"):
+            images = IMAGES.from_pretrained(folder, local_files_only=True)
     else:
         images = IMAGES(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     origin = model.config._name_or_path

@@ -124,12 +124,14 @@ def fit_gaussians(
 def provenance_of(
     pipe: StableDiffusionPipeline,
     vae: str,
+    text_encoder: str | None,
     size: tuple[int, int],
     model: str,
     flip: bool,
     records: Sequence[Record],
 ) -> Provenance:
-    """Where a prior's x0 come from. vae: the fingerprint of the VAE's weights before any rounding; size: (H, W)."""
+    """Where a prior's x0 come from. vae, text_encoder: fingerprints of the weights before any rounding, the latter None
+    without a regression from text; size: (H, W)."""
     return Provenance(
         vae=vae,
         scaling_factor=float(pipe.vae.config.scaling_factor),
@@ -138,6 +140,7 @@ def provenance_of(
         model=model,
         flip=flip,
         background=background_of_all(records),
+        text_encoder=text_encoder,
     )
 
 

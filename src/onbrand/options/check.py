@@ -24,6 +24,7 @@ class CheckOptions:
         split: which part of `against`, as for `fit`
         pose: pose net for figures: pose_landmark_full.tflite, or the mediapipe wheel that holds it (onbrand[pose])
         device: cuda, cpu, ..., for the autoencoder. Default: a GPU if there is one
+        model_config: as for `fit`
     """
 
     images: First
@@ -38,6 +39,7 @@ class CheckOptions:
     split: str | None = None
     pose: File | None = None
     device: str | None = None
+    model_config: File | None = None
 
     def __post_init__(self) -> None:
         within(0, 1, require=self.require)

@@ -87,6 +87,7 @@ class CompareOptions(CompareSettings):
         clip: folder of a CLIPModel, or shipped, for CLIP similarity
         questions: {title: [method, ...]}: the first is compared with each of the others, and all are drawn
         device: cuda, cpu, ... Default: a GPU if there is one
+        model_config: as for `fit`
     """
 
     images: First
@@ -103,3 +104,4 @@ class CompareOptions(CompareSettings):
     clip: File | None = None
     questions: Annotated[dict[str, list[str]], _JSON] = field(default_factory=dict)
     device: str | None = None
+    model_config: File | None = None

@@ -19,6 +19,7 @@ class DiagnoseOptions:
         timestep_spacing: how its timesteps are spaced. Default: the scheduler's own
         rescale_betas_zero_snr: ask it of the model's noise schedule rescaled to zero terminal SNR (a model must be
             trained for it)
+        model_config: as for `fit`
     """
 
     brand: First
@@ -28,6 +29,7 @@ class DiagnoseOptions:
     num_inference_steps: int = 20
     timestep_spacing: Spacing | None = None
     rescale_betas_zero_snr: bool = False
+    model_config: File | None = None
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -26,6 +26,7 @@ class FitOptions:
         batch_size: images encoded at a time
         device: cuda, cpu, ... Default: a GPU if there is one
         dtype: of the encoding; statistics are taken in float64
+        model_config: of a model in one file: a folder of its kind in diffusers' layout, with weights or without
     """
 
     images: First
@@ -40,6 +41,7 @@ class FitOptions:
     batch_size: int = 8
     device: str | None = None
     dtype: Dtype = "float32"
+    model_config: File | None = None
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -98,6 +98,7 @@ class GenerateOptions(SamplingSettings):
         dtype: of the weights
         offload: each part of the model waits on the CPU until it is called, and the VAE takes one image at a time,
             large ones in tiles: for a GPU of little memory
+        model_config: as for `fit`
     """
 
     prompts: Annotated[File | None, tyro.conf.Positional] = None
@@ -114,3 +115,4 @@ class GenerateOptions(SamplingSettings):
     device: str | None = None
     dtype: Dtype = "float32"
     offload: bool = False
+    model_config: File | None = None

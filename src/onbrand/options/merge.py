@@ -17,6 +17,7 @@ class MergeOptions:
         model: model to put it into. Default: the one that it was trained on
         lora_scale: weight of the LoRA; 1: as trained; -1: what was merged is taken out again (to float32's rounding)
         device: cuda, cpu, ... Default: a GPU if there is one
+        model_config: as for `fit`
     """
 
     lora: First
@@ -25,3 +26,4 @@ class MergeOptions:
     model: File | None = None
     lora_scale: float = 1.0
     device: str | None = None
+    model_config: File | None = None

@@ -269,6 +269,7 @@ class TrainOptions(TrainSettings):
         resolution: as for `fit`. Default: the prior's, or the model's own
         random_flip: mirror images at random; with a prior, as that was fitted
         device: cuda, cpu, ... Default: a GPU if there is one
+        model_config: as for `fit`
     """
 
     images: First
@@ -280,3 +281,4 @@ class TrainOptions(TrainSettings):
     resolution: Size = None
     random_flip: bool = False
     device: str | None = None
+    model_config: File | None = None

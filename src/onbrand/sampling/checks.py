@@ -12,7 +12,7 @@ from onbrand.core.findings import NEAR, no_effect, other_timestep, outside_windo
 from onbrand.data.conditioning import read_conditioning
 from onbrand.errors import OnbrandError
 from onbrand.models.controlnet import nets_of
-from onbrand.models.pipeline import fingerprint
+from onbrand.models.pipeline import fingerprint, text_fingerprint
 from onbrand.models.scheduler import VANISHING, Schedule, suggest
 from onbrand.options.generate import SamplingSettings, Start
 from onbrand.sampling.requests import Request
@@ -30,7 +30,8 @@ MATCHED = ("DDIMScheduler", "EulerAncestralDiscreteScheduler")
 def check_prior(
     pipe: StableDiffusionPipeline, prior: Prior | None, start: Start, classes: Sequence[str] | None
 ) -> None:
-    """OnbrandError unless the prior was fitted with the pipeline's VAE and has what this start needs."""
+    """OnbrandError unless the prior was fitted with the pipeline's VAE, for start text with its text encoder, and has
+    what this start needs."""
     if prior is None:
         if start not in ("noise", "image"):
             raise OnbrandError("start", f"the start {start!r} needs a prior: fit one, or start from noise")
@@ -38,7 +39,12 @@ def check_prior(
     config = pipe.vae.config
     # a bfloat16 copy of a VAE has lost the digits it could be known by
     vae = None if pipe.vae.dtype == torch.bfloat16 else fingerprint(pipe.vae)
-    prior.check(vae=vae, scaling_factor=config.scaling_factor, shift_factor=config.shift_factor or 0.0)
+    prior.check(
+        vae=vae,
+        scaling_factor=config.scaling_factor,
+        shift_factor=config.shift_factor or 0.0,
+        text_encoder=text_fingerprint(pipe) if start == "text" else None,
+    )
     missing = sorted(set(classes or ()) - set(prior.text)) if start == "text" else []
     if missing:
         raise OnbrandError(

@@ -14,7 +14,7 @@ from onbrand.data.conditioning import read_conditioning
 from onbrand.errors import OnbrandError
 from onbrand.models.controlnet import nets_of
 from onbrand.models.optim import optimizer_of
-from onbrand.models.pipeline import fingerprint
+from onbrand.models.pipeline import fingerprint, text_fingerprint
 from onbrand.options.train import TrainSettings
 from onbrand.training.objective import Objective, make_objective
 
@@ -114,9 +114,15 @@ def check_run(
 def check_prior(
     pipe: StableDiffusionPipeline, images: Summary, store: Store, prior: Prior, config: TrainSettings
 ) -> None:
-    """Raises OnbrandError unless the prior is of the model's VAE, knows the images' classes, and has their starts."""
+    """Raises OnbrandError unless the prior is of the model's VAE (for start text, of its text encoder), knows the
+    images' classes, and has their starts."""
     vae = pipe.vae.config
-    prior.check(vae=fingerprint(pipe.vae), scaling_factor=vae.scaling_factor, shift_factor=vae.shift_factor or 0.0)
+    prior.check(
+        vae=fingerprint(pipe.vae),
+        scaling_factor=vae.scaling_factor,
+        shift_factor=vae.shift_factor or 0.0,
+        text_encoder=text_fingerprint(pipe) if config.start == "text" else None,
+    )
     classes = sorted({record.class_name for record in images.used})
     prior.mean(classes)
     textless = [name for name in classes if name not in prior.text]
