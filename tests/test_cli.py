@@ -350,7 +350,7 @@ CALLS: dict[str, Any] = {
         rescale_betas_zero_snr=True,
     ),
     "train": TrainOptions(
-        "p", "M", "run", "brand", "train", "test", 64, True, "cpu", start="mean", gain="window", start_timestep=960,
+        "p", "M", "run", "brand", "train", "test", 64, True, "cpu", start="pca", gain="window", start_timestep=960,
         k=2, draw="sampled", method="lora", seed=3, max_train_steps=7, train_batch_size=2,
         gradient_accumulation_steps=3, learning_rate=3e-4, optimizer="adamw8bit", lr_scheduler="linear",
         lr_warmup_steps=2, adam_weight_decay=0.0, adam_beta1=0.5, adam_beta2=0.9, adam_epsilon=1e-7, max_grad_norm=None,
@@ -362,8 +362,9 @@ CALLS: dict[str, Any] = {
     ),
     "generate": GenerateOptions(
         "p.jsonl", model="M", output_dir="o", prior="b", prompt="a 'red' dress, \"new\"", num_images_per_prompt=3,
-        seed=5, lora="l", lora_scale=-0.5, controlnet=("c1", "c2"), device="cpu", dtype="float16", offload=True,
-        start="pca", k=2, residual=True, zero_mean=False, look_ahead=0, look_ahead_projection=False, literal=True,
+        negative_prompt="two shoes", seed=5, lora="l", lora_scale=-0.5, controlnet=("c1", "c2"), device="cpu",
+        dtype="float16", offload=True,
+        start="pca", k=2, zero_mean=False, look_ahead=1, look_ahead_projection=False, literal=True,
         num_inference_steps=8, scheduler="DDIMScheduler", timestep_spacing="trailing", use_karras_sigmas=True,
         guidance_scale=1.5, eta=0.5, batch_size=2, controlnet_conditioning_scale=(1.0, 0.5), overlay=True, trace=1,
     ),
@@ -383,7 +384,7 @@ CALLS: dict[str, Any] = {
     "data": api.data.options("garments", "o", split="test", num_images=3),
 }  # fmt: skip
 """Every verb with options that are not their defaults."""
-ALONE = {"prediction_type", "train_unet", "noise_offset", "handoff"}
+ALONE = {"prediction_type", "train_unet", "noise_offset", "handoff", "residual"}
 """Options that no call can have beside the others'; each is tried by itself."""
 
 
@@ -410,6 +411,7 @@ def test_the_command_written_beside_a_result_is_the_call_that_made_it(one: Verb[
         TrainOptions("p", "M", "o", method="controlnet", train_unet=True),
         TrainOptions("p", "M", "o", start="noise", noise_offset=0.1),
         GenerateOptions(model="M", output_dir="o", handoff=True),
+        GenerateOptions(model="M", output_dir="o", start="text", residual=True),
     ],
 )
 def test_so_are_those_with_what_stands_alone(options: Any) -> None:
@@ -419,8 +421,8 @@ def test_so_are_those_with_what_stands_alone(options: Any) -> None:
 
 def test_from_python_a_verb_takes_its_fields_or_its_options(calls: list[TrainOptions]) -> None:
     (train,) = cli.VERBS
-    train("p", "M", "o", k=2)
-    train.run(TrainOptions("p", "M", "o", k=2))
+    train("p", "M", "o", seed=2)
+    train.run(TrainOptions("p", "M", "o", seed=2))
     assert calls[0] == calls[1] and repr(train) == "<onbrand train>"
     with pytest.raises(TypeError, match="bogus"):
         train("p", "M", "o", bogus=1)

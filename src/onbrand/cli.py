@@ -22,6 +22,7 @@ from onbrand import __version__, api
 from onbrand.comparison.compare import compare
 from onbrand.comparison.presets import listing
 from onbrand.errors import OnbrandError
+from onbrand.options._base import place
 from onbrand.options._verb import Verb, positional, settings, words
 from onbrand.options.former import present, renamed
 
@@ -123,11 +124,11 @@ def with_config(verb: Verb[Any, Any, Any], line: Sequence[str]) -> list[str]:
     """The command line with the settings of its --config file as words before its own, which win."""
     if f"--{CONFIG}" not in line:
         return list(line)
-    place = list(line).index(f"--{CONFIG}")
-    if place + 1 == len(line):
+    position = list(line).index(f"--{CONFIG}")
+    if position + 1 == len(line):
         raise OnbrandError("option", "--config names a YAML file of settings; got none: give --config FILE.yaml")
-    rest = [*line[:place], *line[place + 2 :]]
-    values = read_config(verb, line[place + 1])
+    rest = [*line[:position], *line[position + 2 :]]
+    values = read_config(verb, line[position + 1])
     alone = [rest.pop(0)] if rest and not rest[0].startswith("-") else []
     if alone:
         values.pop(positional(verb.options), None)
@@ -137,8 +138,8 @@ def with_config(verb: Verb[Any, Any, Any], line: Sequence[str]) -> list[str]:
 def read_config(verb: Verb[Any, Any, Any], file: str) -> dict[str, Any]:
     """The settings in a YAML file, such as a run's config.yaml, by their present names."""
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.safe_load(Path(place(file)).read_text(encoding="utf-8-sig")) or {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise OnbrandError("option", f"--config must be a YAML file that can be read; got {file} ({error})") from error
     if not isinstance(content, Mapping):
         raise OnbrandError("option", f"--config must hold one setting a line, NAME: VALUE; got {file}")

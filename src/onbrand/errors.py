@@ -30,3 +30,12 @@ class UnreadableImage(OnbrandError):
     def __init__(self, file: str | Path, reason: str) -> None:
         super().__init__("image", f"{file}: {reason}")
         self.file, self.reason = Path(file), reason
+
+
+def quote(value: object, length: int = 100) -> str:
+    """A value as a message quotes it: its first characters, whatever it is."""
+    try:
+        words = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, a list a thousand deep
+        return f"{type(value).__name__} too large to be shown"
+    return words if len(words) <= length else f"{words[:length]}..."

@@ -38,7 +38,7 @@ def test_a_file(tmp_path: Path) -> None:
         ("{oops", ["JSON", "'{oops'"]),
         ("[1]", ["JSON object", [1]]),
         ('{"class": "x"}', ["prompt (or text)", "class"]),
-        ('{"prompt": 3}', ["a prompt", "got 3"]),
+        ('{"prompt": 3}', ["prompt must be a text", "got 3"]),
         ('{"prompt": "x", "seed": -1}', ["seed", "got -1"]),
         ('{"prompt": "x", "seed": 1.5}', ["seed", 1.5]),
         ('{"prompt": "x", "seed": true}', ["seed", True]),
@@ -56,7 +56,7 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, line: Any, values: 
 def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
     (tmp_path / "asked.txt").write_text("a red shoe\n\n  {a blue one}\n")
     assert read_requests(tmp_path / "asked.txt", seed=7) == [Request("a red shoe", 7), Request("{a blue one}", 8)]
-    with raises("request", "count", "got 3"):
+    with raises("request", "num_images_per_prompt", "got 3", "3 times"):
         read_requests(tmp_path / "asked.txt", count=3)
 
 

@@ -19,6 +19,7 @@ from onbrand.sampling.start import generator_for, start
 from worlds import raises
 
 REQUESTS = [Request(f"garment, item {seed}", seed, negative_prompt="blue" if seed % 2 else "") for seed in range(5)]
+PLAIN = [Request(f"garment, item {seed}", seed) for seed in range(5)]
 FAST = {"num_inference_steps": 4, "guidance_scale": 3.0, "look_ahead": 0}
 LOOKING = FAST | {"look_ahead": None}
 """With a look ahead, as where nothing is asked for."""
@@ -83,9 +84,7 @@ def test_no_guidance_takes_one_call_of_the_network(pipe: Any, prior: Any) -> Non
     sizes = []
     handle = pipe.unet.register_forward_hook(lambda module, args, out: sizes.append(len(args[0])))
     try:
-        list(
-            sample(pipe, prior, REQUESTS[:3], SamplingSettings(num_inference_steps=2, guidance_scale=1.0, look_ahead=0))
-        )
+        list(sample(pipe, prior, PLAIN[:3], SamplingSettings(num_inference_steps=2, guidance_scale=1.0, look_ahead=0)))
         list(
             sample(pipe, prior, REQUESTS[:3], SamplingSettings(num_inference_steps=2, guidance_scale=2.0, look_ahead=1))
         )
@@ -113,20 +112,22 @@ def test_all_is_checked_at_the_call(pipe: Any, prior: Any) -> None:
     two = copy.copy(REQUESTS)
     with raises("prior", "'a shoe'", "'garment', 'garment on a person'"):
         sample(pipe, prior, [*two, Request("a shoe", 1)])
-    with raises("start", "'shoe'", "'garment', 'garment on a person'"):
+    with raises("prior", "request 5", "'shoe'", "'garment', 'garment on a person'"):
         sample(pipe, prior, [*two, Request("garment", 1, "shoe")])
+    with raises("prior", "a.txt line 9", "'shoe'"):
+        sample(pipe, prior, [*two, Request("garment", 1, "shoe", place="a.txt line 9")])
     with raises("request", "one request"):
         sample(pipe, prior, [])
     with raises("scheduler", "'Nonsense'"):
         sample(pipe, prior, two, SamplingSettings(scheduler="Nonsense"))
-    with raises("request", "eta", "EulerDiscreteScheduler"):
+    with raises("option", "eta 0.5", "EulerDiscreteScheduler", "DDIMScheduler"):
         sample(pipe, prior, two, SamplingSettings(scheduler="EulerDiscreteScheduler", eta=0.5))
     with raises("start", "OB003", "timestep 950", "timestep 901"):
         window = {"gain": "window", "start": "mean", "start_timestep": 950}
         sample(pipe, prior, two, SamplingSettings(num_inference_steps=10), trained_start=window)
-    with raises("request", "image start", "5 lack"):
+    with raises("request", "image start", "5 of 5", "request 0 first"):
         sample(pipe, prior, two, SamplingSettings(start="image"))
-    with pytest.warns(UserWarning, match="1 of 6 prompts are longer than the tokenizer's 32 tokens"):
+    with pytest.warns(UserWarning, match="1 of 7 texts are longer than the tokenizer's 32 tokens"):
         sample(pipe, prior, [*two, Request("garment " + "x" * 40, 1)])
 
 
@@ -171,5 +172,5 @@ def test_overflow_is_an_error_not_a_black_image(pipe: Any, prior: Any) -> None:
     other.unet = copy.deepcopy(pipe.unet)
     with torch.no_grad():
         other.unet.conv_out.bias.fill_(float("inf"))
-    with raises("request", "overflows", torch.float32):
+    with raises("model", "1 of 1 images", "request 0 (seed 0)", "overflows in float32"):
         list(sample(other, prior, REQUESTS[:1], SamplingSettings(**FAST)))

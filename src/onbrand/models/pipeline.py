@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import BatchEncoding
 from transformers.utils import logging as transformers_logging
 
-from onbrand.errors import OnbrandError
+from onbrand.errors import OnbrandError, quote
 from onbrand.models.checkpoint import base_of, half_alone, is_lora, lora_metadata, write_record
 from onbrand.models.checkpoint import model_folder as model_folder
 from onbrand.models.checkpoint import trained_start_in as trained_start_in
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 SHIPPED = ("tiny",)
 """Models that come with the package, by name, in `onbrand/assets/`."""
+LONGEST = 32
+"""Characters that a token stands for at most, on average: what lies behind so many a token is cut in any case."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _fingerprints: weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]] = weakref.WeakKeyDictionary()
 
@@ -231,7 +233,7 @@ def encode(pipe: StableDiffusionPipeline, images: Tensor) -> tuple[Tensor, Tenso
     posterior = pipe.vae.encode(images.to(device_of(pipe), pipe.vae.dtype)).latent_dist
     pipe.maybe_free_model_hooks()
     if not torch.isfinite(posterior.mean).all():
-        raise OnbrandError("model", f"the VAE overflows in {pipe.vae.dtype}: load the model with dtype='float32'")
+        raise OnbrandError("model", overflow("VAE", pipe.vae.dtype))
     return posterior.mean.float(), posterior.logvar.float()
 
 
@@ -275,10 +277,11 @@ def to_x0(
 
 @torch.no_grad()
 def decode(pipe: StableDiffusionPipeline, x0: Tensor) -> Tensor:
-    """x0 (B, C, h, w) -> images (B, 3, H, W) in [-1, 1], float32."""
+    """x0 (B, C, h, w) -> images (B, 3, H, W) in [-1, 1], float32; NaN where the VAE overflows."""
     latents = x0.to(device_of(pipe), pipe.vae.dtype) / pipe.vae.config.scaling_factor
     latents = latents + (pipe.vae.config.shift_factor or 0.0)
-    images: Tensor = pipe.vae.decode(latents).sample.float().clamp(-1, 1)
+    images: Tensor = pipe.vae.decode(latents).sample.float()
+    images = images.clamp(-1, 1).masked_fill(~torch.isfinite(images), torch.nan)  # an infinity would pass for white
     pipe.maybe_free_model_hooks()  # where its parts wait on the CPU, they go back there
     return images
 
@@ -287,10 +290,9 @@ def decode(pipe: StableDiffusionPipeline, x0: Tensor) -> Tensor:
 def embed(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Prompts -> (hidden (B, L, E), what the UNet attends to; pooled (B, E)), in the text encoder's dtype and device.
 
-    L is the tokenizer's length; a prompt over it is cut, and warned of. A LoRA of the text encoder is left out: a prior
-    was fitted without it.
+    L is the tokenizer's length; a prompt over it is cut (`warn_long`, once for all texts of a run, says so). A LoRA of
+    the text encoder is left out: a prior was fitted without it.
     """
-    warn_long(pipe, prompts)
     encoder, tokens = pipe.text_encoder, _tokenized(pipe, prompts).to(pipe.text_encoder.device)
     uses_mask = getattr(encoder.config, "use_attention_mask", False)
     with without_lora(encoder):
@@ -325,21 +327,33 @@ def _tokenized(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> BatchEn
     return pipe.tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
 
 
-def warn_long(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> list[int]:
-    """Indices of the prompts over the tokenizer's length; warns of them, once, with the first one's lost end."""
+def warn_long(pipe: StableDiffusionPipeline, texts: Sequence[str]) -> list[int]:
+    """Indices of the texts over the tokenizer's length, which are cut; one warning shows the first and its lost end.
+
+    Prompts, negative prompts and captions alike: called once for all that a run embeds.
+    """
     length = pipe.tokenizer.model_max_length
-    tokens = pipe.tokenizer(list(prompts), padding="longest", truncation=False).input_ids if prompts else []
-    room = length - 2
-    long, end = [], ""
+    special, room = set(pipe.tokenizer.all_special_ids), length - 2
+    cut, lost = [], ""
+    words = [" ".join(text.split()) for text in texts]
+    starts = [text[: LONGEST * length] for text in words]  # of a book its beginning is read
+    tokens = pipe.tokenizer(starts, truncation=False, verbose=False).input_ids if starts else []
     for index, ids in enumerate(tokens):
-        words = [token for token in ids if token not in pipe.tokenizer.all_special_ids]
-        if len(words) > room:
-            long.append(index)
-            end = end or pipe.tokenizer.decode(words[room:])
-    if long:
+        ids = [token for token in ids if token not in special]
+        if len(ids) > room or len(starts[index]) < len(words[index]):
+            cut.append(index)
+            lost = lost or f"{quote(words[index], 60)} loses {quote(pipe.tokenizer.decode(ids[room:]), 60)}"
+    if cut:
         warnings.warn(
-            f"{len(long)} of {len(prompts)} prompts are longer than the tokenizer's {length} tokens and are cut: "
-            f"prompt {long[0]} loses {end!r}",
+            f"{len(cut)} of {len(texts)} texts are longer than the tokenizer's {length} tokens and are cut: {lost}",
             stacklevel=3,
         )
-    return long
+    return cut
+
+
+def overflow(network: str, dtype: torch.dtype) -> str:
+    """What to say, and do, when numbers that a network gives are not finite."""
+    remedy = "load the model with dtype float32"
+    if dtype == torch.float32:
+        remedy = "its weights may be damaged, take another model"
+    return f"the {network} overflows in {str(dtype).removeprefix('torch.')}, its numbers are not finite: {remedy}"

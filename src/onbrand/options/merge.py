@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
-from onbrand.options._base import File, First
+from onbrand.options._base import File, First, Word, check_options
 
 
 @dataclass(frozen=True)
@@ -24,4 +24,7 @@ class MergeOptions:
     _: KW_ONLY
     model: File | None = None
     lora_scale: float = 1.0
-    device: str | None = None
+    device: Word | None = None
+
+    def __post_init__(self) -> None:
+        check_options(self)

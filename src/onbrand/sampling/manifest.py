@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from onbrand.sampling.sampler import Plan
 
 LINES, SETTINGS = "manifest.jsonl", "config.json"
+ELSEWHERE = ("place", "asked")
+"""Of a request: what is no part of what is asked for."""
 SCHEMA = 2
 """Of config.json and of the manifest's lines."""
 
@@ -287,7 +289,10 @@ def settings_of(work: Plan) -> dict[str, Any]:
     entries = [asdict(request) for request in work.requests]
     if nets_of(work.pipe):
         entries = [entry | {"read": [sha256_of(file) for file in entry["conditioning"]]} for entry in entries]
-    plain = [{name: value for name, value in entry.items() if name != "conditioning" or value} for entry in entries]
+    plain = [
+        {name: value for name, value in entry.items() if name not in ELSEWHERE and (name != "conditioning" or value)}
+        for entry in entries
+    ]
     return {
         "schema": SCHEMA,
         "settings": json.loads(json.dumps(asdict(work.config))),

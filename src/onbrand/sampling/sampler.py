@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -14,13 +13,14 @@ from torch import Tensor
 
 from onbrand.data.images import to_image
 from onbrand.errors import OnbrandError
-from onbrand.models.pipeline import decode, factor_of, warn_long
+from onbrand.models.controlnet import nets_of
+from onbrand.models.pipeline import decode, factor_of, overflow, warn_long
 from onbrand.models.scheduler import with_options
 from onbrand.options.generate import SamplingSettings
-from onbrand.sampling.checks import MATCHED, check_conditioning, check_sampling_noise
+from onbrand.sampling.checks import MATCHED, check_conditioning, check_images, check_sampling_noise, warn_unread
 from onbrand.sampling.handoff import HandOff, steps_in_window
 from onbrand.sampling.noise import generator_for, noise_for
-from onbrand.sampling.requests import Request, conditions_of, images_of, lay_over
+from onbrand.sampling.requests import Request, conditions_of, images_of, lay_over, place_of
 from onbrand.sampling.start import ResolvedStart, begin, classes_of, resolve_start, shape_of
 from onbrand.sampling.stochastic import match, scheduled
 from onbrand.sampling.trace import Recorder, Trace
@@ -72,27 +72,24 @@ def plan(
 ) -> Plan:
     """Check what is asked for against the model and the prior; OnbrandError and warnings as `start.start` has them.
 
-    trained_start: the start that the weights were trained with; "recorded": as the pipeline's folder says. Captions
-    over the tokenizer's length are warned of here, once.
+    trained_start: the start that the weights were trained with; "recorded": as the pipeline's folder says. Texts over
+    the tokenizer's length, and what requests say that nothing reads, are warned of here, once.
     """
     if not requests:
         raise OnbrandError("request", "nothing to make: give at least one request")
     scheduler = with_options(pipe.scheduler, config.scheduler, config.timestep_spacing, config.use_karras_sigmas)
-    if config.eta and type(scheduler).__name__ != "DDIMScheduler":
-        raise OnbrandError("request", f"eta is DDIM's; {type(scheduler).__name__} has none: leave it 0")
     prompts = [request.prompt for request in requests]
-    classes = classes_of(prior, prompts, [request.class_name for request in requests], len(requests))
+    places = [place_of(requests, index) for index in range(len(requests))]
+    classes = classes_of(prior, prompts, [request.class_name for request in requests], len(requests), places)
     start = resolve_start(pipe, prior, scheduler, classes, config, trained_start)
     if start.start == "image":
-        missing = [request.image for request in requests if request.image is None or not Path(request.image).is_file()]
-        if missing:
-            raise OnbrandError(
-                "request", f"an image start needs an image a request; {len(missing)} lack one, as {missing[0]}"
-            )
+        check_images(requests)
     check_conditioning(pipe, requests, config)
     if config.handoff:
         steps_in_window(start.scheduler, start.trained_start)
-    warn_long(pipe, prompts)
+    negative = [request.negative_prompt for request in requests] if config.guidance_scale > 1 else []
+    warn_long(pipe, list(dict.fromkeys([*prompts, *filter(None, negative)])))
+    warn_unread(requests, config, _size(pipe, prior, None), len(nets_of(pipe)))
     if start.matched:
         check_sampling_noise(start.scheduler, MATCHED)
     values = {
@@ -114,18 +111,31 @@ def sample(
 
 
 def run(plan: Plan, done: Container[int] = ()) -> Iterator[GeneratedImage]:
-    """The images of a plan but those whose index is in `done`; batches are what they would be without any done."""
-    size = plan.config.batch_size
+    """The images of a plan but those whose index is in `done`; batches are what they would be without any done.
+
+    An image whose numbers are not finite is not made: the others of its batch are, and those of later batches; then
+    OnbrandError names the requests that lack theirs. A batch without any finite image ends the run at once.
+    """
+    size, broken = plan.config.batch_size, []
     for first in range(0, len(plan.requests), size):
         batch = range(first, min(first + size, len(plan.requests)))
         missing = [index for index in batch if index not in done]
         if missing:
             images = _batch(plan, batch)
-            yield from (images[index - first] for index in missing)
+            yield from (image for index in missing if (image := images[index - first]) is not None)
+            broken += [index for index in missing if images[index - first] is None]
+            if not any(images):
+                break
+    if broken:
+        places = [f"{place_of(plan.requests, index)} (seed {plan.requests[index].seed})" for index in broken]
+        some = ", ".join(places[:5]) + (", ..." if len(places) > 5 else "")
+        reason = overflow("network", plan.pipe.unet.dtype)
+        raise OnbrandError("model", f"{len(broken)} of {len(plan.requests)} images were not made, {some}: {reason}")
 
 
 @torch.no_grad()
-def _batch(plan: Plan, batch: range) -> list[GeneratedImage]:
+def _batch(plan: Plan, batch: range) -> list[GeneratedImage | None]:
+    """The images of a batch; None for one whose numbers are not finite."""
     pipe, config = plan.pipe, plan.config
     requests = [plan.requests[index] for index in batch]
     prompts, seeds = [request.prompt for request in requests], [request.seed for request in requests]
@@ -136,7 +146,7 @@ def _batch(plan: Plan, batch: range) -> list[GeneratedImage]:
         "negative_prompt": [request.negative_prompt for request in requests] if config.guidance_scale > 1 else None,
         "num_inference_steps": config.num_inference_steps,
         "guidance_scale": config.guidance_scale,
-        **conditions_of(pipe, requests, config, _size(plan, start_images)),
+        **conditions_of(pipe, requests, config, _size(pipe, plan.prior, start_images)),
     }
     start = plan.start
     latents = begin(pipe, plan.prior, start, prompts, classes, seeds, start_images, start.look(call))
@@ -173,16 +183,15 @@ def _batch(plan: Plan, batch: range) -> list[GeneratedImage]:
                 output_type="latent",
                 callback_on_step_end=_in_turn(callbacks) if callbacks else None,
             ).images
-    if not bool(torch.isfinite(x0).all()):
-        raise OnbrandError(
-            "request", f"the network overflows in {pipe.unet.dtype}: load the model with dtype='float32'"
-        )
     images = decode(pipe, x0)
+    finite = torch.isfinite(images).flatten(1).all(1) & torch.isfinite(x0).flatten(1).all(1).to(images.device)
     if config.overlay:
         images = lay_over(images, requests)
     traces = recorder.traces() if tracing else [None] * len(batch)
     return [
-        GeneratedImage(
+        None
+        if not finite[place]
+        else GeneratedImage(
             index=index,
             request=requests[place],
             class_name=None if classes is None else classes[place],
@@ -195,14 +204,14 @@ def _batch(plan: Plan, batch: range) -> list[GeneratedImage]:
     ]
 
 
-def _size(plan: Plan, images: Tensor | None) -> tuple[int, int]:
-    """(H, W) of the images that a plan makes: its images', its prior's, or the model's own."""
+def _size(pipe: StableDiffusionPipeline, prior: Prior | None, images: Tensor | None) -> tuple[int, int]:
+    """(H, W) of the images that a run makes: its images', its prior's, or the model's own."""
     if images is not None:
         return images.shape[2], images.shape[3]
-    if plan.prior is not None:
-        return plan.prior.provenance.resolution
-    _, height, width = shape_of(plan.pipe)
-    return height * factor_of(plan.pipe), width * factor_of(plan.pipe)
+    if prior is not None:
+        return prior.provenance.resolution
+    _, height, width = shape_of(pipe)
+    return height * factor_of(pipe), width * factor_of(pipe)
 
 
 def _in_turn(callbacks: Sequence[Callable[..., dict[str, Any]]]) -> Callable[..., dict[str, Any]]:

@@ -1,0 +1,113 @@
+"""What a line of a file of requests says: JSON, or words and options as kohya and A1111 have them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import Any
+
+from onbrand.errors import OnbrandError, quote
+from onbrand.io import json_of
+from onbrand.options.former import ELSEWHERE, GENERATE
+from onbrand.options.generate import GenerateOptions
+
+KEYS = (
+    "prompt", "text", "class", "seed", "negative_prompt", "image", "file_name", "attributes", "conditioning",
+    "conditioning_file_name",
+)  # fmt: skip
+"""Of a line of JSON."""
+SAME = {"text": "prompt", "file_name": "image", "conditioning_file_name": "conditioning"}
+"""Key of a photo's metadata -> of a request."""
+OPTIONS = {
+    "prompt": "prompt", "n": "negative_prompt", "negative_prompt": "negative_prompt", "d": "seed", "seed": "seed",
+    "s": "num_inference_steps", "steps": "num_inference_steps", "l": "guidance_scale", "cfg_scale": "guidance_scale",
+    "w": "width", "width": "width", "h": "height", "height": "height",
+}  # fmt: skip
+"""Option of a line of words, as kohya and A1111 have them -> what it is."""
+NUMBERS: dict[str, type[int] | type[float]] = {
+    "seed": int, "num_inference_steps": int, "guidance_scale": float, "width": int, "height": int,
+}  # fmt: skip
+"""What options that are numbers are read by."""
+
+
+def row_of_json(line: str, place: str) -> dict[str, Any]:
+    """What a line of JSON asks for; null and NaN are not given."""
+    if not line.lstrip().startswith(("{", "[", '"')):
+        raise OnbrandError(
+            "request",
+            f'a request is a line of JSON, as {{"prompt": "..."}}, or of words in a file that ends in .txt; got '
+            f"{quote(line.strip(), 60)}",
+        )
+    row = json_of(line, "request", place)
+    if not isinstance(row, dict):
+        raise OnbrandError("request", f"a request is a JSON object with a prompt; got {quote(row)}")
+    if "file_name" not in row:
+        for key in row:
+            if key not in KEYS:
+                raise OnbrandError("request", f"a request has no {quote(key)}: {_remedy(key)}")
+    row = {key: value for key, value in row.items() if not _missing(value)}
+    both = next((key for key, other in SAME.items() if key in row and other in row), None)
+    if both and "file_name" not in row:
+        raise OnbrandError("request", f"{both} and {SAME[both]} are the same; got both: take one out")
+    return {**{SAME.get(key, key): row[key] for key in row if key in SAME}, **row}
+
+
+def _missing(value: Any) -> bool:
+    """Whether a value is none: null, or the NaN that pandas writes for it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _remedy(key: str) -> str:
+    """What to do about a key that no request has."""
+    setting = GENERATE.get(key, ELSEWHERE.get(key, key))
+    if setting in GenerateOptions.__dataclass_fields__:
+        return f"it is one setting for all, --{setting}"
+    close = get_close_matches(key, KEYS, 1)
+    return f"did you mean {close[0]}?" if close else f"its keys are {', '.join(KEYS)}"
+
+
+def row_of_words(line: str) -> dict[str, Any]:
+    """What a line of words asks for."""
+    with suppress(ValueError):
+        if isinstance(json.loads(line), dict):
+            raise OnbrandError("request", f"a line of JSON in a .txt is drawn as words; got {quote(line, 60)}: name "
+                               "the file .jsonl")  # fmt: skip
+    if line.startswith("--"):  # as A1111 writes it, with quotes as in a shell
+        try:
+            first, parts = "", _split_quoted(line)
+        except ValueError as error:
+            raise OnbrandError("request", f"quotes must close; got {quote(line, 60)} ({error})") from error
+    else:
+        first, *rest = re.split(r"\s+--(?=[A-Za-z])", line)
+        parts = [(name, value.strip()) for name, _, value in (part.partition(" ") for part in rest)]
+    row: dict[str, Any] = {"prompt": first} if first else {}
+    for name, value in parts:
+        key = OPTIONS.get(name)
+        if key is None:
+            raise OnbrandError(
+                "request",
+                f"behind a prompt stand --n, --d, --s, --l, --w or --h; got --{name}: take it out, or write a line of "
+                "JSON",
+            )
+        if key in row:
+            raise OnbrandError("request", f"{key} is given once; got it again as --{name} {value}: take one out")
+        try:
+            row[key] = NUMBERS[key](value) if key in NUMBERS else value
+        except ValueError as error:
+            raise OnbrandError("request", f"--{name} is a number; got {quote(value, 60)}") from error
+    return row
+
+
+def _split_quoted(line: str) -> list[tuple[str, str]]:
+    """(option, value) of a line as `--prompt "a red dress" --seed 7`."""
+    groups: list[tuple[str, list[str]]] = []
+    for word in shlex.split(line):
+        if word.startswith("--") and len(word) > 2:
+            groups.append((word[2:], []))
+        else:
+            groups[-1][1].append(word)
+    return [(name, " ".join(words)) for name, words in groups]
