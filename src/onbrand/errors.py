@@ -34,6 +34,8 @@ class UnreadableImage(OnbrandError):
 
 def quote(value: object, length: int = 100) -> str:
     """A value as a message quotes it: its first characters, whatever it is."""
+    if isinstance(value, str) and len(value) > length:
+        return f"{value[:length]!r}..."
     try:
         words = repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits, a list a thousand deep

@@ -186,7 +186,9 @@ def _fitting(name: str, value: Any, hint: Any) -> Any:
         if isinstance(value, hint):
             return value
     elif hint is int:
-        if isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(int(value)) <= LARGEST:
+        if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+            if abs(int(value)) > LARGEST:
+                raise OnbrandError("option", f"{name} must be a number of 64 bits; got {quote(value)}")
             return int(value)
     elif hint is float:
         if isinstance(value, numbers.Real) and not isinstance(value, bool) and _finite(value):

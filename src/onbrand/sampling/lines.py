@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shlex
-from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
 
@@ -36,24 +35,22 @@ NUMBERS: dict[str, type[int] | type[float]] = {
 
 def row_of_json(line: str, place: str) -> dict[str, Any]:
     """What a line of JSON asks for; null and NaN are not given."""
-    if not line.lstrip().startswith(("{", "[", '"')):
+    if not line.lstrip().startswith("{"):
         raise OnbrandError(
             "request",
-            f'a request is a line of JSON, as {{"prompt": "..."}}, or of words in a file that ends in .txt; got '
-            f"{quote(line.strip(), 60)}",
+            'a request is a JSON object on one line, as {"prompt": "..."}, or a line of words in a file that ends in '
+            f".txt; got {quote(line.strip(), 60)}: write each so",
         )
     row = json_of(line, "request", place)
-    if not isinstance(row, dict):
-        raise OnbrandError("request", f"a request is a JSON object with a prompt; got {quote(row)}")
-    if "file_name" not in row:
-        for key in row:
-            if key not in KEYS:
-                raise OnbrandError("request", f"a request has no {quote(key)}: {_remedy(key)}")
-    row = {key: value for key, value in row.items() if not _missing(value)}
-    both = next((key for key, other in SAME.items() if key in row and other in row), None)
-    if both and "file_name" not in row:
-        raise OnbrandError("request", f"{both} and {SAME[both]} are the same; got both: take one out")
-    return {**{SAME.get(key, key): row[key] for key in row if key in SAME}, **row}
+    photo = "file_name" in row
+    unknown = [key for key in row if key not in KEYS and not photo]
+    if unknown:
+        raise OnbrandError("request", f"a request has no key {quote(unknown[0])}: {_remedy(unknown[0])}")
+    row = {key: value for key, value in row.items() if key in KEYS and not _missing(value)}
+    both = [key for key, other in SAME.items() if key in row and other in row and not photo]
+    if both:
+        raise OnbrandError("request", f"{both[0]} and {SAME[both[0]]} are the same; got both: take one out")
+    return {SAME[key]: row[key] for key in row if key in SAME} | row
 
 
 def _missing(value: Any) -> bool:
@@ -72,18 +69,16 @@ def _remedy(key: str) -> str:
 
 def row_of_words(line: str) -> dict[str, Any]:
     """What a line of words asks for."""
-    with suppress(ValueError):
-        if isinstance(json.loads(line), dict):
-            raise OnbrandError("request", f"a line of JSON in a .txt is drawn as words; got {quote(line, 60)}: name "
-                               "the file .jsonl")  # fmt: skip
-    if line.startswith("--"):  # as A1111 writes it, with quotes as in a shell
+    if line.startswith("{") and _is_json(line):
+        raise OnbrandError("request", f"a .txt has words; got JSON, {quote(line, 60)}: name the file .jsonl")
+    if re.match(r"--[A-Za-z]", line):  # as A1111 writes it, with quotes as in a shell
         try:
             first, parts = "", _split_quoted(line)
         except ValueError as error:
             raise OnbrandError("request", f"quotes must close; got {quote(line, 60)} ({error})") from error
     else:
         first, *rest = re.split(r"\s+--(?=[A-Za-z])", line)
-        parts = [(name, value.strip()) for name, _, value in (part.partition(" ") for part in rest)]
+        parts = [(words[0], " ".join(words[1:])) for words in (part.split(maxsplit=1) for part in rest)]
     row: dict[str, Any] = {"prompt": first} if first else {}
     for name, value in parts:
         key = OPTIONS.get(name)
@@ -100,6 +95,15 @@ def row_of_words(line: str) -> dict[str, Any]:
         except ValueError as error:
             raise OnbrandError("request", f"--{name} is a number; got {quote(value, 60)}") from error
     return row
+
+
+def _is_json(text: str) -> bool:
+    """Whether a text can be read as JSON."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _split_quoted(line: str) -> list[tuple[str, str]]:

@@ -156,8 +156,9 @@ def _requests_in(path: Path, defaults: Mapping[str, Any]) -> Iterator[Request]:
     if errors:
         first, *others = errors
         more = ", ".join(map(str, others[:5])) + (", ..." if len(others) > 5 else "")
-        more = f" (and {len(others)} other lines: {more})" if others else ""
-        raise OnbrandError("request", f"{errors[first]}{more}")
+        raise OnbrandError(
+            "request", f"{errors[first]}" + (f" (lines that cannot be read besides: {more})" if more else "")
+        )
 
 
 def _read_row(row: Mapping[str, Any], defaults: Mapping[str, Any], folder: Path, place: str) -> Request:

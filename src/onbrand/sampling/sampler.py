@@ -14,7 +14,8 @@ from torch import Tensor
 from onbrand.data.images import to_image
 from onbrand.errors import OnbrandError
 from onbrand.models.controlnet import nets_of
-from onbrand.models.pipeline import decode, factor_of, overflow, warn_long
+from onbrand.models.pipeline import decode, factor_of, warn_long
+from onbrand.models.pipeline import overflow as overflow_of
 from onbrand.models.scheduler import with_options
 from onbrand.options.generate import SamplingSettings
 from onbrand.sampling.checks import MATCHED, check_conditioning, check_images, check_sampling_noise, warn_unread
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
     from onbrand.core.prior import Prior
+
+
+HOPELESS = 8
+"""After so many images of which none is finite the model is at fault, and no more are tried."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class GeneratedImage:
     """`(C, h, w)` float32 on the CPU: the final x0."""
     batch: tuple[int, int]
     """The batch it was made in: its first index, and how many."""
+    finite: bool = True
+    """Whether its numbers are: where they are not, image and latents are of no use."""
     trace: Trace | None = None
 
 
@@ -106,36 +113,51 @@ def sample(
     config: SamplingSettings = SamplingSettings(),  # noqa: B008  (frozen)
     trained_start: Mapping[str, Any] | Literal["recorded"] | None = "recorded",
 ) -> Iterator[GeneratedImage]:
-    """Make the images, in order, each as its batch is done. Checked (`plan`) at the call, not at the first one."""
-    return run(plan(pipe, prior, requests, config, trained_start))
+    """Make the images, in order, each as its batch is done. Checked (`plan`) at the call, not at the first one.
+
+    Raises OnbrandError at an image whose numbers are not finite."""
+    work = plan(pipe, prior, requests, config, trained_start)
+    return (usable(work, image) for image in run(work))
+
+
+def usable(plan: Plan, image: GeneratedImage) -> GeneratedImage:
+    """The image; OnbrandError if its numbers are not finite."""
+    if not image.finite:
+        where = f"{place_of(plan.requests, image.index)} (seed {image.request.seed})"
+        raise OnbrandError("image", f"image {image.index} of {where} could not be made: {overflow(plan)}")
+    return image
+
+
+def overflow(plan: Plan) -> str:
+    """Why an image of a plan is none, and what to do."""
+    return overflow_of("model", plan.pipe.unet.dtype)
 
 
 def run(plan: Plan, done: Container[int] = ()) -> Iterator[GeneratedImage]:
     """The images of a plan but those whose index is in `done`; batches are what they would be without any done.
 
-    An image whose numbers are not finite is not made: the others of its batch are, and those of later batches; then
-    OnbrandError names the requests that lack theirs. A batch without any finite image ends the run at once.
+    One whose numbers are not finite says so (`finite`), and the others go on. OnbrandError if none of the first
+    HOPELESS is.
     """
-    size, broken = plan.config.batch_size, []
+    size = plan.config.batch_size
+    broken: list[int] | None = []  # None: one was finite
     for first in range(0, len(plan.requests), size):
         batch = range(first, min(first + size, len(plan.requests)))
         missing = [index for index in batch if index not in done]
         if missing:
             images = _batch(plan, batch)
-            yield from (image for index in missing if (image := images[index - first]) is not None)
-            broken += [index for index in missing if images[index - first] is None]
-            if not any(images):
-                break
-    if broken:
-        places = [f"{place_of(plan.requests, index)} (seed {plan.requests[index].seed})" for index in broken]
-        some = ", ".join(places[:5]) + (", ..." if len(places) > 5 else "")
-        reason = overflow("network", plan.pipe.unet.dtype)
-        raise OnbrandError("model", f"{len(broken)} of {len(plan.requests)} images were not made, {some}: {reason}")
+            yield from (images[index - first] for index in missing)
+            if broken is not None:
+                broken = None if any(image.finite for image in images) else [*broken, *missing]
+            if broken is not None and len(broken) >= HOPELESS:
+                where = f"{place_of(plan.requests, broken[0])} first (seed {plan.requests[broken[0]].seed})"
+                raise OnbrandError(
+                    "image", f"none of the first {len(broken)} images could be made, {where}: {overflow(plan)}"
+                )
 
 
 @torch.no_grad()
-def _batch(plan: Plan, batch: range) -> list[GeneratedImage | None]:
-    """The images of a batch; None for one whose numbers are not finite."""
+def _batch(plan: Plan, batch: range) -> list[GeneratedImage]:
     pipe, config = plan.pipe, plan.config
     requests = [plan.requests[index] for index in batch]
     prompts, seeds = [request.prompt for request in requests], [request.seed for request in requests]
@@ -184,20 +206,19 @@ def _batch(plan: Plan, batch: range) -> list[GeneratedImage | None]:
                 callback_on_step_end=_in_turn(callbacks) if callbacks else None,
             ).images
     images = decode(pipe, x0)
-    finite = torch.isfinite(images).flatten(1).all(1) & torch.isfinite(x0).flatten(1).all(1).to(images.device)
+    finite = x0.isfinite().flatten(1).all(1).cpu() & images.isfinite().flatten(1).all(1).cpu()
     if config.overlay:
         images = lay_over(images, requests)
     traces = recorder.traces() if tracing else [None] * len(batch)
     return [
-        None
-        if not finite[place]
-        else GeneratedImage(
+        GeneratedImage(
             index=index,
             request=requests[place],
             class_name=None if classes is None else classes[place],
-            image=to_image(images[place]),
+            image=to_image(images[place].nan_to_num()),
             latents=x0[place].float().cpu(),
             batch=(batch[0], len(batch)),
+            finite=bool(finite[place]),
             trace=traces[place] if index < config.trace else None,
         )
         for place, index in enumerate(batch)

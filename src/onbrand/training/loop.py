@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -16,6 +16,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
 
 from onbrand.errors import OnbrandError
 from onbrand.io import whole_file
@@ -40,6 +41,7 @@ from onbrand.training.state import (
     State,
     check_resumable,
     discard_drafts,
+    last_step,
     load_state,
     save_state,
     settings_of,
@@ -115,8 +117,8 @@ def train(
 
     Raises:
         OnbrandError: the settings do not fit the model, prior, folder or machine. It is raised by this call, before
-            anything is computed or written. A step raises one of code diverged if the loss is no longer a number; what
-            is in `out` is then from before.
+            anything is computed or written. A step raises one of code diverged if the loss or the weights are no longer
+            numbers; what is in `out` is then from before.
     """
     out, config = Path(out), resolve_defaults(config, prior)
     freeze(pipe)
@@ -212,6 +214,7 @@ def train(
                     # a state of what passed too: a caller may end the run at it
                     saves = due(number, config.checkpointing_steps) or number == max_steps or passed is not None
                     if main and saves:
+                        finite_weights(learner.weights, number, out)
                         settings = settings_of(config) | {"total_batch_size": batch_size}
                         current = State(number, settings, origin, **learner.state())
                         save_state(out / "state", current, config.checkpoints_total_limit)
@@ -304,9 +307,22 @@ def open_folder(out: Path, config: TrainSettings, step: int, accelerator: Accele
 def finite(loss: float, number: int, out: Path) -> float:
     """The loss of step `number`, which is a number; OnbrandError of code diverged if it is not."""
     if not math.isfinite(loss):
-        raise OnbrandError(
-            "diverged",
-            f"the loss is {loss} at step {number}; what {out} holds is from before: train anew in another output_dir, "
-            "with a smaller learning_rate or more lr_warmup_steps",
-        )
+        # before the first step no learning rate has done anything
+        remedy = "the model or its photos give no numbers: set mixed_precision no, or take another model"
+        if number > 1:
+            remedy = diverged(out)
+        raise OnbrandError("diverged", f"the loss is {loss} at step {number}; {remedy}")
     return loss
+
+
+def finite_weights(weights: Mapping[str, Tensor], number: int, out: Path) -> None:
+    """OnbrandError of code diverged for weights that are not finite after step `number`: no state holds such."""
+    if not bool(torch.stack([weight.isfinite().all() for weight in weights.values()]).all()):
+        raise OnbrandError("diverged", f"weights are not finite after step {number}; {diverged(out)}")
+
+
+def diverged(out: Path) -> str:
+    """What a run that has diverged leaves in its folder, and what to do."""
+    step = last_step(out / "state")
+    state = f"the last state in {out} is of step {step}, before that" if step else f"{out} has no state"
+    return f"{state}: train anew in another output_dir, with a smaller learning_rate, or mixed_precision no"
