@@ -145,11 +145,14 @@ def _unfit(scheduler: Any) -> str | None:
     if name not in SCHEDULERS:
         return f"{name}: take one of these"
     if name == "DDIMScheduler" and (config["clip_sample"] or config["thresholding"]):
-        return f"{name} that clips x0_hat but not the noise: set clip_sample=False and thresholding=False"
+        return (
+            f"{name} that clips x0_hat but not the noise: set clip_sample=False and thresholding=False, or take another"
+        )
     if name == "DPMSolverMultistepScheduler" and config["algorithm_type"].startswith("sde"):
-        return f"{name} with algorithm_type={config['algorithm_type']!r}, which draws noise: set 'dpmsolver++'"
+        drawing = config["algorithm_type"]
+        return f"{name} with algorithm_type={drawing!r}, which draws noise: set 'dpmsolver++', or take another"
     if name == "UniPCMultistepScheduler" and config["solver_p"] is not None:
-        return f"{name} with another solver_p: set solver_p=None"
+        return f"{name} with another solver_p: set solver_p=None, or take another"
     return None
 
 

@@ -85,8 +85,8 @@ def row_of_words(line: str) -> dict[str, Any]:
         if key is None:
             raise OnbrandError(
                 "request",
-                f"behind a prompt stand --n, --d, --s, --l, --w or --h; got --{name}: take it out, or write a line of "
-                "JSON",
+                f"behind a prompt stand {', '.join(f'--{short}' for short in OPTIONS if len(short) == 1)}; got "
+                f"--{name}: take it out, or write the prompt as JSON",
             )
         if key in row:
             raise OnbrandError("request", f"{key} is given once; got it again as --{name} {value}: take one out")

@@ -118,7 +118,9 @@ def read_requests(
     """
     if (file is None) == (prompt is None):
         raise OnbrandError(
-            "request", f"give either a file of requests or one prompt; got {'both' if file is not None else 'neither'}"
+            "request",
+            "give either a file of requests (prompts) or one prompt (prompt); got "
+            + ("both" if file is not None else "neither"),
         )
     if prompt is not None:
         if count < 1:

@@ -113,7 +113,7 @@ def check_compiled(network: nn.Module, weights: Sequence[nn.Parameter], objectiv
         raise OnbrandError(
             "training",
             f"the gradients of {broken} of the networks' {len(weights)} weights are not finite before anything is "
-            "compiled: set mixed_precision no, or take another model",
+            "compiled: take another model, or mixed_precision no if it is not",
         )
     # "not <=", for a norm that is no number is wrong too
     wrong = float((~((compiled - eager).abs() <= TOLERANCE * eager)).float().mean())

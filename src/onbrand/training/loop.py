@@ -190,7 +190,7 @@ def train(
                     # and the store beside it
                     if next_parts:
                         wait([next_parts])
-                    total = finite(float(loss.total), number, out)
+                    total = finite(float(loss.total), number, out, dtype is not None)
                     seconds = time.perf_counter() - begin
 
                     validation_loss, passed = None, None
@@ -214,7 +214,7 @@ def train(
                     # a state of what passed too: a caller may end the run at it
                     saves = due(number, config.checkpointing_steps) or number == max_steps or passed is not None
                     if main and saves:
-                        finite_weights(learner.weights, number, out)
+                        finite_weights(learner.weights, number, out, dtype is not None)
                         settings = settings_of(config) | {"total_batch_size": batch_size}
                         current = State(number, settings, origin, **learner.state())
                         save_state(out / "state", current, config.checkpoints_total_limit)
@@ -304,25 +304,25 @@ def open_folder(out: Path, config: TrainSettings, step: int, accelerator: Accele
         accelerator.init_trackers("onbrand", texts)
 
 
-def finite(loss: float, number: int, out: Path) -> float:
-    """The loss of step `number`, which is a number; OnbrandError of code diverged if it is not."""
+def finite(loss: float, number: int, out: Path, half: bool) -> float:
+    """The loss of step `number`, which is a number; OnbrandError of code diverged if it is not. half: precision."""
     if not math.isfinite(loss):
-        # before the first step no learning rate has done anything
-        remedy = "the model or its photos give no numbers: set mixed_precision no, or take another model"
-        if number > 1:
-            remedy = diverged(out)
-        raise OnbrandError("diverged", f"the loss is {loss} at step {number}; {remedy}")
+        raise OnbrandError("diverged", f"the loss is {loss} at step {number}; {diverged(number, out, half)}")
     return loss
 
 
-def finite_weights(weights: Mapping[str, Tensor], number: int, out: Path) -> None:
+def finite_weights(weights: Mapping[str, Tensor], number: int, out: Path, half: bool) -> None:
     """OnbrandError of code diverged for weights that are not finite after step `number`: no state holds such."""
     if not bool(torch.stack([weight.isfinite().all() for weight in weights.values()]).all()):
-        raise OnbrandError("diverged", f"weights are not finite after step {number}; {diverged(out)}")
+        reason = diverged(number + 1, out, half)
+        raise OnbrandError("diverged", f"weights are not finite after step {number}; {reason}")
 
 
-def diverged(out: Path) -> str:
-    """What a run that has diverged leaves in its folder, and what to do."""
+def diverged(number: int, out: Path, half: bool) -> str:
+    """What a run whose step `number` begins with what is no number leaves in its folder, and what to do."""
+    precision = ", or mixed_precision no" if half else ""
+    if number == 1:  # no learning rate has done anything yet
+        return f"the model, or the latents of the photos, hold what is no number: take another model{precision}"
     step = last_step(out / "state")
-    state = f"the last state in {out} is of step {step}, before that" if step else f"{out} has no state"
-    return f"{state}: train anew in another output_dir, with a smaller learning_rate, or mixed_precision no"
+    state = f"the last state in {out} is of step {step}" if step else f"{out} has no state"
+    return f"{state}: train anew in another output_dir, with a smaller learning_rate{precision}"
