@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shlex
 import subprocess
@@ -179,6 +180,13 @@ def test_a_runs_own_config_is_a_config(schema: int, calls: list[TrainOptions], t
         ("train photos", "--model, --output_dir must be given"),
         ("train --model M --output_dir run", "PATH must be given"),
         (f"{TRAINED} --start bad", "invalid choice 'bad' for argument '--start'"),
+        (f"{TRAINED} --timestep_range 1", "--timestep_range: {None}|{INT INT} is expected; got ['1']; `onbrand"),
+        (f"{TRAINED} --seed {'9' * 5000}", "--seed: Exceeds the limit (4300 digits) for integer string conversion"),
+        (f"{TRAINED} --max_train_steps {10**20}", "max_train_steps must be a number of 64 bits; got 1000"),
+        (f"{TRAINED} --learning_rate nan", "learning_rate must be a finite number; got nan"),
+        (f"{TRAINED} --rank 4", "rank has no effect without method lora; got rank 4 and method full: take method lora"),
+        (f"{TRAINED} --split=", "split must not be empty"),
+        (f"{TRAINED} --prior=", "prior must name a file or a folder"),
         (f"{TRAINED} --max_train_steps many", "--max_train_steps: invalid literal for int() with base 10: 'many'"),
         (f"{TRAINED} --bogus", "Unrecognized options: --bogus"),
         (f"{TRAINED} --learning_rat 1", "Perhaps you meant: --learning_rate"),
@@ -332,6 +340,21 @@ def test_a_warning_is_a_line_for_the_user(monkeypatch: pytest.MonkeyPatch, capsy
     before = warnings.showwarning
     assert cli.main(["fiction", "--what", "this"]) == 0
     assert capsys.readouterr().err == "onbrand: warning: look at this\n" and warnings.showwarning is before
+
+
+def test_a_name_that_the_terminal_cannot_show_ends_no_run(tmp_path: Path) -> None:
+    line = [
+        sys.executable,
+        "-m",
+        "onbrand",
+        "data",
+        "garments",
+        "--output_dir",
+        str(tmp_path / "\u00e9"),
+        "--num_images=1",
+    ]
+    result = subprocess.run(line, capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert result.returncode == 0 and "\\xe9" in result.stdout and not result.stderr
 
 
 def test_python_dash_m(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     With ONBRAND_DEBUG=1 in the environment, errors keep their traceback.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show ends no run
+        sys.stdout.reconfigure(errors="backslashreplace")
     verbs = {verb.__name__: verb for verb in VERBS}
     try:
         verb = verbs[top_parser().parse_args(given[:1]).verb]
@@ -183,7 +185,9 @@ def _one_line(verb: str, box: str) -> str:
     if text.startswith("Missing from"):
         names = [match[1] for line in lines[1:] if (match := re.match(r"(PATH|\{[\w,-]+\}|--\w+).*", line))]
         text = f"{', '.join(names)} must be given"
-    text = re.sub(r"^Error parsing \w+: ", "", " ".join(text.split()))
+    text = re.sub(r"^Error parsing \w+: ", "", " ".join(text.split())).partition(" Argument helptext:")[0]
+    text = re.sub(r"no type matching (.+?) could be instantiated from (\[.*?\])\. .*", r"\1 is expected; got \2", text)
+    text = text.partition("; use sys.set_int_max_str_digits")[0]  # Python's advice, to programmers
     return f"{text}; `onbrand {verb} --help` lists what is accepted"
 
 
