@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -94,3 +95,10 @@ class TestText:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert pipeline.warn_long(pipe, [fits]) == [] and pipeline.warn_long(pipe, []) == []
+
+    def test_of_a_book_its_beginning_is_read_and_quoted(self, pipe: Any) -> None:
+        book = "a word " * 10**6
+        with pytest.warns(UserWarning, match="1 of 1 texts are longer") as caught:
+            before = time.perf_counter()
+            assert pipeline.warn_long(pipe, [book]) == [0]
+        assert len(str(caught[0].message)) < 300 and time.perf_counter() - before < 5

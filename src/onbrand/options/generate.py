@@ -112,7 +112,7 @@ class GenerateOptions(SamplingSettings):
         prompt: one prompt instead of a file
         negative_prompt: what guidance leads away from, of that prompt and of requests that say none
         num_images_per_prompt: images of that prompt, with the seeds seed, seed + 1, ...
-        seed: first seed of that prompt
+        seed: first seed of that prompt, or of requests without one
         lora: a LoRA for the model: its file or its run folder
         lora_scale: weight of the LoRA; 1: as trained
         controlnet: ControlNets for the model: folders, run folders or Hub ids. Default: what a run folder given as

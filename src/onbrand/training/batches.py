@@ -168,7 +168,7 @@ class Captions:
         self._pipe, self._tokens = pipe, tokens
         self._rows: dict[str, int] = {}
         unique = sorted({"", *texts})
-        warn_long(pipe, unique)
+        warn_long(pipe, unique[1:])  # the first is the empty one
         chunks = [unique[i : i + CHUNK] for i in range(0, len(unique), CHUNK)]
         hidden, pooled = self._encode(chunks[0])
         self.empty = hidden[0].clone()
