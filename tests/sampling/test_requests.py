@@ -110,6 +110,8 @@ def test_a_photo_folders_metadata_serves_whatever_columns_it_has(tmp_path: Path)
     (request,) = read_requests(tmp_path / "metadata.jsonl")
     files = str(tmp_path / "a.png"), str(tmp_path / "b.png")
     assert request == Request(P, 0, "garment", image=files[0], conditioning=files[1:]) and not request.asked
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": P, "image": "a.png"}))
+    assert read_requests(tmp_path / "a.jsonl")[0].asked == {"start": "image"}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])

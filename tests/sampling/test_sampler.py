@@ -168,8 +168,9 @@ SAYING = [
     ([Request("garment", 0, negative_prompt="dark")], {"guidance_scale": 1}, "'dark'; guidance_scale 1 does not"),
     ([Request("garment", 0, conditioning=("a.png",))], {}, "names a.png; .*this model has none"),
     ([Request("garment", 0, asked={"num_inference_steps": 9})] * 2, {},
-     "asks for num_inference_steps 9 \\(and 1 other requests\\); all images of a run have num_inference_steps 4"),
-    ([Request("garment", 0, asked={"guidance_scale": 9.5})], {}, "guidance_scale 9.5; all images .* guidance_scale 3"),
+     "asks for num_inference_steps 9 \\(and 1 more\\); all images of a run have num_inference_steps 4"),
+    ([Request("garment", 0, asked={"guidance_scale": 9.5})], {}, "guidance_scale 9.5; all images .*_scale 3.0"),
+    ([Request("garment", 0, image="a.png", asked={"start": "image"})], {}, "start image; all .* have start text"),
     ([Request("garment", 0, asked={"width": 512})], {}, "width 512; all images of a run have width 16"),
     ([Request("garment", 0, negative_prompt="x" * 40)], {}, "1 of 2 texts are longer .* loses 'xxxx"),
 ]  # fmt: skip

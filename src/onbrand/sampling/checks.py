@@ -201,20 +201,20 @@ WEIGHTS = re.compile(
 
 
 def warn_unread(requests: Sequence[Request], config: SamplingSettings, size: tuple[int, int], nets: int) -> None:
-    """Warn of what requests say and nothing reads: weights in their words; a number of steps, guidance or a size that
-    is not the run's; negative prompts without guidance; control images without a ControlNet. One warning each.
+    """Warn of what requests say and nothing reads: weights in their words; a start, steps, guidance or a size that is
+    not the run's; negative prompts without guidance; control images without a ControlNet. One warning each.
 
     size: (H, W) of the images; nets: ControlNets of the model.
     """
-    run = {"num_inference_steps": config.num_inference_steps, "guidance_scale": config.guidance_scale}
+    run = {name: getattr(config, name) for name in ("start", "num_inference_steps", "guidance_scale")}
     for name, value in (run | {"height": size[0], "width": size[1]}).items():
         words = {
-            index: f"asks for {name} {request.asked[name]:g}"
+            index: f"asks for {name} {request.asked[name]}"
             for index, request in enumerate(requests)
             if request.asked.get(name, value) != value
         }
         remedy = f"set {name} for all" if name in run else "that of the model or the prior"
-        _warn_of(requests, words, f"all images of a run have {name} {value:g}: {remedy}")
+        _warn_of(requests, words, f"all images of a run have {name} {value}: {remedy}")
     words = {}
     for index, request in enumerate(requests):
         if match := WEIGHTS.search(request.prompt) or WEIGHTS.search(request.negative_prompt):
@@ -238,5 +238,5 @@ def _warn_of(requests: Sequence[Request], words: Mapping[int, str], rule: str) -
     """One warning for all requests that it is about (index -> words), which shows the first."""
     if words:
         first = min(words)
-        others = f" (and {len(words) - 1} other requests)" if len(words) > 1 else ""
+        others = f" (and {len(words) - 1} more)" if len(words) > 1 else ""
         warnings.warn(f"{place_of(requests, first)} {words[first]}{others}; {rule}", stacklevel=4)

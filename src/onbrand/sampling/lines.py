@@ -50,7 +50,8 @@ def row_of_json(line: str, place: str) -> dict[str, Any]:
     both = [key for key, other in SAME.items() if key in row and other in row and not photo]
     if both:
         raise OnbrandError("request", f"{both[0]} and {SAME[both[0]]} are the same; got both: take one out")
-    return {SAME[key]: row[key] for key in row if key in SAME} | row
+    start = {"start": "image"} if "image" in row and not photo else {}  # a photo has a file whatever is asked for
+    return {SAME[key]: row[key] for key in row if key in SAME} | row | start
 
 
 def _missing(value: Any) -> bool:

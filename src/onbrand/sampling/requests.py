@@ -44,9 +44,9 @@ class Request:
     """Files of the control images, one for each ControlNet."""
     place: str = field(default="", compare=False)
     """Where it stands, as "prompts.txt line 3"; no part of what is asked for."""
-    asked: Mapping[str, float] = field(default_factory=dict, compare=False)
-    """What its line asks of a whole run, num_inference_steps, guidance_scale, width or height: compared with the run's
-    (`warn_unread`), and no part of what is asked for."""
+    asked: Mapping[str, float | str] = field(default_factory=dict, compare=False)
+    """What its line asks of a whole run, start, num_inference_steps, guidance_scale, width or height: compared with the
+    run's (`warn_unread`), and no part of what is asked for."""
 
     def __post_init__(self) -> None:
         if isinstance(self.conditioning, str | list):
@@ -178,7 +178,7 @@ def _read_row(row: Mapping[str, Any], defaults: Mapping[str, Any], folder: Path,
         attributes=row.get("attributes"),
         conditioning=tuple(str(folder / file) if isinstance(file, str) and file else file for file in files),
         place=place,
-        asked={key: row[key] for key in NUMBERS if key in row and key != "seed"},
+        asked={key: row[key] for key in ("start", *NUMBERS) if key in row and key != "seed"},
     )
 
 

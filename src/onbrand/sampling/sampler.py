@@ -96,14 +96,15 @@ def plan(
         steps_in_window(start.scheduler, start.trained_start)
     negative = [request.negative_prompt for request in requests] if config.guidance_scale > 1 else []
     warn_long(pipe, list(dict.fromkeys([*prompts, *filter(None, negative)])))
-    warn_unread(requests, config, _size(pipe, prior, None), len(nets_of(pipe)))
     if start.matched:
         check_sampling_noise(start.scheduler, MATCHED)
     values = {
         field.name: getattr(config, field.name) for field in fields(SamplingSettings)
     }  # and no more of a subclass
     values |= {"start": start.start, "zero_mean": start.zero_mean, "look_ahead": start.look_ahead}
-    return Plan(pipe, prior, requests, SamplingSettings(**values), start, classes)
+    settings = SamplingSettings(**values)
+    warn_unread(requests, settings, _size(pipe, prior, None), len(nets_of(pipe)))
+    return Plan(pipe, prior, requests, settings, start, classes)
 
 
 def sample(
