@@ -131,7 +131,9 @@ def usable(plan: Plan, image: GeneratedImage) -> GeneratedImage:
 
 def overflow(plan: Plan) -> str:
     """Why an image of a plan is none, and what to do."""
-    return overflow_of("model", plan.pipe.unet.dtype)
+    scale = plan.config.guidance_scale
+    reason = overflow_of("model", plan.pipe.unet.dtype)
+    return f"{reason}, or a smaller guidance_scale than {scale:g}" if scale > 1 else reason
 
 
 def run(plan: Plan, done: Container[int] = ()) -> Iterator[GeneratedImage]:
