@@ -36,3 +36,14 @@ class UnreadableImage(OnbrandError):
     def __init__(self, file: str | Path, reason: str) -> None:
         self.file, self.reason = Path(printable(str(file))), printable(reason)
         super().__init__("image", f"{self.file}: {self.reason}")
+
+
+def quote(value: object, length: int = 100) -> str:
+    """A value as a message quotes it: its first characters, whatever it is."""
+    if isinstance(value, str) and len(value) > length:
+        return f"{value[:length]!r}..."
+    try:
+        words = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, a list a thousand deep
+        return f"{type(value).__name__} too large to be shown"
+    return words if len(words) <= length else f"{words[:length]}..."

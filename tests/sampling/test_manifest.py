@@ -96,7 +96,7 @@ def test_remade_with_the_threads_it_was_made_with(pipe: Any, prior: Any, tmp_pat
     own = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        short = SamplingSettings(num_inference_steps=1, guidance_scale=1.0)
+        short = SamplingSettings(num_inference_steps=1, guidance_scale=2.0)
         list(write_images(tmp_path / "two", pipe, prior, REQUESTS[:2], short))
         torch.set_num_threads(1)
         counts = []
@@ -137,7 +137,7 @@ def test_shifted_schedules_are_kept_once_not_in_every_line(pipe: Any, prior: Any
     other.scheduler = DDIMScheduler(trained_betas=betas.tolist(), clip_sample=False, steps_offset=1)
     list(
         write_images(
-            tmp_path / "p", other, prior, REQUESTS[:1], SamplingSettings(num_inference_steps=20, guidance_scale=1.0)
+            tmp_path / "p", other, prior, REQUESTS[:1], SamplingSettings(num_inference_steps=20, guidance_scale=2.0)
         )
     )
     line = (tmp_path / "p" / "manifest.jsonl").read_text()
@@ -147,7 +147,7 @@ def test_shifted_schedules_are_kept_once_not_in_every_line(pipe: Any, prior: Any
     assert np.array_equal(pixels(image.image), pixels(tmp_path / "p" / "00000.png"))
     with raises("folder", tmp_path / "p", "scheduler.trained_betas", "'sha256:"):
         write_images(
-            tmp_path / "p", pipe, prior, REQUESTS[:1], SamplingSettings(num_inference_steps=20, guidance_scale=1.0)
+            tmp_path / "p", pipe, prior, REQUESTS[:1], SamplingSettings(num_inference_steps=20, guidance_scale=2.0)
         )
 
 

@@ -136,7 +136,7 @@ def test_what_is_given_can_be_laid_over_what_is_made(home: Any, run: Any) -> Non
         region = cutout[..., 3:] == (0 if i == 1 else 255)
         expected = np.where(region & (i != 1), cutout[..., :3], np.asarray(two.image))
         assert np.array_equal(np.asarray(one.image), expected) and torch.equal(one.latents, two.latents)
-    with raises("start", "overlay", "controlnet_conditioning_scale"):
+    with raises("option", "overlay True", "ControlNets 0"):
         plan(open_all(home)[0], prior, requests, replace(FEW, overlay=True))
 
 
@@ -227,7 +227,7 @@ def test_what_does_not_go_is_said_before_any_work(home: Any, run: Any, tmp_path:
         other.unet.register_to_config(**{key: value})
         with raises("controlnet", out, f"{key} {value} and"):
             open_controlnets(other, [out])
-    with raises("start", "overlay", "controlnet_conditioning_scale"):
+    with raises("option", "controlnet_conditioning_scale 0.5", "ControlNets 0"):
         plan(plain, prior, requests_of(home), replace(FEW, controlnet_conditioning_scale=0.5))
     pair = pipeline.load(home / "model", lora=lora_with_words(home, tmp_path / "lora"))
     with raises("model", "LoRA", "onbrand merge"):

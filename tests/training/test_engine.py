@@ -257,7 +257,20 @@ def test_networks_that_are_compiled_wrong_are_refused_before_the_first_step(
     monkeypatch.setattr(nn.Module, "compile", by(wrong))
     with raises("training", torch.__version__, "compile") as caught:
         next(train(*open_all(home), settings(compile=True), tmp_path))
-    assert re.search(r"\d+%", str(caught.value)) and not (tmp_path / "log.jsonl").exists()
+    rate = re.search(r"(\d+)%", str(caught.value))
+    assert rate and int(rate[1]) > 10 and not (tmp_path / "log.jsonl").exists(), "NaN is not alike"
+
+
+@TRACED
+def test_gradients_that_are_no_numbers_anyway_are_not_compilings_fault(
+    home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nn.Module, "compile", by("eager"))
+    pipe, *rest = open_all(home)
+    with torch.no_grad():
+        pipe.unet.conv_in.bias.fill_(float("nan"))
+    with raises("training", "not finite before anything is compiled", "another model"):
+        next(train(pipe, *rest, settings(compile=True), tmp_path))
 
 
 @pytest.mark.prove

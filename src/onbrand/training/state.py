@@ -14,8 +14,9 @@ from torch import Tensor
 
 from onbrand.errors import OnbrandError
 from onbrand.io import discard, read_json, whole_file, whole_folder, write_json
+from onbrand.options._base import unread
 from onbrand.options.former import upgrade
-from onbrand.options.train import METHOD_SETTINGS, TrainSettings
+from onbrand.options.train import METHOD_SETTINGS, NEEDS, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,8 @@ def counting(settings: dict[str, Any]) -> dict[str, Any]:
 def check_same(recorded: dict[str, Any], config: TrainSettings, total: int) -> None:
     """Check that `config` is what a recorded run had.
 
-    What changes no weight may differ: WEIGHTLESS, the processes that a step's images are spread over, and more steps
-    under a schedule that does not count them.
+    What changes no weight may differ: WEIGHTLESS, settings that nothing reads, the processes that a step's images are
+    spread over, and more steps under a schedule that does not count them.
 
     Args:
         recorded: `settings_of` that run and its total_batch_size, or the settings of schema 1.
@@ -180,9 +181,10 @@ def check_same(recorded: dict[str, Any], config: TrainSettings, total: int) -> N
         recorded = recorded | {"total_batch_size": recorded["batch"]}
     recorded = upgrade("train", recorded)
     present = counting(settings_of(config)) | {"total_batch_size": total}
+    idle = {name for name, _ in unread(present, NEEDS)}
     for name, value in present.items():
         longer = name == "max_train_steps" and config.lr_scheduler in STEPLESS and value >= recorded[name]
-        if name in WEIGHTLESS or name == "train_batch_size" or longer or recorded[name] == value:
+        if name in WEIGHTLESS | idle or name == "train_batch_size" or longer or recorded[name] == value:
             continue
         raise OnbrandError(
             "resume",
