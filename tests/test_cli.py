@@ -65,7 +65,7 @@ def test_every_option_is_documented_and_its_choices_are_shown(
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     words = " ".join(f"{kind.__doc__}" for kind in one.options.__mro__)
     for field in dataclasses.fields(one.options):
-        assert re.search(rf"\n        {field.name}: ", words), f"{field.name} says nothing in Attributes:"
+        assert re.search(rf"\n +{field.name}: ", words), f"{field.name} says nothing in Attributes:"
         if field.name == dataclasses.fields(one.options)[0].name:
             continue
         assert f"--{field.name}" in shown

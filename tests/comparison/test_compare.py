@@ -247,7 +247,7 @@ assert all(mark.exists() for mark in marks)
 
 def test_two_processes_share_the_work(tmp_path: Path) -> None:
     both = [subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path), name]) for name in "ab"]
-    assert [process.wait(60) for process in both] == [0, 0]
+    assert [process.wait(300) for process in both] == [0, 0]
     lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     assert sorted(mark for _, mark in lines) == [f"m{i}" for i in range(8)], "each once"
 
