@@ -1,12 +1,15 @@
 """Puts tests/ on the path (for worlds.py), shares one world, and lets pass what diffusers and transformers do that is
 deprecated."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from diffusers import StableDiffusionPipeline
 
-from worlds import tiny_pipeline, write_world
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -22,13 +25,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--help-text", action="store_true", help="write tests/help/*.txt anew, to be looked at")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that no process begins one when the others have nothing left."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def pipe() -> StableDiffusionPipeline:
     """The tiny pipeline; a test that changes one makes its own."""
+    from worlds import tiny_pipeline  # diffusers takes seconds, which a test of core or io need not wait for
+
     return tiny_pipeline()
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 photos of coloured blocks, 12 held out, a tiny model; a test writes only files of its own name there."""
+    from worlds import write_world
+
     return write_world(tmp_path_factory.mktemp("world"))

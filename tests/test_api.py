@@ -24,7 +24,7 @@ from onbrand.options.generate import SamplingSettings
 from onbrand.options.train import TrainSettings
 from onbrand.reporting.folder import read
 from onbrand.sampling.start import start
-from worlds import COUNT
+from worlds import COUNT, raises
 
 RUN = TrainSettings(start="mean", gain="window", max_train_steps=2, train_batch_size=4, validation_steps=2)
 
@@ -54,14 +54,17 @@ def run(world: Path, brand: Path) -> Path:
 
 
 def test_fit_writes_what_was_fitted(world: Path, brand: Path) -> None:
-    said = json.loads((brand / "fit.json").read_text())
-    assert said["used"] == COUNT and said["classes"]["block"]["count"] == 30 and said["resolution"] == [16, 16]
-    assert [Path(entry["file"]).name for entry in said["refused"]] == ["broken.png"] and said["refused"][0]["reason"]
+    content = json.loads((brand / "fit.json").read_text())
+    assert content["used"] == COUNT and content["classes"]["block"]["count"] == 30 and content["resolution"] == [16, 16]
+    assert [Path(entry["file"]).name for entry in content["refused"]] == ["broken.png"] and content["refused"][0][
+        "reason"
+    ]
     prior = Prior.load(brand / "prior.safetensors")
     assert prior.classes == ("block", "tall block") and prior.provenance.background == (255, 255, 255)
-    assert said["fingerprints"]["prior"] == prior.fingerprint
+    assert content["fingerprints"]["prior"] == prior.fingerprint
     assert set(prior.text) == set(prior.classes)
-    starts = [entry["starts"] for entry in said["classes"].values()]
+    assert prior.provenance.text_encoder == pipeline.text_fingerprint(pipeline.load(world / "model"))
+    starts = [entry["starts"] for entry in content["classes"].values()]
     assert starts == [["pca", "mean with a look ahead", "text with a look ahead"]] * 2
 
     # the mean over the photos themselves, encoded here one by one
@@ -75,8 +78,8 @@ def test_fit_writes_what_was_fitted(world: Path, brand: Path) -> None:
         x0.append(pipeline.to_x0(pipe, pipeline.encode(pipe, to_tensor(pad(image, (16, 16)))[None])[0]))
     mean = torch.cat(x0).mean(0)
     assert torch.allclose(prior.mean("block")[0], mean, atol=1e-5)
-    drawn = np.asarray(Image.open(brand / "means" / "block.png")).astype(int)
-    assert np.abs(drawn - np.asarray(to_image(pipeline.decode(pipe, mean[None])[0])).astype(int)).max() <= 1
+    image = np.asarray(Image.open(brand / "means" / "block.png")).astype(int)
+    assert np.abs(image - np.asarray(to_image(pipeline.decode(pipe, mean[None])[0])).astype(int)).max() <= 1
 
 
 def test_a_prior_fitted_in_bfloat16_is_its_models_own(world: Path, tmp_path: Path) -> None:
@@ -86,66 +89,68 @@ def test_a_prior_fitted_in_bfloat16_is_its_models_own(world: Path, tmp_path: Pat
     assert prior.provenance.vae == pipeline.fingerprint(pipeline.load(world / "model").vae)
     config = SamplingSettings(start="mean", num_inference_steps=2, guidance_scale=1.0)
     for dtype in ("float32", "bfloat16"):
-        given = {"prior": tmp_path / "brand", "output_dir": tmp_path / dtype, "prompt": "block", "dtype": dtype}
-        api.generate(model=world / "model", **vars(config), **given)
+        options = {"prior": tmp_path / "brand", "output_dir": tmp_path / dtype, "prompt": "block", "dtype": dtype}
+        api.generate(model=world / "model", **vars(config), **options)
     assert (tmp_path / "bfloat16" / "00000.png").exists()
 
 
 def test_fit_again_encodes_nothing(world: Path, brand: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = Prior.load(brand / "prior.safetensors").fingerprint
+    fingerprint = Prior.load(brand / "prior.safetensors").fingerprint
     with pytest.warns(UserWarning, match="its mean shows those images"):
         api.fit(world / "photos", world / "model", brand, k=4)
-    shown = capsys.readouterr().out
-    assert "60 photos used (0 encoded now), 1 refused" in shown and "broken.png: " in shown
-    assert Prior.load(brand / "prior.safetensors").fingerprint == before
+    output = capsys.readouterr().out
+    assert "60 photos used (0 encoded now), 1 refused" in output and "broken.png: " in output
+    assert Prior.load(brand / "prior.safetensors").fingerprint == fingerprint
 
 
 @pytest.mark.parametrize("text", ["reduced-rank", "cca"])
 def test_the_captions_may_be_regressed_on_by_another_method(
     world: Path, tmp_path: Path, text: Method, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
+    methods: list[str] = []
     finish = ConditionalFitter.finish
 
-    def noted(self: ConditionalFitter, *args: Any, **more: Any) -> Conditional:
-        asked.append(more.get("method", "ridge"))
-        return finish(self, *args, **more)
+    def record(self: ConditionalFitter, *args: Any, **options: Any) -> Conditional:
+        methods.append(options.get("method", "ridge"))
+        return finish(self, *args, **options)
 
-    monkeypatch.setattr(ConditionalFitter, "finish", noted)
+    monkeypatch.setattr(ConditionalFitter, "finish", record)
     with pytest.warns(UserWarning, match="its mean shows those images"):
-        said = api.fit(world / "photos", world / "model", tmp_path, k=4, text=text)
-    assert asked == [text, text] and f"--text {text}" in said["command"]
+        content = api.fit(world / "photos", world / "model", tmp_path, k=4, text=text)
+    assert methods == [text, text] and f"--text {text}" in content["command"]
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("options", "code", "values"),
     [
-        ({"resolution": 15}, "a side is a multiple of 2"),
-        ({"k": -1}, "k must be at least 0; got -1"),
-        ({"text": "lasso"}, "text must be one of ridge, reduced-rank, cca; got 'lasso'"),
-        ({"device": "cuda:99"}, "the device must be one that torch has here"),
-        ({"dtype": "float8"}, "dtype must be one of"),
+        ({"resolution": 15}, "model", ("multiple of 2", "15 x 15", "resolution 14 14")),
+        ({"k": -1}, "option", ("k must", "at least 0", "-1")),
+        ({"text": "lasso"}, "option", ("text", "ridge, reduced-rank, cca", "'lasso'")),
+        ({"device": "cuda:99"}, "option", ("device", "torch", "'cuda:99'")),
+        ({"dtype": "float8"}, "option", ("dtype", "float32", "'float8'")),
     ],
 )
-def test_fit_refuses_before_it_works(world: Path, tmp_path: Path, more: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        api.fit(world / "photos", world / "model", tmp_path / "brand", **more)  # type: ignore[arg-type]
+def test_fit_refuses_before_it_works(
+    world: Path, tmp_path: Path, options: dict[str, object], code: str, values: tuple[str, ...]
+) -> None:
+    with raises(code, *values):
+        api.fit(world / "photos", world / "model", tmp_path / "brand", **options)  # type: ignore[arg-type]
     assert not (tmp_path / "brand").exists()
 
 
 def test_fit_writes_no_images_among_the_photos(world: Path, tmp_path: Path) -> None:
     for out in (world / "photos", world / "photos" / "brand"):
-        with pytest.raises(ValueError, match="beside the photos"):
+        with raises("folder", f"got {out}:"):
             api.fit(world / "photos", world / "model", out)
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="is a folder; got .*file, a file"):
+    with raises("folder", f"got {tmp_path / 'file'}, a file"):
         api.fit(world / "photos", world / "model", tmp_path / "file")
 
 
 def test_a_folder_of_broken_photos_is_an_error(world: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(b"\x89PNG")
-    with pytest.raises(ValueError, match="one usable photo is needed.*1 refused, as .*a.png"):
+    with raises("data", tmp_path / "photos", "1 refused", tmp_path / "photos" / "a.png"):
         api.fit(tmp_path / "photos", world / "model", tmp_path / "brand")
 
 
@@ -157,22 +162,24 @@ def test_diagnose_says_it_in_a_table_and_a_file(world: Path, brand: Path, capsys
         sigma = np.sqrt(result["abar"]) * float(prior.mean(name).norm())
         assert result["classes"][name]["sigma"] == pytest.approx(sigma, rel=1e-4)
     assert json.loads((brand / "leak.json").read_text()) == {"schema": 2} | result
-    shown = capsys.readouterr().out
-    assert "DDIMScheduler, 20 steps: starts at timestep 951" in shown
-    assert all(entry["code"] in shown and entry["sentence"] in shown for entry in result["findings"])
+    output = capsys.readouterr().out
+    assert "DDIMScheduler, 20 steps: starts at timestep 951" in output
+    assert all(entry["code"] in output and entry["sentence"] in output for entry in result["findings"])
     for name, gaussian in prior.gaussians.items():
         # section 7 of docs/concepts/method.md, mode by mode, weighted by what the captions tell of each
-        told = prior.text[name].shrink.numpy() * gaussian.variances.numpy()
-        seen = result["abar"] * (gaussian.variances.numpy() - told)
-        q = np.sqrt(seen / (seen + 1 - result["abar"]))
+        variances = prior.text[name].shrink.numpy() * gaussian.variances.numpy()
+        rest = result["abar"] * (gaussian.variances.numpy() - variances)
+        q = np.sqrt(rest / (rest + 1 - result["abar"]))
         for looks in (0, 1, 2, 4):
             say = result["classes"][name]["prompt_say"]
             assert say["modes"][str(looks)] == pytest.approx(1 - q ** (2 * looks + 1), rel=1e-4)
-            assert say["all"][str(looks)] == pytest.approx(np.average(1 - q ** (2 * looks + 1), weights=told), rel=1e-4)
-    assert "The prompt's say from the class mean, by looks ahead" in shown
-    moved = api.diagnose(brand, scheduler="DPMSolverMultistepScheduler", timestep_spacing="trailing")
-    assert moved["start_timestep"] == 999 and "trailing" in moved["command"]
-    with pytest.raises(ValueError, match="flow matching"):
+            assert say["all"][str(looks)] == pytest.approx(
+                np.average(1 - q ** (2 * looks + 1), weights=variances), rel=1e-4
+            )
+    assert "The prompt's say from the class mean, by looks ahead" in output
+    diagnosis = api.diagnose(brand, scheduler="DPMSolverMultistepScheduler", timestep_spacing="trailing")
+    assert diagnosis["start_timestep"] == 999 and "trailing" in diagnosis["command"]
+    with raises("scheduler", "FlowMatchEulerDiscreteScheduler", "flow matching"):
         api.diagnose(brand, scheduler="FlowMatchEulerDiscreteScheduler")
 
 
@@ -188,8 +195,10 @@ def test_zero_snr_mends_the_mismatch_under_trailing_spacing_only(world: Path, br
     assert "OB001" in codes(rescale_betas_zero_snr=True)
     assert codes(rescale_betas_zero_snr=True, timestep_spacing="trailing") == {"OB005"}
     for scheduler in ("DDIMScheduler", "EulerDiscreteScheduler"):  # abar 0, and 2^-24
-        gone = api.diagnose(tmp_path, rescale_betas_zero_snr=True, timestep_spacing="trailing", scheduler=scheduler)
-        assert not any("prompt_say" in one for one in gone["classes"].values()), (
+        diagnosis = api.diagnose(
+            tmp_path, rescale_betas_zero_snr=True, timestep_spacing="trailing", scheduler=scheduler
+        )
+        assert not any("prompt_say" in one for one in diagnosis["classes"].values()), (
             "no start, nothing that it lets through"
         )
     config = pipeline.load(world / "model").scheduler.config
@@ -200,13 +209,15 @@ def test_zero_snr_mends_the_mismatch_under_trailing_spacing_only(world: Path, br
 def test_train_leaves_a_model_a_log_and_the_way_back(world: Path, brand: Path, run: Path) -> None:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
-    said = json.loads((run / "run.json").read_text())
+    content = json.loads((run / "run.json").read_text())
     settings = "--start mean --gain window --max_train_steps 2 --train_batch_size 4 --validation_steps 2"
-    assert said["command"].endswith(f" --prior {brand} {settings}"), "and of the others no word: they are the defaults"
+    assert content["command"].endswith(f" --prior {brand} {settings}"), (
+        "and of the others no word: they are the defaults"
+    )
     with Image.open(run / "validation" / "step-000002.png") as sheet:
         assert sheet.width > 200
-    trained = {"schema": 2, "gain": "window", "start": "mean", "k": 0, "start_timestep": 950}
-    assert pipeline.trained_start_in(run) == trained | {"prior": Prior.load(brand / "prior.safetensors").fingerprint}
+    record = {"schema": 2, "gain": "window", "start": "mean", "k": 0, "start_timestep": 950}
+    assert pipeline.trained_start_in(run) == record | {"prior": Prior.load(brand / "prior.safetensors").fingerprint}
     # diagnose reads the trained window off the run
     outside = api.diagnose(brand, model=run, num_inference_steps=10)
     assert "OB003" in {entry["code"] for entry in outside["findings"]}
@@ -216,16 +227,16 @@ def test_train_leaves_a_model_a_log_and_the_way_back(world: Path, brand: Path, r
 def test_train_without_a_word_is_by_constant_gain_from_what_the_prior_can_tell(
     world: Path, brand: Path, tmp_path: Path
 ) -> None:
-    for kind, fitted in (("text", Prior.load(brand / "prior.safetensors")), ("mean", None)):
-        if fitted is None:  # as of photos without captions
-            fitted = Prior.load(brand / "prior.safetensors")
-            fitted = Prior(fitted.gaussians, fitted.provenance)
-        fitted.save(tmp_path / kind / "prior.safetensors")
+    for start_name, prior in (("text", Prior.load(brand / "prior.safetensors")), ("mean", None)):
+        if prior is None:  # as of photos without captions
+            prior = Prior.load(brand / "prior.safetensors")
+            prior = Prior(prior.gaussians, prior.provenance)
+        prior.save(tmp_path / start_name / "prior.safetensors")
         config = TrainSettings(max_train_steps=1, train_batch_size=4, validation_steps=1)
-        run = tmp_path / f"{kind}-run"
-        api.train(world / "photos", world / "model", run, prior=tmp_path / kind, **vars(config))
-        trained = {"schema": 2, "gain": "constant", "start": kind, "k": 0, "start_timestep": 951}
-        assert pipeline.trained_start_in(run) == trained | {"prior": fitted.fingerprint}
+        run = tmp_path / f"{start_name}-run"
+        api.train(world / "photos", world / "model", run, prior=tmp_path / start_name, **vars(config))
+        record = {"schema": 2, "gain": "constant", "start": start_name, "k": 0, "start_timestep": 951}
+        assert pipeline.trained_start_in(run) == record | {"prior": prior.fingerprint}
 
 
 def test_train_uses_the_latents_of_the_fit(
@@ -237,11 +248,11 @@ def test_train_uses_the_latents_of_the_fit(
 
 
 def test_train_refuses_what_does_not_fit_the_prior(world: Path, brand: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="resolution"):
+    with raises("prior", "resolution (16, 16)", "(32, 32)"):
         api.train(world / "photos", world / "model", tmp_path / "run", prior=brand, resolution=32)
-    with pytest.raises(ValueError, match="without mirrored images"):
+    with raises("training", "prior", "random_flip"):
         api.train(world / "photos", world / "model", tmp_path / "run", prior=brand, random_flip=True)
-    with pytest.raises(ValueError, match="needs a prior"):
+    with raises("training", "start mean", "prior"):
         api.train(world / "photos", world / "model", tmp_path / "run")
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
@@ -249,39 +260,44 @@ def test_train_refuses_what_does_not_fit_the_prior(world: Path, brand: Path, tmp
 def test_training_ends_where_no_more_images_pass_and_stays_ended(
     world: Path, brand: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = {"validation_steps": 2, "num_validation_images": 3, "early_stopping_patience": 2, "checkpointing_steps": 100}
-    config = replace(RUN, max_train_steps=10, **seen)
+    settings = {
+        "validation_steps": 2,
+        "num_validation_images": 3,
+        "early_stopping_patience": 2,
+        "checkpointing_steps": 100,
+    }
+    config = replace(RUN, max_train_steps=10, **settings)
 
-    def go(**more: Any) -> list[dict[str, Any]]:
-        api.train(world / "photos", world / "model", tmp_path / "run", prior=brand, **vars(replace(config, **more)))
+    def go(**options: Any) -> list[dict[str, Any]]:
+        api.train(world / "photos", world / "model", tmp_path / "run", prior=brand, **vars(replace(config, **options)))
         return [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
 
     lines = go()
-    told = [line["passed"] for line in lines if line["passed"] is not None]
-    assert len(lines) == 6 and told == [0.0] * 3, "nothing that an untrained model makes is on brand"
+    rates = [line["passed"] for line in lines if line["passed"] is not None]
+    assert len(lines) == 6 and rates == [0.0] * 3, "nothing that an untrained model makes is on brand"
     assert "stopped: at best 0.0% of the validation images passed, and not in the last 2" in capsys.readouterr().out
     assert (tmp_path / "run" / "model" / "model_index.json").exists()
     weights = tmp_path / "run" / "model" / "unet" / "diffusion_pytorch_model.safetensors"
-    before = weights.read_bytes()
-    assert go() == lines and weights.read_bytes() == before, "the same command has nothing left to do"
+    content = weights.read_bytes()
+    assert go() == lines and weights.read_bytes() == content, "the same command has nothing left to do"
     assert len(go(early_stopping_patience=3)) == 8, "more patience goes on from there"
     assert len(go(early_stopping_patience=None)) == 10
 
     from onbrand.evaluation import check
     from onbrand.training import validation
 
-    judged = {}
+    judgements = {}
 
-    def judge(made: Any, *rest: Any) -> dict[str, Any]:
-        content = check.judge_images(made, *rest)
-        judged[len(judged)] = made.prompts, content
-        return content | {"all": {"rate": 1.0 if len(judged) == 1 else 0.5}}
+    def judge(images: Any, *rest: Any) -> dict[str, Any]:
+        content = check.judge_images(images, *rest)
+        judgements[len(judgements)] = images.prompts, content
+        return content | {"all": {"rate": 1.0 if len(judgements) == 1 else 0.5}}
 
     monkeypatch.setattr(validation, "judge_images", judge)
     shutil.rmtree(tmp_path / "run")
     assert [line["passed"] for line in go() if line["passed"] is not None] == [1.0, 0.5, 0.5]
-    assert judged[0][0] == ["block, red", "tall block, blue", "block, green"]
-    assert {"background", "class"} <= set(judged[0][1]["properties"])
+    assert judgements[0][0] == ["block, red", "tall block, blue", "block, green"]
+    assert {"background", "class"} <= set(judgements[0][1]["properties"])
 
 
 def test_a_run_says_what_memory_it_took(
@@ -292,21 +308,21 @@ def test_a_run_says_what_memory_it_took(
     def most() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
-    config, peaks, before = replace(RUN, max_train_steps=1, validation_steps=0), [], most()
+    config, peaks, start = replace(RUN, max_train_steps=1, validation_steps=0), [], most()
     for _ in range(2):
         api.train(world / "photos", world / "model", tmp_path / "run", prior=brand, **vars(config))
         peaks.append(json.loads((tmp_path / "run" / "run.json").read_text())["peak_memory_gb"])
-        shown = capsys.readouterr().out
+        output = capsys.readouterr().out
         line = f"peak memory {peaks[0]:.2f} GB (resident in the process)"
-        assert (line in shown) == (len(peaks) == 1), "a run that was over took none"
-    assert before - 0.001 <= peaks[0] <= most() + 0.001 and peaks[0] == peaks[1]
+        assert (line in output) == (len(peaks) == 1), "a run that was over took none"
+    assert start - 0.001 <= peaks[0] <= most() + 0.001 and peaks[0] == peaks[1]
     assert json.loads((tmp_path / "run" / "run.json").read_text())["peak_memory_of"] == "resident in the process"
 
 
 @pytest.fixture(scope="module")
 def images(world: Path, run: Path) -> Path:
-    asked = [{"prompt": "block, red"}, {"prompt": "a tall block", "class": "tall block", "seed": 9}]
-    (world / "prompts.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    requests = [{"prompt": "block, red"}, {"prompt": "a tall block", "class": "tall block", "seed": 9}]
+    (world / "prompts.jsonl").write_text("\n".join(map(json.dumps, requests)))
     config = SamplingSettings(num_inference_steps=20, guidance_scale=1.0, trace=1)
     files = api.generate(world / "prompts.jsonl", model=run, output_dir=world / "images", **vars(config))
     assert files == [world / "images" / "00000.png", world / "images" / "00001.png"]
@@ -337,12 +353,12 @@ def test_generate_one_prompt(world: Path, run: Path, tmp_path: Path) -> None:
             model=run, output_dir=tmp_path, prompt="block", num_images_per_prompt=2, seed=5, **vars(config)
         )
     assert [file.name for file in files] == ["00000.png", "00001.png"]
-    with pytest.raises(ValueError, match="either a file of requests or one prompt"):
+    with raises("request", "either a file of requests or one prompt"):
         api.generate(model=run, output_dir=tmp_path / "other")
 
 
 @pytest.fixture(scope="module")
-def checked(world: Path, brand: Path, images: Path) -> Path:
+def check_folder(world: Path, brand: Path, images: Path) -> Path:
     """Eight of the photos as images to check: four as they are, two on a grey background, two out of the frame."""
     folder = world / "mixed"
     folder.mkdir()
@@ -352,66 +368,66 @@ def checked(world: Path, brand: Path, images: Path) -> Path:
         if i in (4, 5):
             photo = Image.fromarray(np.minimum(np.asarray(photo), 190))
         if i in (6, 7):
-            moved = Image.new("RGB", photo.size, (255, 255, 255))
-            moved.paste(photo, (9, 0))
-            photo = moved
+            canvas = Image.new("RGB", photo.size, (255, 255, 255))
+            canvas.paste(photo, (9, 0))
+            photo = canvas
         photo.save(folder / row["file_name"])
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     api.check(folder, world / "photos", prior=brand)
     return folder
 
 
-def test_check_marks_what_was_broken(world: Path, checked: Path) -> None:
-    said = json.loads((checked / "check.json").read_text())
-    failed = [set(entry["failed"]) for entry in said["images"]]
-    assert all("background" in failed[i] for i in (4, 5)) and not any("background" in failed[i] for i in range(4))
-    assert all({"centring", "cropping"} & failed[i] for i in (6, 7))
-    shares = said["properties"]
-    assert shares["background"]["rate"] == sum("background" not in names for names in failed) / 8
-    assert said["all"]["rate"] == sum(not names for names in failed) / 8
+def test_check_marks_what_was_broken(world: Path, check_folder: Path) -> None:
+    content = json.loads((check_folder / "check.json").read_text())
+    failures = [set(entry["failed"]) for entry in content["images"]]
+    assert all("background" in failures[i] for i in (4, 5)) and not any("background" in failures[i] for i in range(4))
+    assert all({"centring", "cropping"} & failures[i] for i in (6, 7))
+    shares = content["properties"]
+    assert shares["background"]["rate"] == sum("background" not in names for names in failures) / 8
+    assert content["all"]["rate"] == sum(not names for names in failures) / 8
     assert all(entry["low"] <= entry["rate"] <= entry["high"] for entry in shares.values())
-    assert said["measures"]["diversity"]["value"] > 0 and said["measures"]["frechet"]["value"] >= 0
-    with Image.open(checked / "check.png") as sheet:
+    assert content["measures"]["diversity"]["value"] > 0 and content["measures"]["frechet"]["value"] >= 0
+    with Image.open(check_folder / "check.png") as sheet:
         assert sheet.width > 500
 
 
-def test_check_requires(world: Path, brand: Path, checked: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = ["check", str(checked), "--against", str(world / "photos"), "--prior", str(brand)]
+def test_check_requires(world: Path, brand: Path, check_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["check", str(check_folder), "--against", str(world / "photos"), "--prior", str(brand)]
     assert cli.main([*line, "--require", ".95"]) == 1
     assert "fewer than the required 95.0%" in capsys.readouterr().out
     assert cli.main([*line, "--require", "0", "--json"]) == 0
-    assert {"schema": 2} | json.loads(capsys.readouterr().out) == json.loads((checked / "check.json").read_text())
+    assert {"schema": 2} | json.loads(capsys.readouterr().out) == json.loads((check_folder / "check.json").read_text())
     assert cli.main([*line, "--require", "95"]) == 2
 
 
 def test_check_learns_once_and_anew_when_a_photo_changes(
-    world: Path, brand: Path, checked: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path, brand: Path, check_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from onbrand.evaluation import loading
 
-    learnt: list[int] = []
+    counts: list[int] = []
 
-    def learn(pixels: torch.Tensor, *given: object, **named: object) -> object:
-        learnt.append(len(pixels))
+    def learn(pixels: torch.Tensor, *args: object, **options: object) -> object:
+        counts.append(len(pixels))
         raise ValueError("learns")
 
     monkeypatch.setattr(loading, "learn", learn)
-    api.check(checked, world / "photos", prior=brand)
-    assert not learnt
+    api.check(check_folder, world / "photos", prior=brand)
+    assert not counts
     photo = world / "photos" / "059.png"
     Image.open(photo).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(photo)
     with pytest.raises(ValueError, match="learns"):
-        api.check(checked, world / "photos", prior=brand)
-    assert learnt == [COUNT]
+        api.check(check_folder, world / "photos", prior=brand)
+    assert counts == [COUNT]
 
 
-def test_report_on_the_whole(world: Path, brand: Path, run: Path, images: Path, checked: Path) -> None:
+def test_report_on_the_whole(world: Path, brand: Path, run: Path, images: Path, check_folder: Path) -> None:
     api.diagnose(brand)
     demo = world / "demo"
     (demo / "images").mkdir(parents=True)
     (demo / "runs").mkdir()
     shutil.copytree(images, demo / "images" / "ours")
-    shutil.copytree(checked, demo / "images" / "real")
+    shutil.copytree(check_folder, demo / "images" / "real")
     shutil.copytree(run, demo / "runs" / "ours")
     shutil.copytree(brand, demo / "brand", ignore=shutil.ignore_patterns("latents"))
     (demo / "demo.json").write_text(json.dumps({"real": "real", "rows": [{"name": "ours"}, {"name": "real"}]}))
@@ -439,27 +455,27 @@ def test_one_split_of_photos_is_fitted_trained_on_and_checked_against(
             shutil.copy(world / "photos" / rows[i]["file_name"], folder)
         (folder / "metadata.jsonl").write_text("\n".join(json.dumps(rows[i]) for i in part))
     photos, brand, run = tmp_path / "photos", tmp_path / "brand", tmp_path / "run"
-    with pytest.raises(ValueError, match="holds the splits"):
+    with raises("data", photos, "['test', 'train']"):
         api.fit(photos, world / "model", brand, k=2)
     with pytest.warns(UserWarning, match="its mean shows those images"):
-        said = api.fit(photos, world / "model", brand, k=2, split="train")
-    assert said["used"] == 50 and "--split train" in said["command"]
+        content = api.fit(photos, world / "model", brand, k=2, split="train")
+    assert content["used"] == 50 and "--split train" in content["command"]
     config = TrainSettings(max_train_steps=2, train_batch_size=2, validation_loss_steps=1)
     with pytest.warns(UserWarning, match="8 of 10 validation images are trained on too"):  # few blocks differ
         api.train(photos, world / "model", run, prior=brand, split="train", validation_data="test", **vars(config))
-    shown = capsys.readouterr().out
-    assert "50 photos used" in shown and "10 validation photos, 0 refused" in shown
+    output = capsys.readouterr().out
+    assert "50 photos used" in output and "10 validation photos, 0 refused" in output
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert lines[0]["validation_loss"] > 0 and lines[1]["validation_loss"] != lines[0]["validation_loss"]
     assert read(run).curves[-1][0].startswith("The loss on validation images"), "the report has their curve"
     assert "--validation_data test" in json.loads((run / "run.json").read_text())["command"]
     with pytest.warns(UserWarning, match="8 of 10"):
         monkeypatch.chdir(tmp_path)
-        given = {"prior": brand, "split": "train", **vars(config)}
-        other = api.train(photos, world / "model", tmp_path / "other", validation_data="photos/test", **given).parent
+        options = {"prior": brand, "split": "train", **vars(config)}
+        other = api.train(photos, world / "model", tmp_path / "other", validation_data="photos/test", **options).parent
     again = [json.loads(line) for line in (other / "log.jsonl").read_text().splitlines()]
     losses = [[line["validation_loss"] for line in log] for log in (lines, again)]
     assert losses[0] == losses[1], "by its name or by its folder"
-    with pytest.raises(ValueError, match="of 50 given, 50 are trained on"):
-        api.train(photos, world / "model", tmp_path / "same", validation_data="train", **given)
+    with raises("training", "validation_data", "50 given", "50 are"):
+        api.train(photos, world / "model", tmp_path / "same", validation_data="train", **options)
     assert api.check(photos / "test", photos, split="train").content["n_reference"] == 40

@@ -27,12 +27,12 @@ EXPECTED: dict[str, Any] = json.loads((ARCHIVE / "expected.json").read_text())
 WORDS = {"command", "versions", "title", "rule", "sentence", "remedy"}
 """Of what is written, what may be said otherwise: the rest is numbers and names."""
 SCHEDULE = DDIMScheduler.from_pretrained(ARCHIVE / "model" / "scheduler").alphas_cumprod.numpy()
-resumed = pytest.mark.skipif(
+same_schedule = pytest.mark.skipif(
     sha256(SCHEDULE.tobytes()).hexdigest() != EXPECTED["schedule"],
     reason="this processor rounds the noise schedule otherwise, and a run is resumed with the schedule it began with",
 )
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*its mean shows those pictures"),
+    pytest.mark.filterwarnings("ignore:.*its mean shows those images"),
     pytest.mark.filterwarnings("ignore:.*will start from the mean"),
     pytest.mark.filterwarnings("ignore:real photos kept back pass less often"),
 ]
@@ -66,19 +66,19 @@ def pixels(file: str | Path) -> np.ndarray:
     return np.asarray(Image.open(file)).astype(int)
 
 
-def same(found: Any, told: Any) -> None:
-    """Asserts that all that was told is found, to 1e-5; there may be more."""
-    if isinstance(told, dict):
-        for name in told.keys() - WORDS:
-            same(found[name], told[name])
-    elif isinstance(told, list):
-        assert len(found) == len(told)
-        for one, other in zip(found, told, strict=True):
+def same(actual: Any, expected: Any) -> None:
+    """Asserts that all that is expected is there, to 1e-5; there may be more."""
+    if isinstance(expected, dict):
+        for name in expected.keys() - WORDS:
+            same(actual[name], expected[name])
+    elif isinstance(expected, list):
+        assert len(actual) == len(expected)
+        for one, other in zip(actual, expected, strict=True):
             same(one, other)
-    elif isinstance(told, float):
-        assert found == pytest.approx(told, rel=1e-5, abs=1e-5, nan_ok=True)
+    elif isinstance(expected, float):
+        assert actual == pytest.approx(expected, rel=1e-5, abs=1e-5, nan_ok=True)
     else:
-        assert found == told
+        assert actual == expected
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +103,7 @@ def test_a_brand_is_diagnosed_as_it_was() -> None:
     same(read("brand/leak.json"), upgrade(EXPECTED["leak"]))
 
 
-@resumed
+@same_schedule
 def test_a_killed_run_is_resumed_to_its_end() -> None:
     before = lines("run/log.jsonl")
     assert [line["step"] for line in before] == [1, 2, 3, 4, 5] and not Path("run/model").exists()
@@ -114,12 +114,12 @@ def test_a_killed_run_is_resumed_to_its_end() -> None:
     assert [line["loss"] for line in after] == pytest.approx(EXPECTED["losses"], abs=1e-6)
     # the trained weights start where they were trained to start
     onbrand("generate", "--model", "run", "--prompt", "block, red", "--out", "made", "--guidance", "1")
-    (made,) = lines("made/manifest.jsonl")
-    assert (made["start"], made["fingerprints"]["prior"]) == ("mean", EXPECTED["fingerprint"])
+    (image,) = lines("made/manifest.jsonl")
+    assert (image["start"], image["fingerprints"]["prior"]) == ("mean", EXPECTED["fingerprint"])
 
 
-@resumed
-def test_a_lora_is_finished_and_makes_the_picture_that_it_made() -> None:
+@same_schedule
+def test_a_lora_is_finished_and_makes_the_image_that_it_made() -> None:
     log = Path("lora/log.jsonl").read_bytes()
     again("lora/run.json")
     assert Path("lora/log.jsonl").read_bytes() == log, "nothing is left to do"
@@ -127,29 +127,29 @@ def test_a_lora_is_finished_and_makes_the_picture_that_it_made() -> None:
     assert np.abs(pixels("made/00000.png") - np.array(EXPECTED["lora"])).max() <= 1
 
 
-def test_the_one_picture_that_is_missing_is_made(capsys: pytest.CaptureFixture[str]) -> None:
-    manifest, missing = Path("images/manifest.jsonl").read_bytes(), EXPECTED["missing"]["file"]
+def test_the_one_image_that_is_missing_is_made(capsys: pytest.CaptureFixture[str]) -> None:
+    manifest, name = Path("images/manifest.jsonl").read_bytes(), EXPECTED["missing"]["file"]
     there = {file: file.stat().st_mtime_ns for file in Path("images").glob("*.png")}
-    assert {file.name for file in there} == EXPECTED["images"].keys() - {missing}
+    assert {file.name for file in there} == EXPECTED["images"].keys() - {name}
     again("images/run.json")
     assert "wrote 1 images to images (5 were there)" in capsys.readouterr().out
     assert {file: file.stat().st_mtime_ns for file in there} == there
     assert all(sha256(file.read_bytes()).hexdigest() == EXPECTED["images"][file.name] for file in there)
-    assert np.abs(pixels(f"images/{missing}") - np.array(EXPECTED["missing"]["pixels"])).max() <= 1
+    assert np.abs(pixels(f"images/{name}") - np.array(EXPECTED["missing"]["pixels"])).max() <= 1
     assert Path("images/manifest.jsonl").read_bytes().startswith(manifest)
-    assert lines("images/manifest.jsonl")[5]["file"] == missing
+    assert lines("images/manifest.jsonl")[5]["file"] == name
 
 
-def test_pictures_are_judged_as_they_were() -> None:
+def test_images_are_judged_as_they_were() -> None:
     again("images/run.json")
     again("images/check.json")
     same(read("images/check.json"), upgrade(EXPECTED["check"]))
     # real ones, which pass some of it
     (real,) = Path("compare/pictures").glob("real-*")
-    told = read(real / "check.json")
-    assert told["properties"]["background"]["rate"] == 1
+    content = read(real / "check.json")
+    assert content["properties"]["background"]["rate"] == 1
     again(real / "check.json")
-    same(read(real / "check.json"), told)
+    same(read(real / "check.json"), content)
 
 
 @pytest.mark.parametrize("folder", ["brand", "run", "lora", "images", "compare"])
@@ -161,22 +161,23 @@ def test_a_page_is_written_of_each_folder(folder: str) -> None:
 
 
 def test_a_comparison_finds_all_that_was_made(capsys: pytest.CaptureFixture[str]) -> None:
-    def made() -> dict[Path, int]:
-        named = {"runs": "runs", "pictures": "images", "images": "images"}
-        files = ((name, file) for name in named for file in Path("compare", name).rglob("*") if file.is_file())
+    def times() -> dict[Path, int]:
+        folders = {"runs": "runs", "pictures": "images", "images": "images"}
+        files = ((name, file) for name in folders for file in Path("compare", name).rglob("*") if file.is_file())
         return {
-            Path(named[name], file.relative_to(Path("compare", name))): file.stat().st_mtime_ns for name, file in files
+            Path(folders[name], file.relative_to(Path("compare", name))): file.stat().st_mtime_ns
+            for name, file in files
         }
 
-    before = made()
+    before = times()
     again("compare/compare.json")
-    assert made() == before, "nothing is made anew"
+    assert times() == before, "nothing is made anew"
     assert "fine-tuning" not in capsys.readouterr().out
     assert read("compare/compare.json")["methods"] == upgrade({"methods": EXPECTED["compare"]})["methods"]
     assert Path("compare/report.html").is_file() and Path("compare/compare.md").is_file()
 
 
-@resumed
+@same_schedule
 def test_a_longer_training_goes_on_from_one_that_was_made() -> None:
     (short,) = Path("compare/runs").glob("plain-*")
     words = shlex.split(read("compare/compare.json")["command"])[1:]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from onbrand.io import read_json, read_lines, upgrade, whole_file, whole_folder, write_json
+from onbrand.io import json_lines, read_json, read_lines, upgrade, whole_file, whole_folder, write_json
+from worlds import raises
 
 
 def test_a_file_appears_whole_or_stays_as_it_was(tmp_path: Path) -> None:
@@ -55,3 +56,13 @@ def test_keys_of_schema_1_are_renamed_and_names_that_somebody_gave_are_not() -> 
 def test_a_line_cut_off_by_a_kill_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1}) + "\n" + '{"step": 2, "lo')
     assert read_lines(tmp_path / "log.jsonl") == [{"step": 1}] and read_lines(tmp_path / "none") == []
+
+
+def test_json_lines_are_numbered_and_an_error_has_the_callers_code(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('\n{"a": "\\ud83d\\ude00\\n"}\r\n\n[NaN]\n{"a": 1, "b": {"c": 1, "c": 2}}\n')
+    lines = json_lines(tmp_path / "a.jsonl", "data")
+    assert next(lines) == (2, {"a": "\U0001f600\n"})
+    number, (value,) = next(lines)
+    assert number == 4 and value != value, "NaN, as pandas writes it"
+    with raises("data", "a.jsonl line 5", "'c' twice"):
+        next(lines)

@@ -1,4 +1,4 @@
-"""The floors: a file imports from its own floor and from those below, and only models knows diffusers."""
+"""The layers: a file imports from its own layer and from those below, and only models knows diffusers."""
 
 import ast
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "onbrand"
-FLOORS = [
+LAYERS = [
     {"core", "options", "io", "errors"},
     {"data", "datasets"},
     {"models"},
@@ -22,6 +22,9 @@ FLOORS = [
     {"comparison"},
     {"cli"},
 ]
+VERBS = ("fit", "diagnose", "train", "generate", "check", "merge", "report", "data")
+LONGEST = 80
+"""Lines of a verb's file."""
 GUARDED = {"diffusers", "transformers", "peft"}
 CORE = {"torch", "safetensors", "onbrand"} | set(sys.stdlib_module_names)
 EXCEPTIONS: dict[str, str] = {}
@@ -46,35 +49,35 @@ def imports(tree: ast.AST, package: list[str], checking: bool = False) -> Iterat
             yield from imports(node, package, checking)
 
 
-def floor_of(path: Path, source: Path) -> int:
-    """A file's floor; the package's front door (`__init__`, `__main__`) stands above all."""
+def layer_of(path: Path, source: Path) -> int:
+    """A file's layer; the package's front door (`__init__`, `__main__`) stands above all."""
     name = path.relative_to(source).parts[0].removesuffix(".py")
-    return floor_called(name)
+    return layer_number(name)
 
 
-def floor_called(name: str) -> int:
-    """The number of the floor that a room stands on; len(FLOORS) for what is no room."""
-    return next((number for number, rooms in enumerate(FLOORS) if name in rooms), len(FLOORS))
+def layer_number(name: str) -> int:
+    """The number of the layer that a package belongs to; len(LAYERS) for what is no package."""
+    return next((number for number, packages in enumerate(LAYERS) if name in packages), len(LAYERS))
 
 
 def breaches(source: Path, exceptions: dict[str, str] = EXCEPTIONS) -> list[str]:
     """Every import that the rules forbid, as "file:line: why"."""
-    found = []
+    lines = []
     for path in sorted(source.rglob("*.py")):
-        where, floor = path.relative_to(source), floor_of(path, source)
-        if floor == len(FLOORS) and where.as_posix() not in ("__init__.py", "__main__.py"):
-            found.append(f"{where}:1: stands on no floor")
+        where, layer = path.relative_to(source), layer_of(path, source)
+        if layer == len(LAYERS) and where.as_posix() not in ("__init__.py", "__main__.py"):
+            lines.append(f"{where}:1: belongs to no layer")
         package = ["onbrand", *where.parts[:-1]]
         for module, line, checking in imports(ast.parse(path.read_text(encoding="utf-8")), package):
             top, _, rest = module.partition(".")
             target = rest.partition(".")[0]
-            if top == "onbrand" and floor < floor_called(target) < len(FLOORS):
-                found.append(f"{where}:{line}: {where.parts[0]} imports up from {target}")
+            if top == "onbrand" and layer < layer_number(target) < len(LAYERS):
+                lines.append(f"{where}:{line}: {where.parts[0]} imports up from {target}")
             elif top in GUARDED and not checking and where.parts[0] != "models" and where.as_posix() not in exceptions:
-                found.append(f"{where}:{line}: {top} outside models")
+                lines.append(f"{where}:{line}: {top} outside models")
             elif where.parts[0] == "core" and top not in CORE:
-                found.append(f"{where}:{line}: core imports {top}")
-    return found
+                lines.append(f"{where}:{line}: core imports {top}")
+    return lines
 
 
 def test_imports_only_go_down() -> None:
@@ -86,19 +89,19 @@ def graph(source: Path) -> dict[str, set[str]]:
     files = {
         ".".join(["onbrand", *path.relative_to(source).with_suffix("").parts]): path for path in source.rglob("*.py")
     }
-    found: dict[str, set[str]] = {}
+    edges: dict[str, set[str]] = {}
     for module, path in files.items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        named = {name for name, _, checking in imports(tree, module.split(".")[:-1]) if not checking}
+        modules = {name for name, _, checking in imports(tree, module.split(".")[:-1]) if not checking}
         # `from onbrand.models import pipeline` takes a module or a name: each that is a module counts
-        taken = {
+        names = {
             f"{node.module}.{alias.name}"
             for node in ast.walk(tree)
             if isinstance(node, ast.ImportFrom) and node.module
             for alias in node.names
         }
-        found[module] = (named | taken) & set(files) - {module}
-    return found
+        edges[module] = (modules | names) & set(files) - {module}
+    return edges
 
 
 def test_no_circle() -> None:
@@ -113,9 +116,9 @@ def test_a_circle_is_seen(tmp_path: Path) -> None:
         list(TopologicalSorter(graph(tmp_path)).static_order())
 
 
-def test_every_floor_is_there_and_was_read() -> None:
-    rooms = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in SOURCE.rglob("*.py")}
-    assert rooms >= set().union(*FLOORS)
+def test_every_layer_is_there_and_was_read() -> None:
+    packages = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in SOURCE.rglob("*.py")}
+    assert packages >= set().union(*LAYERS)
     assert all((SOURCE / name).exists() and why for name, why in EXCEPTIONS.items())
 
 
@@ -137,7 +140,7 @@ WRONG = {
     "more than torch in core": ("core/a.py", "import numpy as np"),
     "types from diffusers in core": ("core/a.py", "import typing\nif typing.TYPE_CHECKING:\n    import diffusers"),
     "else of a type check": ("training/a.py", "if TYPE_CHECKING:\n    pass\nelse:\n    import peft"),
-    "no floor": ("utils.py", ""),
+    "no layer": ("utils.py", ""),
 }
 RIGHT = {
     "core/a.py": "import json\nfrom safetensors.torch import save_file\nfrom onbrand.core.b import c\nfrom . import d",
@@ -154,8 +157,8 @@ def test_a_breach_is_seen(case: Any, tmp_path: Path) -> None:
     for path, content in {**RIGHT, name: code}.items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(content)
-    found = breaches(tmp_path)
-    assert len(found) == 1 and found[0].startswith(f"{name}:")
+    lines = breaches(tmp_path)
+    assert len(lines) == 1 and lines[0].startswith(f"{name}:")
 
 
 def test_a_clean_tree_and_a_reasoned_exception_pass(tmp_path: Path) -> None:
@@ -164,3 +167,8 @@ def test_a_clean_tree_and_a_reasoned_exception_pass(tmp_path: Path) -> None:
         (tmp_path / path).write_text(content)
     assert breaches(tmp_path) == ["training/b.py:1: diffusers outside models"]
     assert breaches(tmp_path, {"training/b.py": "a reason"}) == []
+
+
+def test_a_verb_is_wiring() -> None:
+    lengths = {name: len((SOURCE / "api" / f"_{name}.py").read_text().splitlines()) for name in VERBS}
+    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}

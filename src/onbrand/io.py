@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from onbrand.errors import OnbrandError, quote
 
 
 @contextmanager
@@ -90,6 +94,78 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file by the present schema; {} without the file."""
     return upgrade(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def text_lines(path: Path, code: str) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not blank, each with its number, from 1: the one reader of lists that people
+    write, of JSON lines too (`json_lines`).
+
+    UTF-8, or UTF-16 and UTF-32 with a byte order mark. A line ends where an editor ends it; the separators that
+    Unicode has besides (U+2028) are letters. OnbrandError of this code for other bytes, with their line.
+    """
+    content = path.read_bytes()
+    marks = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
+             (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
+    encoding = next((name for mark, name in marks if content.startswith(mark)), "utf-8-sig")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        where = f" line {line}" if encoding == "utf-8-sig" else ""
+        raise OnbrandError(
+            code, f"{path}{where} is not {encoding.removesuffix('-sig').upper()} ({error.reason}): save it as UTF-8"
+        ) from error
+    for number, line_text in enumerate(re.split(r"\r\n|\n|\r", text), 1):
+        if "\0" in line_text:
+            raise OnbrandError(
+                code,
+                f"{path} line {number} holds a NUL, which no text has: save it as UTF-8; got {quote(line_text, 60)}",
+            )
+        if line_text.strip():
+            yield number, line_text
+
+
+def json_lines(path: Path, code: str) -> Iterator[tuple[int, Any]]:
+    """The values of a file of JSON lines, each with its line's number, from 1; blank lines are passed over.
+
+    OnbrandError of this code, with the line, for what is no JSON, and for what no other program would take: a key
+    twice, a nesting of thousands, a number of thousands of digits, a NUL, half a surrogate pair. (NaN passes, as
+    Python and pandas write it.)
+    """
+    for number, line in text_lines(path, code):
+        yield number, json_of(line, code, f"{path} line {number}")
+
+
+def json_of(text: str, code: str, place: str) -> Any:
+    """The value of a JSON text; OnbrandError of this code as `json_lines` has it. place: where it stands."""
+    try:
+        value = json.loads(text, object_pairs_hook=_unique)
+        if "\\" in text:  # only an escape can smuggle these in
+            words = json.dumps(value, ensure_ascii=False).encode()
+            if b"\\u0000" in words:
+                raise ValueError("a NUL in a text")
+    except RecursionError:
+        reason = "nested too deeply"
+    except UnicodeEncodeError:
+        reason = "half of a surrogate pair in a text"
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg}, column {error.colno}"
+    except ValueError as error:
+        reason = str(error).partition(";")[0]
+    else:
+        return value
+    raise OnbrandError(
+        code, f"{place} cannot be read as JSON ({reason}); got {quote(text.strip(), 60)}: mend that line"
+    )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError for a key that stands in it twice."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} twice")
+    return content
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ def fit(world: Path, out: Path, after: float | None = None) -> tuple[float, bool
     process.start()
     while process.is_alive() and not (out / "begun").exists():
         time.sleep(0.001)
-    began = time.monotonic()
+    start = time.monotonic()
     process.join(after)
     if after is not None and process.is_alive():
         assert process.pid
@@ -50,31 +50,32 @@ def fit(world: Path, out: Path, after: float | None = None) -> tuple[float, bool
     else:
         assert process.exitcode == 0
     (out / "begun").unlink()
-    return time.monotonic() - began, process.exitcode == -signal.SIGKILL
+    return time.monotonic() - start, process.exitcode == -signal.SIGKILL
 
 
-def written(out: Path) -> dict[str, bytes]:
+def contents(out: Path) -> dict[str, bytes]:
     """What a fit leaves, but its cache and, in fit.json, the command that names its folder."""
     files = {
         str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and "latents" not in p.parts
     }
-    told = json.loads(files["fit.json"])
-    assert str(out) in told.pop("command")
-    return files | {"fit.json": json.dumps(told).encode()}
+    fit_json = json.loads(files["fit.json"])
+    assert str(out) in fit_json.pop("command")
+    return files | {"fit.json": json.dumps(fit_json).encode()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moments", [2, pytest.param(10, marks=pytest.mark.prove)])
 def test_killed_and_started_again_it_is_the_fit_that_was_not(
     world: Path, whole: Path, tmp_path: Path, moments: int
 ) -> None:
     seed = random.randrange(2**32)
     print(f"moments from seed {seed}")
-    draw, files = random.Random(seed), written(whole)
+    draw, files = random.Random(seed), contents(whole)
     assert set(files) == {"prior.safetensors", "unseen.json", "fit.json", "means/block.png", "means/tall block.png"}
-    seconds, killed = fit(world, tmp_path / "timed")[0], []
+    seconds, kills = fit(world, tmp_path / "timed")[0], []
     for moment in range(moments):
         out = tmp_path / f"killed-{moment}"
-        killed.append(fit(world, out, draw.uniform(0, 0.9 * seconds))[1])
+        kills.append(fit(world, out, draw.uniform(0, 0.9 * seconds))[1])
         fit(world, out)
-        assert written(out) == files
-    assert any(killed)
+        assert contents(out) == files
+    assert any(kills)

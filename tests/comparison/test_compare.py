@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import multiprocessing
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from worlds import tiny_pipeline
 CONFIG = CompareSettings(
     max_train_steps=4, train_batch_size=4, learning_rate=1e-3, num_inference_steps=2, guidance_scale=1, batch_size=8
 )
+pytestmark = pytest.mark.slow
 METHODS = [
     "stock/noise", "plain:2/mean", "plain/mean", "plain/noise", "plain/noise+pasted", "mean-window/mean+8",
     "mean-constant/mean", "small-alpha/noise", "zero-snr/noise", "plain/leak-dct", "plain/image@held",
@@ -229,27 +231,32 @@ def test_a_request_of_no_class_is_found_before_a_training(
     assert not (tmp_path / "out" / "runs").exists()
 
 
-WORKER = """
-import sys, time
-from pathlib import Path
-from onbrand.comparison.jobs import Job, work
-folder, name = Path(sys.argv[1]), sys.argv[2]
-def make(mark):
-    with (folder / "log").open("a") as log:
-        log.write(f"{name} {mark.name}\\n")
-    time.sleep(0.2)
-    mark.touch()
-marks = [folder / f"m{i}" for i in range(8)]
-work([Job(m.name, m, lambda m=m: make(m)) for m in marks], folder / "locks", lambda words: None)
-assert all(mark.exists() for mark in marks)
-"""
+def share(folder: Path, name: str) -> None:
+    """The child: work on eight jobs, each of which says who did it."""
+    marks = [folder / f"m{i}" for i in range(8)]
+
+    def make(mark: Path) -> None:
+        with (folder / "log").open("a") as log:
+            log.write(f"{name} {mark.name}\n")
+        time.sleep(0.2)
+        mark.touch()
+
+    work([Job(mark.name, mark, partial(make, mark)) for mark in marks], folder / "locks", lambda words: None)
+    assert all(mark.exists() for mark in marks)
 
 
 def test_two_processes_share_the_work(tmp_path: Path) -> None:
-    both = [subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path), name]) for name in "ab"]
-    assert [process.wait(300) for process in both] == [0, 0]
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["onbrand.comparison.jobs"])
+    both = [server.Process(target=share, args=(tmp_path, name)) for name in "ab"]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    assert [process.exitcode for process in both] == [0, 0]
     lines = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     assert sorted(mark for _, mark in lines) == [f"m{i}" for i in range(8)], "each once"
+    assert {name for name, _ in lines} == {"a", "b"}
 
 
 def test_what_fails_is_listed_with_what_needed_it_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -259,7 +266,7 @@ def test_what_fails_is_listed_with_what_needed_it_and_the_rest_goes_on(tmp_path:
     a, b, c, d = (tmp_path / name for name in "abcd")
     jobs = [Job("a", a, broken), Job("b", b, b.touch, needs=a), Job("c", c, c.touch), Job("d", d, lambda: None)]
     failed = work(jobs, tmp_path / "locks", lambda words: None)
-    assert failed == {"a": "the loss is nan", "b": "its training failed", "d": f"it left no {d}"}
+    assert failed == {"a": "the loss is nan", "b": "its training failed", "d": f"the work left no {d}"}
     assert c.exists() and not b.exists()
 
 

@@ -14,8 +14,8 @@ import yaml
 from onbrand.comparison.compare import by_number
 from onbrand.comparison.jobs import Trials
 from onbrand.comparison.methods import read_file, read_method, read_methods
-from onbrand.errors import OnbrandError
 from onbrand.options.compare import DEFAULT_METHODS, CompareSettings
+from worlds import raises
 
 CONFIG = CompareSettings(max_train_steps=600, num_inference_steps=20, guidance_scale=2.0, learning_rate=1e-4)
 
@@ -32,9 +32,9 @@ def test_the_papers_rows() -> None:
     assert window.training.config.max_train_steps == 600
     assert (window.start.num_inference_steps, window.start.guidance_scale) == (20, 2.0)
     assert read("stock/mean").training.config is None
-    projected, sampled = read("pca3-window/pca3").training.config, read("pca16-sampled-window/pca16").training.config
-    assert (projected.start, projected.k, projected.draw) == ("pca", 3, "projected")
-    assert (sampled.k, sampled.draw) == (16, "sampled") and read("pca3-window/pca3").start.k == 3
+    pca3, pca16 = read("pca3-window/pca3").training.config, read("pca16-sampled-window/pca16").training.config
+    assert (pca3.start, pca3.k, pca3.draw) == ("pca", 3, "projected")
+    assert (pca16.k, pca16.draw) == (16, "sampled") and read("pca3-window/pca3").start.k == 3
     assert read("plain/image3@held").start.k == 3 and read("plain/image3@held").requests == "held"
 
 
@@ -50,15 +50,17 @@ def test_baselines_and_ours() -> None:
 
 
 def test_looks_and_priors_of_few_photos() -> None:
-    looking = read("plain/mean-few50+zeromean+look2")
-    assert (looking.start.look_ahead, looking.start.start, looking.prior) == (2, "mean", "few50")
-    assert looking.words == "class mean, prior of 50 photos a class, noise of zero mean, 2 looks ahead"
+    method = read("plain/mean-few50+zeromean+look2")
+    assert (method.start.look_ahead, method.start.start, method.prior) == (2, "mean", "few50")
+    assert method.words == "class mean, prior of 50 photos a class, noise of zero mean, 2 looks ahead"
     assert read("plain/text-few5").prior == "few5" and read("plain/text-few5").start.look_ahead == 0
     whole = read("plain/mean+look1+unprojected").start
     assert (whole.look_ahead, whole.look_ahead_projection) == (1, False)
-    for wrong in ("plain/noise-few5", "plain/mean-few0", "plain/mean+look0", "plain/text-rr-few5", "plain/mean-few"):
-        with pytest.raises(ValueError, match="a start is one of|a start's options are"):
-            read(wrong)
+    for part in ("noise-few5", "mean-few0", "text-rr-few5", "mean-few"):
+        with raises("method", f"method 'plain/{part}'", "noise, mean", f"got {part!r}"):
+            read(f"plain/{part}")
+    with raises("method", "method 'plain/mean+look0'", "+look<N>", "got '+look0'"):
+        read("plain/mean+look0")
 
 
 def test_options() -> None:
@@ -85,8 +87,8 @@ def test_options() -> None:
 
 
 def test_a_training_keeps_the_name_that_it_had_before_there_were_more_settings() -> None:
-    fitted = SimpleNamespace(fingerprint="f" * 8)
-    trials = Trials("photos", "model", Path("out"), None, None, None, None, {}, {}, {}, fitted, "w" * 8)
+    prior = SimpleNamespace(fingerprint="f" * 8)
+    trials = Trials("photos", "model", Path("out"), None, None, None, None, {}, {}, {}, prior, "w" * 8)
     for name, folder in {
         "plain:300/noise": "plain-f3fc251b4fd7-300",
         "mean-window:300/mean": "mean-window-2b5497a143b3-300",
@@ -106,9 +108,9 @@ def test_a_training_keeps_the_name_that_it_had_before_there_were_more_settings()
 
 def test_a_row_keeps_the_name_that_it_had_before_there_were_looks(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text("{}\n")
-    fitted, prompts = SimpleNamespace(fingerprint="f" * 8), {"": tmp_path / "p.jsonl"}
+    prior, prompts = SimpleNamespace(fingerprint="f" * 8), {"": tmp_path / "p.jsonl"}
     trials = Trials(
-        "photos", "model", Path("out"), None, None, None, None, prompts, {"": Path("brand")}, {}, fitted, "w" * 8
+        "photos", "model", Path("out"), None, None, None, None, prompts, {"": Path("brand")}, {}, prior, "w" * 8
     )
     for name, folder in {
         "plain:300/noise": "plain-300_noise-225bcac8e44e",
@@ -124,24 +126,24 @@ def test_a_row_keeps_the_name_that_it_had_before_there_were_looks(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "values"),
     [
-        ("mean", "a method is TRAINING/START"),
-        ("means-window/mean", "a training is one of stock, plain"),
-        ("plain/average", "a start is one of noise, mean"),
-        ("plain/mean3", "a start is one of noise"),
-        ("plain/leak-rr", "a start is one of noise"),
-        ("plain:fast/mean", "a training's options are "),
-        ("stock:300/mean", "a training's options are "),
-        ("plain:lora8:controlnet/mean", "two options set method"),
-        ("plain:controlnet:lora8/mean", "two options set method"),
-        ("plain/mean+overlay", "train with :controlnet"),
-        ("plain/mean+0", "a start's options are \\+handoff"),
-        ("plain/mean+heun", "a start's options are \\+handoff"),
+        ("mean", ("TRAINING/START",)),
+        ("means-window/mean", ("stock, plain", "'means-window'")),
+        ("plain/average", ("noise, mean", "'average'")),
+        ("plain/mean3", ("noise, mean", "'mean3'")),
+        ("plain/leak-rr", ("noise, mean", "'leak-rr'")),
+        ("plain:fast/mean", (":lora<N>", "':fast'")),
+        ("stock:300/mean", ("none without", "':300'")),
+        ("plain:lora8:controlnet/mean", ("set method", "':controlnet'")),
+        ("plain:controlnet:lora8/mean", ("set method", "':lora8'")),
+        ("plain/mean+overlay", ("overlay", "with :controlnet")),
+        ("plain/mean+0", ("+handoff", "'+0'")),
+        ("plain/mean+heun", ("+handoff", "'+heun'")),
     ],
 )
-def test_other_names_are_refused_with_what_there_is(name: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_other_names_are_refused_with_what_there_is(name: str, values: tuple[str, ...]) -> None:
+    with raises("method", f"method {name!r}", *values):
         read(name)
 
 
@@ -174,8 +176,8 @@ def trials_in(folder: Path) -> Trials:
     (folder / "p.jsonl").write_text("{}\n")
     prompts = {"": folder / "p.jsonl", "few": folder / "p.jsonl"}
     priors = {name: Path(name or "brand") for name in ("", "zero", "leak-dct", "few50")}
-    fitted: Any = SimpleNamespace(fingerprint="f" * 8)
-    return Trials("photos", "model", folder, None, None, None, None, prompts, priors, {}, fitted, "w" * 8)
+    prior: Any = SimpleNamespace(fingerprint="f" * 8)
+    return Trials("photos", "model", folder, None, None, None, None, prompts, priors, {}, prior, "w" * 8)
 
 
 def test_a_file_of_ones_own_methods(tmp_path: Path) -> None:
@@ -248,12 +250,12 @@ def test_a_method_of_a_preset_s_settings_is_the_same_work(name: str, tmp_path: P
         assert trials.run_of(own.training) == trials.run_of(preset.training)
     alone = trials.images_of(own)
     assert alone.name.startswith("mine-") and trials.images_of(preset) == alone, "one folder in one comparison"
-    again = trials_in(tmp_path)
-    former = again.images_of(preset)
-    assert former.name.rpartition("-")[2] == alone.name.rpartition("-")[2] and former != alone
-    former.mkdir(parents=True)
-    (former.parent / f"{former.name}-unpasted").mkdir()
-    assert trials_in(tmp_path).images_of(own) == former, "what is finished is found again"
+    other = trials_in(tmp_path)
+    images = other.images_of(preset)
+    assert images.name.rpartition("-")[2] == alone.name.rpartition("-")[2] and images != alone
+    images.mkdir(parents=True)
+    (images.parent / f"{images.name}-unpasted").mkdir()
+    assert trials_in(tmp_path).images_of(own) == images, "what is finished is found again"
 
 
 def test_a_training_that_is_no_preset_has_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -281,44 +283,45 @@ def test_a_training_whose_schedule_counts_its_steps_goes_on_from_none(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "values"),
     [
-        (OWN, "method 'untrained': generate has no setting 'mixed'"),
-        ("- a", "must hold methods, NAME: "),
-        ("", "must hold methods, NAME: "),
-        ("a: {", "must be a YAML file that can be read"),
-        ({"a": 3}, "method 'a': a method has the keys train, generate"),
-        ({"a/b": {}}, "method 'a/b': a name has letters"),
-        ({"real": {}}, "which are rows already"),
-        ({3: {}}, "method 3: a name has letters"),
-        ({"a": {"trian": {}}}, "it has the key 'trian', which is none of train, .*did you mean train"),
-        ({"a": {"prior": "zero"}}, "prior is a key of train and of generate"),
-        ({"a": {"train": "plain"}}, "train holds settings of `onbrand train`.*got 'plain'"),
-        ({"a": {"train": {"learning_rat": 1}}}, "train has no setting 'learning_rat' .did you mean learning_rate"),
-        ({"a": {"train": {"rank": "many"}}}, "train.rank must be a whole number; got 'many'"),
-        ({"a": {"train": {"rank": True}}}, "train.rank must be a whole number; got True"),
-        ({"a": {"train": {"learning_rate": "fast"}}}, "train.learning_rate must be a number; got 'fast'"),
-        ({"a": {"train": {"gain": "half"}}}, "train.gain must be one of window, constant; got 'half'"),
-        ({"a": {"train": {"timestep_range": [1]}}}, "train.timestep_range must be a list of 2 or null"),
-        ({"a": {"train": {"target_modules": "to_q"}}}, "train.target_modules must be a list, each a text"),
-        ({"a": {"train": {"learning_rate": -1}}}, "method 'a': train: learning_rate must be above 0; got -1.0"),
-        ({"a": {"train": {"prior": "half"}}}, "train.prior is zero, few50 .*; got 'half'"),
-        ({"a": {"generate": {"eta": 2}}}, "method 'a': generate: eta must lie in .0, 1.; got 2.0"),
-        ({"a": {"train": {"start": "mean"}, "generate": {"overlay": True}}}, "with method controlnet"),
-        ({"a": {"schedule": "v"}}, "schedule is what a training starts with; got 'v' and no train"),
-        ({"a": {"train": {}, "schedule": "w"}}, "schedule must be one of zero-snr, small-alpha, v; got 'w'"),
-        ({"a": {"paste": "yes"}}, "paste must be true or false; got 'yes'"),
+        (OWN, ("method 'untrained'", "generate", "'mixed'")),
+        ("- a", ("NAME: {train: ..., generate: ...}",)),
+        ("", ("NAME: {train: ..., generate: ...}",)),
+        ("a: {", ("YAML",)),
+        ({"a": 3}, ("train, generate", "got 3")),
+        ({"a/b": {}}, ("letters, digits, _, - and .",)),
+        ({"real": {}}, ("real or autoencoder",)),
+        ({3: {}}, ("letters, digits, _, - and .",)),
+        ({"a": {"trian": {}}}, ("'trian'", "train, generate", "mean train?")),
+        ({"a": {"prior": "zero"}}, ("prior", "train and of generate")),
+        ({"a": {"train": "plain"}}, ("`onbrand train`", "'plain'")),
+        ({"a": {"train": {"learning_rat": 1}}}, ("train", "'learning_rat'", "mean learning_rate?")),
+        ({"a": {"train": {"rank": "many"}}}, ("train.rank", "whole number", "'many'")),
+        ({"a": {"train": {"rank": True}}}, ("train.rank", "whole number", "True")),
+        ({"a": {"train": {"learning_rate": "fast"}}}, ("train.learning_rate", "'fast'")),
+        ({"a": {"train": {"gain": "half"}}}, ("train.gain", "window, constant", "'half'")),
+        ({"a": {"train": {"timestep_range": [1]}}}, ("train.timestep_range", "list of 2 or null", "[1]")),
+        ({"a": {"train": {"target_modules": "to_q"}}}, ("train.target_modules", "list", "'to_q'")),
+        ({"a": {"train": {"learning_rate": -1}}}, ("train: learning_rate", "above 0", "-1.0")),
+        ({"a": {"train": {"prior": "half"}}}, ("train.prior", "zero, few50", "'half'")),
+        ({"a": {"generate": {"eta": 2}}}, ("generate: eta", "[0, 1]", "2.0")),
+        ({"a": {"train": {"start": "mean"}, "generate": {"overlay": True}}}, ("overlay", "method controlnet")),
+        ({"a": {"schedule": "v"}}, ("schedule", "'v'", "no train")),
+        ({"a": {"train": {}, "schedule": "w"}}, ("schedule", "zero-snr, small-alpha, v", "'w'")),
+        ({"a": {"paste": "yes"}}, ("paste", "true or false", "'yes'")),
     ],
 )
-def test_a_file_s_mistake_names_file_method_and_key(content: Any, said: str, tmp_path: Path) -> None:
+def test_a_file_s_mistake_names_file_method_and_key(content: Any, values: tuple[str, ...], tmp_path: Path) -> None:
     file = file_of(tmp_path, content)
-    with pytest.raises(OnbrandError, match=said) as caught:
+    where = f"{file}: method {next(iter(content))!r}: " if isinstance(content, dict) else str(file)
+    with raises("method", *values) as caught:
         read_methods([str(file)], CONFIG)
-    assert str(caught.value).startswith(str(file))
+    assert str(caught.value).startswith(where)
 
 
 def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
-    with pytest.raises(OnbrandError, match="none.yaml must be a YAML file that can be read"):
+    with raises("method", tmp_path / "none.yaml", "YAML"):
         read_methods([f"plain/mean,{tmp_path / 'none.yaml'}"], CONFIG)
 
 

@@ -8,13 +8,14 @@ import torch
 from scipy.fft import dct, dctn
 
 from onbrand.comparison.baselines import dct_basis, signal_leak, signal_leak_of_low_frequencies
+from worlds import raises
 
 
 @pytest.fixture
 def x0() -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    mixed = torch.randn(300, 60, generator=generator) @ torch.randn(60, 60, generator=generator)
-    return (mixed + torch.linspace(-3, 9, 60)).reshape(300, 2, 5, 6)
+    coordinates = torch.randn(300, 60, generator=generator) @ torch.randn(60, 60, generator=generator)
+    return (coordinates + torch.linspace(-3, 9, 60)).reshape(300, 2, 5, 6)
 
 
 def test_the_basis_is_scipys() -> None:
@@ -37,20 +38,20 @@ def test_each_element_has_its_own_mean_and_variance(x0: Any) -> None:
 def test_low_frequencies_are_drawn_jointly_and_the_rest_is_nothing(x0: Any) -> None:
     gaussian = signal_leak_of_low_frequencies(x0, n=3)
     draws = gaussian.draw(60_000, gaussian.k, torch.Generator().manual_seed(1)).numpy()
-    seen = dctn(draws, axes=(2, 3), norm="ortho")
-    true = dctn(x0.numpy(), axes=(2, 3), norm="ortho")[:, :, :3, :3].reshape(300, -1)
-    low = seen[:, :, :3, :3].reshape(len(seen), -1)
-    scale = np.sqrt(np.outer(true.var(0, ddof=1), true.var(0, ddof=1)))
-    np.testing.assert_allclose(low.mean(0), true.mean(0), atol=0.03 * true.std())
-    np.testing.assert_allclose(np.cov(low.T) / scale, np.cov(true.T) / scale, atol=0.03)
-    seen[:, :, :3, :3] = 0
-    assert np.abs(seen).max() < 1e-3
+    coefficients = dctn(draws, axes=(2, 3), norm="ortho")
+    truth = dctn(x0.numpy(), axes=(2, 3), norm="ortho")[:, :, :3, :3].reshape(300, -1)
+    low = coefficients[:, :, :3, :3].reshape(len(coefficients), -1)
+    scale = np.sqrt(np.outer(truth.var(0, ddof=1), truth.var(0, ddof=1)))
+    np.testing.assert_allclose(low.mean(0), truth.mean(0), atol=0.03 * truth.std())
+    np.testing.assert_allclose(np.cov(low.T) / scale, np.cov(truth.T) / scale, atol=0.03)
+    coefficients[:, :, :3, :3] = 0
+    assert np.abs(coefficients).max() < 1e-3
     assert gaussian.k == 2 * 9
 
 
 def test_few_images_have_few_components_and_wrong_ones_are_refused(x0: Any) -> None:
     assert signal_leak_of_low_frequencies(x0[:5], n=3).k == 4
-    with pytest.raises(ValueError, match="two images or more"):
+    with raises("comparison", "x0", "(1, 2, 5, 6)"):
         signal_leak(x0[:1])
-    with pytest.raises(ValueError, match="n lowest frequencies of sides 5 and 6: got n = 6"):
+    with raises("comparison", "frequencies", "5 and 6", "n = 6"):
         signal_leak_of_low_frequencies(x0, n=6)

@@ -20,7 +20,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "findings.md"
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
 
 
-def leaking(mean: float = 1.0, spread: float = 900.0) -> Gaussian:
+def leaky_gaussian(mean: float = 1.0, spread: float = 900.0) -> Gaussian:
     components = torch.eye(2, 4 * 16 * 16)
     return Gaussian(torch.full((4, 16, 16), mean), components, torch.tensor([spread, spread / 10]), 2 * spread, 500)
 
@@ -31,12 +31,12 @@ def timesteps(scheduler_class: type, steps: int, **options: str) -> list[float]:
     return scheduler.timesteps.tolist()
 
 
-def codes(found: list[Finding]) -> dict[str, str]:
-    return {finding.code: finding.level for finding in found}
+def codes(entries: list[Finding]) -> dict[str, str]:
+    return {finding.code: finding.level for finding in entries}
 
 
-def start(t: list[float], **told: Any) -> Any:
-    return findings(measure_leak(leaking(), 0.0082), t[0], t, **told)
+def start(t: list[float], **training: Any) -> Any:
+    return findings(measure_leak(leaky_gaussian(), 0.0082), t[0], t, **training)
 
 
 def test_a_leak_is_a_problem_until_the_model_was_trained_for_the_start() -> None:
@@ -47,7 +47,7 @@ def test_a_leak_is_a_problem_until_the_model_was_trained_for_the_start() -> None
 
 
 def test_the_sentence_holds_the_numbers() -> None:
-    leak = measure_leak(leaking(), 0.0082)
+    leak = measure_leak(leaky_gaussian(), 0.0082)
     mean, spread = findings(leak, 951, [951, 901])
     assert "timestep 951" in mean.sentence and f"{leak.sigma:.1f} sigma" in mean.sentence and "AUC" in mean.sentence
     assert "1 mode is seen" in spread.sentence and "K = 1" in spread.sentence
@@ -58,8 +58,8 @@ def test_the_sentence_holds_the_numbers() -> None:
     [
         (None, None),  # flow matching
         (None, 0.0),
-        (measure_leak(leaking(), 0.0), None),  # zero terminal SNR
-        (measure_leak(leaking(0.001, 1.0), 0.0047), None),  # nothing there to see
+        (measure_leak(leaky_gaussian(), 0.0), None),  # zero terminal SNR
+        (measure_leak(leaky_gaussian(0.001, 1.0), 0.0047), None),  # nothing there to see
     ],
 )
 def test_without_a_mismatch_it_says_so(leak: Any, abar: Any) -> None:
@@ -82,9 +82,9 @@ def test_outside_the_window_it_names_steps_that_diffusers_starts_inside(schedule
     assert t[0] < 950
     entries = {finding.code: finding for finding in start(t, window=(950, 999))}
     assert entries["OB003"].level == "problem" and f"timestep {t[0]:g}" in entries["OB003"].sentence
-    named = int(re.search(r"num_inference_steps (\d+)", entries["OB003"].remedy)[1])
-    assert timesteps(scheduler_class, named)[0] >= 950
-    assert all(timesteps(scheduler_class, fewer)[0] < 950 for fewer in range(steps, named))
+    count = int(re.search(r"num_inference_steps (\d+)", entries["OB003"].remedy)[1])
+    assert timesteps(scheduler_class, count)[0] >= 950
+    assert all(timesteps(scheduler_class, fewer)[0] < 950 for fewer in range(steps, count))
     assert "timestep_spacing trailing" in entries["OB003"].remedy
     assert 950 <= timesteps(scheduler_class, steps, timestep_spacing="trailing")[0] <= 999
 

@@ -12,12 +12,13 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from onbrand.core import Gaussian, measure_leak
 from onbrand.core.leak import mismatch
+from worlds import raises
 
 SHAPE = (2, 2, 3)
 D = 12
 
 
-def made(k: int = 3, mean: float = 3.0, spread: float = 40.0) -> Gaussian:
+def make_gaussian(k: int = 3, mean: float = 3.0, spread: float = 40.0) -> Gaussian:
     generator = torch.Generator().manual_seed(k)
     components = torch.linalg.qr(torch.randn(D, k, generator=generator))[0].T.contiguous()
     variances = spread / torch.arange(1, k + 1) ** 2
@@ -25,11 +26,11 @@ def made(k: int = 3, mean: float = 3.0, spread: float = 40.0) -> Gaussian:
     return Gaussian(mean * torch.randn(SHAPE, generator=generator), components, variances, total, 500)
 
 
-def noised(gaussian: Gaussian, abar: float) -> MultivariateNormal:
+def training_end(gaussian: Gaussian, abar: float) -> MultivariateNormal:
     """Training's x_T as torch has it."""
     p = gaussian.components.double()
-    left = gaussian.residual * (torch.eye(D, dtype=torch.float64) - p.T @ p)
-    covariance = abar * (p.T @ torch.diag(gaussian.variances.double()) @ p + left) + (1 - abar) * torch.eye(D)
+    rest = gaussian.residual * (torch.eye(D, dtype=torch.float64) - p.T @ p)
+    covariance = abar * (p.T @ torch.diag(gaussian.variances.double()) @ p + rest) + (1 - abar) * torch.eye(D)
     return MultivariateNormal(math.sqrt(abar) * gaussian.mean.double().flatten(), covariance)
 
 
@@ -40,26 +41,26 @@ def noise() -> MultivariateNormal:
 @pytest.mark.parametrize("k", [0, 1, 3, 12])
 @pytest.mark.parametrize("abar", [0.0047, 0.07, 0.9])
 def test_nats_are_torchs(k: Any, abar: Any) -> None:
-    gaussian = made(k)
+    gaussian = make_gaussian(k)
     leak = measure_leak(gaussian, abar)
-    assert leak.nats == pytest.approx(float(kl_divergence(noised(gaussian, abar), noise())), rel=1e-5, abs=1e-7)
+    assert leak.nats == pytest.approx(float(kl_divergence(training_end(gaussian, abar), noise())), rel=1e-5, abs=1e-7)
     assert float(leak.mode_nats.sum()) <= leak.nats + 1e-4
 
 
 @pytest.mark.parametrize("mean, abar", [(3.0, 0.005), (3.0, 0.02), (1.0, 0.07)])
 def test_auc_is_the_one_measured_by_the_best_linear_test(mean: Any, abar: Any) -> None:
-    gaussian = made(3, mean)
+    gaussian = make_gaussian(3, mean)
     torch.manual_seed(0)
-    x = torch.cat([noised(gaussian, abar).sample((20_000,)), noise().sample((20_000,))]).numpy()
+    x = torch.cat([training_end(gaussian, abar).sample((20_000,)), noise().sample((20_000,))]).numpy()
     label = np.repeat([1, 0], 20_000)
-    learned = LinearDiscriminantAnalysis().fit(x[::2], label[::2])
-    measured = roc_auc_score(label[1::2], learned.decision_function(x[1::2]))
-    assert measure_leak(gaussian, abar).auc == pytest.approx(measured, abs=0.01)
+    classifier = LinearDiscriminantAnalysis().fit(x[::2], label[::2])
+    auc = roc_auc_score(label[1::2], classifier.decision_function(x[1::2]))
+    assert measure_leak(gaussian, abar).auc == pytest.approx(auc, abs=0.01)
 
 
 def test_no_other_direction_tells_more() -> None:
-    gaussian = made(3)
-    best, training = measure_leak(gaussian, 0.02).auc, noised(gaussian, 0.02)
+    gaussian = make_gaussian(3)
+    best, training = measure_leak(gaussian, 0.02).auc, training_end(gaussian, 0.02)
     generator = torch.Generator().manual_seed(0)
     directions = torch.cat([torch.randn(500, D, generator=generator).double(), training.mean[None]])
     shift = (directions @ training.mean).abs()
@@ -89,7 +90,7 @@ def test_an_all_ones_mean_is_eq_6_and_7() -> None:
 
 
 def test_modes_are_counted_where_they_pass_one() -> None:
-    gaussian = made(3, mean=0.0, spread=100.0)  # variances 100, 25, 11.1
+    gaussian = make_gaussian(3, mean=0.0, spread=100.0)  # variances 100, 25, 11.1
     assert [measure_leak(gaussian, abar).spreads_seen for abar in (0.009, 0.011, 0.041, 0.1)] == [0, 1, 2, 3]
     assert [measure_leak(gaussian, 0.041, tolerance).k_worth for tolerance in (0.4, 1.0, 4.0, 5.0)] == [3, 2, 1, 0]
     axis = torch.eye(D)[:2]
@@ -99,15 +100,15 @@ def test_modes_are_counted_where_they_pass_one() -> None:
 
 
 def test_no_signal_is_no_leak() -> None:
-    leak = measure_leak(made(3), 0.0)
+    leak = measure_leak(make_gaussian(3), 0.0)
     assert (leak.sigma, leak.nats, leak.auc, leak.brightness) == (0.0, 0.0, 0.5, 0.0)
     assert (leak.means_seen, leak.spreads_seen, leak.k_worth) == (0, 0, 0)
 
 
 def test_wrong_input_is_refused() -> None:
     for abar in (-0.1, 1.1, 951, math.nan):
-        with pytest.raises(ValueError, match=r"\[0, 1\]"):
-            measure_leak(made(3), abar)
+        with raises("value", "[0, 1]", f"got {abar}"):
+            measure_leak(make_gaussian(3), abar)
 
 
 class TestMismatch:
@@ -120,45 +121,48 @@ class TestMismatch:
             torch.randn(2, 2, 2, generator=generator), basis, torch.tensor([9.0, 4.0, 1.0]), 14.0 + 5 * 0.3, 99
         )
 
-    @pytest.mark.parametrize("trained", ["image", "mean", "text", "pca", "noise"])
+    @pytest.mark.parametrize("training", ["image", "mean", "text", "pca", "noise"])
     @pytest.mark.parametrize("start", ["image", "mean", "text", "pca", "noise"])
-    def test_is_the_distance_of_the_two_given_the_text(self, trained: Any, start: Any) -> None:
+    def test_is_the_distance_of_the_two_given_the_text(self, training: Any, start: Any) -> None:
         gaussian, abar, r2 = self.gaussian(), 0.3, torch.tensor([0.5, 0.25, 0.0])
         basis, flat = gaussian.components.double(), gaussian.mean.double().flatten()
         # what the text tells of the modes: m ~ N(0, r2 lambda); the expected KL over it, by its second moment
-        told = (r2 * gaussian.variances).double()
+        text_variances = (r2 * gaussian.variances).double()
 
-        def state(word: Any, m: Any) -> Any:
-            cover, mean = torch.zeros(8, 8, dtype=torch.float64), flat.clone()
-            if word == "image":
+        def state(level: Any, m: Any) -> Any:
+            covariance, mean = torch.zeros(8, 8, dtype=torch.float64), flat.clone()
+            if level == "image":
                 rest = torch.eye(8, dtype=torch.float64) - basis.T @ basis
-                cover = basis.T @ torch.diag(gaussian.variances.double() - told) @ basis + gaussian.residual * rest
-            if word == "pca":
-                cover = basis.T @ torch.diag(gaussian.variances.double()) @ basis
-            if word in ("image", "text"):
+                covariance = (
+                    basis.T @ torch.diag(gaussian.variances.double() - text_variances) @ basis
+                    + gaussian.residual * rest
+                )
+            if level == "pca":
+                covariance = basis.T @ torch.diag(gaussian.variances.double()) @ basis
+            if level in ("image", "text"):
                 mean = mean + m @ basis
             eye = torch.eye(8, dtype=torch.float64)
-            if word == "noise":
+            if level == "noise":
                 return torch.zeros(8, dtype=torch.float64), eye
-            return abar**0.5 * mean, abar * cover + (1 - abar) * eye
+            return abar**0.5 * mean, abar * covariance + (1 - abar) * eye
 
         kl = torch.distributions.kl_divergence
         normal = torch.distributions.MultivariateNormal
         # quadratic in m, so the mean over m = +-sqrt(3 told) along each mode, one at a time, is exact
         zero = torch.zeros(3, dtype=torch.float64)
-        base = float(kl(normal(*state(trained, zero)), normal(*state(start, zero))))
+        base = float(kl(normal(*state(training, zero)), normal(*state(start, zero))))
         exact = base
         for i in range(3):
             for sign in (-1, 1):
                 m = zero.clone()
-                m[i] = sign * told[i] ** 0.5
-                exact += (float(kl(normal(*state(trained, m)), normal(*state(start, m)))) - base) / 2
-        assert mismatch(gaussian, abar, trained, start, r2) == pytest.approx(exact, rel=1e-5, abs=1e-6)
+                m[i] = sign * text_variances[i] ** 0.5
+                exact += (float(kl(normal(*state(training, m)), normal(*state(start, m)))) - base) / 2
+        assert mismatch(gaussian, abar, training, start, r2) == pytest.approx(exact, rel=1e-5, abs=1e-6)
 
     def test_is_the_leak_where_the_text_is_silent(self) -> None:
         gaussian = self.gaussian()
         assert mismatch(gaussian, 0.1, "image", "noise") == pytest.approx(measure_leak(gaussian, 0.1).nats)
 
     def test_an_unknown_word_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="image, mean, text, pca or noise; got 'photo'"):
+        with raises("value", "x_T", "image, mean, text, pca or noise", "'photo'"):
             mismatch(self.gaussian(), 0.1, "photo", "image")

@@ -7,6 +7,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from onbrand.core import add_noise, constant, handoff, matched_noise, ratio, target, window, x_init
+from worlds import raises
 
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
 
@@ -28,8 +29,8 @@ def test_window_is_eq_13_inside_and_eq_1_outside(scheduler: Any, triple: Any) ->
     x0, x_start, noise = triple
     t = torch.tensor([999, 980, 950, 949, 500, 0])
     noisy = scheduler.add_noise(x0, matched_noise(noise, x0, x_start, window(scheduler, 950)[t]), t)
-    held = torch.cat([x_start[:3], x0[3:]])
-    torch.testing.assert_close(noisy, scheduler.add_noise(held, noise, t), rtol=0, atol=2e-6)
+    images = torch.cat([x_start[:3], x0[3:]])
+    torch.testing.assert_close(noisy, scheduler.add_noise(images, noise, t), rtol=0, atol=2e-6)
 
 
 def test_matched_noise_is_eq_14(scheduler: Any, triple: Any) -> None:
@@ -126,15 +127,15 @@ def test_half_precision_is_computed_in_float32(scheduler: Any, triple: Any) -> N
 def test_wrong_input_is_refused(scheduler: Any, triple: Any) -> None:
     x0, x_start, noise = triple
     for outside in (-1, 1000, 950.5):
-        with pytest.raises(ValueError, match=f"first is a training timestep.*0..999: got {outside}"):
+        with raises("value", "first", "0..999", outside):
             window(scheduler, outside)
-        with pytest.raises(ValueError, match=f"start is a training timestep.*0..999: got {outside}"):
+        with raises("value", "start", "0..999", outside):
             constant(scheduler, outside)
-    with pytest.raises(ValueError, match="alphas_cumprod"):
+    with raises("value", "alphas_cumprod", "(3, 3)"):
         window(torch.ones(3, 3), 1)
-    with pytest.raises(ValueError, match=r"x_start \(1, "):
+    with raises("value", "x0 (6, 4, 3, 5)", "x_start (1, 4, 3, 5)"):
         matched_noise(noise, x0, x_start[:1], 0.1)
-    with pytest.raises(ValueError, match="one number a sample"):
+    with raises("value", "(1000,)", "(6, 4, 3, 5)"):
         matched_noise(noise, x0, x_start, window(scheduler, 950))
-    with pytest.raises(ValueError, match="got 0.5 twice"):
+    with raises("value", "abar", "0.5 twice"):
         handoff(x0, x0, noise, 0.5, 0.5)

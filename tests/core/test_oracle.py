@@ -116,8 +116,8 @@ def test_offset_noise(mode: Any, expected: Any) -> None:
 def test_a_standard_model_loses_what_method_says(mode: Any) -> None:
     """Section 4: from pure noise the share kept of the mean is 1 - sqrt(abar lc / (abar lc + 1 - abar))."""
     abar = float(schedule().alphas_cumprod[951])
-    lost = math.sqrt(abar * mode[2] / (abar * mode[2] + 1 - abar))
-    assert run("noise", None, False, mode)[0] == pytest.approx(1 - lost, abs=0.03)
+    loss = math.sqrt(abar * mode[2] / (abar * mode[2] + 1 - abar))
+    assert run("noise", None, False, mode)[0] == pytest.approx(1 - loss, abs=0.03)
 
 
 @pytest.mark.parametrize("train, first", [(window, 950), (constant, 951)])
@@ -134,10 +134,10 @@ def test_the_network_above_is_the_regression_on_matched_noise(train: Any, first:
         abar = float(scheduler.alphas_cumprod[t])
         eps_new = matched_noise(z[2], x0, torch.full_like(x0, mu), float(gains[t]))
         x_t = math.sqrt(abar) * x0 + math.sqrt(1 - abar) * eps_new
-        known = torch.stack([x_t, m, torch.ones_like(m)], 1).double()
-        fitted = torch.linalg.lstsq(known, x0.double()[:, None]).solution.flatten()
-        told = denoise(NOTHING, scheduler.alphas_cumprod[t], float(gains[t]), LIGHT)  # at x_t = 0, m = mu
-        slope = denoise(ONE, scheduler.alphas_cumprod[t], float(gains[t]), LIGHT)[0] - told[0]
-        assert float(fitted[0]) == pytest.approx(float(slope), abs=0.1)
-        assert float(fitted[1]) == pytest.approx(float(told[1]), abs=0.02)
-        assert float(fitted[1] * mu + fitted[2]) == pytest.approx(float(told[0]), abs=0.3)
+        regressors = torch.stack([x_t, m, torch.ones_like(m)], 1).double()
+        coefficients = torch.linalg.lstsq(regressors, x0.double()[:, None]).solution.flatten()
+        intercept = denoise(NOTHING, scheduler.alphas_cumprod[t], float(gains[t]), LIGHT)  # at x_t = 0, m = mu
+        slope = denoise(ONE, scheduler.alphas_cumprod[t], float(gains[t]), LIGHT)[0] - intercept[0]
+        assert float(coefficients[0]) == pytest.approx(float(slope), abs=0.1)
+        assert float(coefficients[1]) == pytest.approx(float(intercept[1]), abs=0.02)
+        assert float(coefficients[1] * mu + coefficients[2]) == pytest.approx(float(intercept[0]), abs=0.3)

@@ -1,5 +1,6 @@
 """The prior as a file: the same after a round trip, refused where it does not belong, nothing executed."""
 
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from onbrand.core import Conditional, Gaussian, Prior, Provenance
+from worlds import raises
 
 ABOUT = Provenance("ab" * 32, 0.18215, 0.0, (64, 48), "owner/model", True, (255, 254, 253))
 
@@ -37,18 +40,18 @@ def prior() -> Prior:
 
 def test_a_round_trip_changes_nothing(prior: Any, tmp_path: Path) -> None:
     prior.save(tmp_path / "new" / "prior.safetensors")
-    loaded = Prior.load(tmp_path / "new" / "prior.safetensors")
-    assert loaded.classes == prior.classes and loaded.provenance == ABOUT
-    assert (loaded.k, loaded.shape) == (2, (4, 8, 6))
-    assert [g.count for g in loaded.gaussians.values()] == [61, 62, 63]
-    for name, fitted in prior.gaussians.items():
-        torch.testing.assert_close(loaded.mean(name)[0], fitted.mean, rtol=0, atol=0)
-        torch.testing.assert_close(loaded.gaussians[name].components, fitted.components, rtol=0, atol=0)
-        assert loaded.gaussians[name].residual == fitted.residual
-    words = torch.randn(2, 7)
-    draws = [p.text["Büste"].mean(p.gaussians["Büste"], words) for p in (prior, loaded)]
+    copy = Prior.load(tmp_path / "new" / "prior.safetensors")
+    assert copy.classes == prior.classes and copy.provenance == ABOUT
+    assert (copy.k, copy.shape) == (2, (4, 8, 6))
+    assert [g.count for g in copy.gaussians.values()] == [61, 62, 63]
+    for name, original in prior.gaussians.items():
+        torch.testing.assert_close(copy.mean(name)[0], original.mean, rtol=0, atol=0)
+        torch.testing.assert_close(copy.gaussians[name].components, original.components, rtol=0, atol=0)
+        assert copy.gaussians[name].residual == original.residual
+    embedding = torch.randn(2, 7)
+    draws = [p.text["Büste"].mean(p.gaussians["Büste"], embedding) for p in (prior, copy)]
     torch.testing.assert_close(*draws, rtol=0, atol=0)
-    assert loaded.fingerprint == prior.fingerprint
+    assert copy.fingerprint == prior.fingerprint
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["prior.safetensors"]
 
 
@@ -64,15 +67,15 @@ def test_the_file_is_plain_safetensors(prior: Any, tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_tells_every_change(prior: Any) -> None:
-    fitted = prior.gaussians["garment"]
-    other = Gaussian(fitted.mean + 1e-6, fitted.components, fitted.variances, fitted.total, fitted.count)
-    changed = [
+    garment = prior.gaussians["garment"]
+    other = Gaussian(garment.mean + 1e-6, garment.components, garment.variances, garment.total, garment.count)
+    variants = [
         Prior({**prior.gaussians, "garment": other}, ABOUT, prior.text),
         Prior(prior.gaussians, replace(ABOUT, flip=False), prior.text),
         Prior(prior.gaussians, ABOUT),
         Prior({name.title(): g for name, g in prior.gaussians.items()}, ABOUT),
     ]
-    assert len({p.fingerprint for p in [prior, *changed]}) == 5
+    assert len({p.fingerprint for p in [prior, *variants]}) == 5
 
 
 def test_a_file_that_is_no_prior_is_refused_and_not_executed(prior: Any, tmp_path: Path) -> None:
@@ -81,16 +84,16 @@ def test_a_file_that_is_no_prior_is_refused_and_not_executed(prior: Any, tmp_pat
             return Path.touch, (tmp_path / "executed",)
 
     (tmp_path / "trap").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(ValueError, match="safetensors"):
+    with raises("prior", "safetensors", f"{tmp_path / 'trap'} is not"):
         Prior.load(tmp_path / "trap")
     assert not (tmp_path / "executed").exists()
     pickle.loads((tmp_path / "trap").read_bytes())
     assert (tmp_path / "executed").exists()  # the trap was a live one
 
     save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(ValueError, match="no prior"):
+    with raises("prior", "no prior", tmp_path / "foreign.safetensors"):
         Prior.load(tmp_path / "foreign.safetensors")
-    with pytest.raises(FileNotFoundError, match="onbrand fit"):
+    with raises("prior", "onbrand fit", tmp_path / "missing.safetensors"):
         Prior.load(tmp_path / "missing.safetensors")
 
 
@@ -100,17 +103,35 @@ def test_an_altered_file_is_refused(prior: Any, tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1  # the last bit of a tensor
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="fingerprint"):
+    with raises("prior", "fingerprint", path):
         Prior.load(path)
 
 
 def test_it_refuses_a_model_that_it_does_not_belong_to(prior: Any) -> None:
     prior.check(vae="ab" * 32, resolution=(64, 48), scaling_factor=0.18215, shift_factor=0.0)
     prior.check()
-    wrong = {"vae": "cd" * 32, "resolution": 64, "scaling_factor": 0.13025, "shift_factor": 0.1}
-    for name, value in wrong.items():
-        with pytest.raises(ValueError, match=f"fitted with {name} .*fit a prior with this model"):
+    settings = {"vae": "cd" * 32, "resolution": 64, "scaling_factor": 0.13025, "shift_factor": 0.1}
+    for name, value in settings.items():
+        own = getattr(ABOUT, name)
+        with raises("prior", f"{name} {own}", "'owner/model'", value if name != "resolution" else (value, value)):
             prior.check(**{name: value})
+
+
+def test_it_knows_its_text_encoder_and_is_known_by_what_it_was_before(prior: Any, tmp_path: Path) -> None:
+    """A prior of before has none, is read, and goes with any; its fingerprint is the numbers', with or without."""
+    new = Prior(prior.gaussians, replace(ABOUT, text_encoder="ef" * 32), prior.text)
+    for one in (prior, new):
+        one.save(tmp_path / "one")
+        assert Prior.load(tmp_path / "one").provenance == one.provenance
+        with safe_open(tmp_path / "one", "pt") as file:
+            about = json.loads(file.metadata()["onbrand"])["provenance"]
+        assert ("text_encoder" in about) == (one is new)
+    assert new.fingerprint == prior.fingerprint
+    for value in ("ef" * 32, None):
+        new.check(text_encoder=value)
+    prior.check(text_encoder="cd" * 32)
+    with raises("prior", "text_encoder", "ef" * 32, "cd" * 32, "'owner/model'", "start mean"):
+        new.check(text_encoder="cd" * 32)
 
 
 def test_each_image_gets_its_class(prior: Any) -> None:
@@ -131,8 +152,8 @@ def test_each_image_gets_its_class(prior: Any) -> None:
 
 def test_draws_are_given_their_own_class(prior: Any) -> None:
     names = [name for name in prior.classes for _ in range(4)]
-    found, likelihoods = prior.classify(prior.sample(names, 2) + 0.1 * torch.randn(12, 4, 8, 6))
-    assert found == names and likelihoods.shape == (12, 3)
+    classes, likelihoods = prior.classify(prior.sample(names, 2) + 0.1 * torch.randn(12, 4, 8, 6))
+    assert classes == names and likelihoods.shape == (12, 3)
 
 
 def test_the_class_is_the_prompts_longest_prefix(prior: Any) -> None:
@@ -140,28 +161,28 @@ def test_the_class_is_the_prompts_longest_prefix(prior: Any) -> None:
     assert prior.class_of("Garment on a person wearing it") == "garment on a person"
     assert prior.class_of("  büste") == "Büste"
     for prompt in ("garments, two", "a garment", ""):
-        with pytest.raises(ValueError, match="'garment', 'garment on a person', 'Büste'"):
+        with raises("prior", repr(prompt), "'garment', 'garment on a person', 'Büste'"):
             prior.class_of(prompt)
     assert Prior({"only": gaussian(1)}, ABOUT).class_of("anything at all") == "only"
 
 
 def test_wrong_input_is_refused(prior: Any) -> None:
     for call in (lambda: prior.mean("shoe"), lambda: prior.sample(["garment", "shoe"], 1)):
-        with pytest.raises(ValueError, match="'shoe' is no class.*'garment', 'garment on a person', 'Büste'"):
+        with raises("prior", "'shoe'", "'garment', 'garment on a person', 'Büste'"):
             call()
-    with pytest.raises(ValueError, match="2 components: got k = 3"):
+    with raises("value", "2 components", "k = 3"):
         prior.sample(prior.classes, 3)
-    with pytest.raises(ValueError, match="2 names for 3 images"):
+    with raises("prior", "2 names", "3 images"):
         prior.project(torch.zeros(3, 4, 8, 6), ["garment"] * 2, 1)
-    with pytest.raises(ValueError, match="at least one class"):
+    with raises("prior", "one class", "none"):
         Prior({}, ABOUT)
-    with pytest.raises(ValueError, match="one shape"):
+    with raises("prior", "(4, 8, 6)", "(4, 8, 8)"):
         Prior(
             {"a": gaussian(1), "b": Gaussian(torch.zeros(4, 8, 8), torch.zeros(0, 256), torch.zeros(0), 1.0, 9)}, ABOUT
         )
-    with pytest.raises(ValueError, match="for 2 components, its class has 3"):
+    with raises("prior", "'a'", "2 components", "has 3"):
         Prior({"a": gaussian(1)}, ABOUT, {"a": regression(2)})
-    with pytest.raises(ValueError, match="'b' is no class"):
+    with raises("prior", "'b'", "'a'"):
         Prior({"a": gaussian(1)}, ABOUT, {"b": regression()})
 
 

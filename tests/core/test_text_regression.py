@@ -14,6 +14,7 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from onbrand.core import ConditionalFitter, Gaussian
 from onbrand.core import text as text_module
+from worlds import raises
 
 N, E, K = 230, 9, 4
 
@@ -52,14 +53,14 @@ def test_ridge_and_its_r2_are_scikit_learns(gaussian: Any, pairs: Any, alpha: An
     np.testing.assert_allclose(ours.weight, theirs.coef_.T, atol=2e-4)
     whole = ours.intercept + (text - ours.text_mean) @ ours.weight
     np.testing.assert_allclose(whole, theirs.predict(text.numpy()), atol=1e-3)
-    predicted = cross_val_predict(Ridge(alpha), text.numpy(), y.numpy(), cv=PredefinedSplit(np.arange(N) % 5))
-    r2 = r2_score(y.numpy(), predicted, multioutput="raw_values")
+    predictions = cross_val_predict(Ridge(alpha), text.numpy(), y.numpy(), cv=PredefinedSplit(np.arange(N) % 5))
+    r2 = r2_score(y.numpy(), predictions, multioutput="raw_values")
     np.testing.assert_allclose(ours.r2, r2, atol=1e-4)
     np.testing.assert_allclose(ours.shrink, r2.clip(0, 1), atol=1e-4)
-    given = gaussian.coordinates(ours.mean(gaussian, text))
-    np.testing.assert_allclose(given, theirs.predict(text.numpy()) * r2.clip(0, 1), atol=1e-3)
-    left = y.numpy() - predicted * r2.clip(0, 1)
-    np.testing.assert_allclose(ours.residual, left.T @ left / N, atol=2e-3)
+    coordinates = gaussian.coordinates(ours.mean(gaussian, text))
+    np.testing.assert_allclose(coordinates, theirs.predict(text.numpy()) * r2.clip(0, 1), atol=1e-3)
+    errors = y.numpy() - predictions * r2.clip(0, 1)
+    np.testing.assert_allclose(ours.residual, errors.T @ errors / N, atol=2e-3)
 
 
 def test_the_ridge_is_chosen_by_error_out_of_fold(gaussian: Any, pairs: Any) -> None:
@@ -72,11 +73,11 @@ def test_the_ridge_is_chosen_by_error_out_of_fold(gaussian: Any, pairs: Any) -> 
 
 def test_text_that_says_nothing_gives_the_class_mean(gaussian: Any, pairs: Any) -> None:
     text, x0, _ = pairs
-    unrelated = torch.randn(N, E, generator=torch.Generator().manual_seed(8))
-    ours = fit(gaussian, unrelated, x0, (1.0, 1e2, 1e4))
+    noise = torch.randn(N, E, generator=torch.Generator().manual_seed(8))
+    ours = fit(gaussian, noise, x0, (1.0, 1e2, 1e4))
     assert ours.r2.max() < 0.02
-    moved = (ours.mean(gaussian, unrelated) - gaussian.mean).flatten(1).norm(dim=1)
-    assert moved.max() < 0.05  # of a spread of 4
+    distances = (ours.mean(gaussian, noise) - gaussian.mean).flatten(1).norm(dim=1)
+    assert distances.max() < 0.05  # of a spread of 4
     coordinates = gaussian.coordinates(x0)
     np.testing.assert_allclose(ours.residual.diag(), coordinates.square().mean(0), rtol=0.02)
     assert (fit(gaussian, text, x0, (1.0,)).r2[:2] > 0.5).all()  # where it does say something, it is heard
@@ -95,11 +96,11 @@ def test_parts_merge_to_one_pass(gaussian: Any, pairs: Any) -> None:
     parts = [ConditionalFitter(gaussian) for _ in range(7)]
     for i in range(N):
         parts[i % 7].update(text[i : i + 1], x0[i : i + 1], [i])
-    merged = parts[6].merge(parts[0])
+    union = parts[6].merge(parts[0])
     for part in parts[1:6]:
-        merged = merged.merge(part)
-    assert merged.count == N
-    ours = merged.finish((1.0, 10.0))
+        union = union.merge(part)
+    assert union.count == N
+    ours = union.finish((1.0, 10.0))
     for name in ours.TENSORS:
         torch.testing.assert_close(getattr(ours, name), getattr(whole, name), rtol=1e-4, atol=1e-5)
 
@@ -108,34 +109,34 @@ def test_draws_have_the_conditional_mean_and_the_residual(gaussian: Any, pairs: 
     text, x0, _ = pairs
     ours = fit(gaussian, text, x0, (1.0,))
     noise = torch.randn(20_000, K, generator=torch.Generator().manual_seed(2))
-    drawn = gaussian.coordinates(ours.draw(gaussian, text[:1].expand(20_000, -1), noise))
-    np.testing.assert_allclose(drawn.mean(0), gaussian.coordinates(ours.mean(gaussian, text[:1]))[0], atol=0.06)
-    np.testing.assert_allclose(drawn.T.cov(), ours.residual, atol=0.12)
+    coordinates = gaussian.coordinates(ours.draw(gaussian, text[:1].expand(20_000, -1), noise))
+    np.testing.assert_allclose(coordinates.mean(0), gaussian.coordinates(ours.mean(gaussian, text[:1]))[0], atol=0.06)
+    np.testing.assert_allclose(coordinates.T.cov(), ours.residual, atol=0.12)
 
 
 def test_wrong_input_is_refused(gaussian: Any, pairs: Any) -> None:
     text, x0, _ = pairs
     fitter = ConditionalFitter(gaussian)
-    with pytest.raises(ValueError, match="go together"):
+    with raises("value", "(3, 9)", "(2, 2, 5, 6)", "3 numbers"):
         fitter.update(text[:3], x0[:2], [0, 1, 2])
-    with pytest.raises(ValueError, match="finite"):
+    with raises("value", "text and x0", "finite"):
         fitter.update(text[:2] * torch.nan, x0[:2], [0, 1])
-    with pytest.raises(ValueError, match="two folds"):
+    with raises("value", "0 images in 0 folds"):
         fitter.finish()
     fitter.update(text[:2], x0[:2], [0, 5])  # one fold twice
-    with pytest.raises(ValueError, match="got 2 images in 1 folds"):
+    with raises("value", "2 images in 1 folds"):
         fitter.finish()
-    with pytest.raises(ValueError, match="one text encoder"):
+    with raises("value", "text encoder", "9 and 5"):
         fitter.update(text[:2, :5], x0[:2], [0, 1])
-    with pytest.raises(ValueError, match="alphas"):
+    with raises("value", "alphas (0.0,)"):
         fit(gaussian, text, x0, (0.0,))
     bare = Gaussian(gaussian.mean, gaussian.components[:0], gaussian.variances[:0], 30.0, N)
-    with pytest.raises(ValueError, match="needs components"):
+    with raises("value", "components", "K = 0"):
         ConditionalFitter(bare)
     ours = fit(gaussian, text, x0, (1.0,))
-    with pytest.raises(ValueError, match=r"\(B, 9\) here: got \(2, 5\)"):
+    with raises("value", "(B, 9)", "(2, 5)"):
         ours.mean(gaussian, text[:2, :5])
-    with pytest.raises(ValueError, match=r"\(2, 4\): got \(2, 3\)"):
+    with raises("value", "noise", "(2, 4)", "(2, 3)"):
         ours.draw(gaussian, text[:2], torch.zeros(2, 3))
 
 
@@ -154,8 +155,8 @@ class LowRank(RegressorMixin, BaseEstimator):
         white = fractional_matrix_power(y.T @ y, -0.5) if self.whitened else np.eye(y.shape[1])
         rows = np.vstack([t - self.centre, np.sqrt(self.alpha) * np.eye(t.shape[1])])
         weight = np.linalg.lstsq(rows, np.vstack([y, np.zeros((t.shape[1], y.shape[1]))]) @ white, rcond=None)[0]
-        leading = np.linalg.svd(rows @ weight)[2][: self.rank]
-        self.weight = weight @ leading.T @ leading @ np.linalg.inv(white)
+        directions = np.linalg.svd(rows @ weight)[2][: self.rank]
+        self.weight = weight @ directions.T @ directions @ np.linalg.inv(white)
         return self
 
     def predict(self, t: np.ndarray) -> np.ndarray:
@@ -180,9 +181,9 @@ class TestLowerRank:
         noise = torch.randn(n, K, generator=generator)
         y = 0.3 + text @ two * torch.tensor([1.0, 0.5, 0.3, 0.2]) + noise * torch.tensor([4.0, 3, 2, 1])
         t, z, whitened, folds = text.numpy(), y.numpy(), method == "cca", PredefinedSplit(np.arange(n) % 5)
-        tried = [(alpha, rank) for alpha in (1.0, 30.0, 1e3) for rank in range(1, K + 1)]
-        predicted = {one: cross_val_predict(LowRank(*one, whitened), t, z, cv=folds) for one in tried}
-        best = min(tried, key=lambda one: np.square(predicted[one] - z).sum())
+        candidates = [(alpha, rank) for alpha in (1.0, 30.0, 1e3) for rank in range(1, K + 1)]
+        predictions = {one: cross_val_predict(LowRank(*one, whitened), t, z, cv=folds) for one in candidates}
+        best = min(candidates, key=lambda one: np.square(predictions[one] - z).sum())
         assert best == (30.0, 2), "neither end of the lists"
 
         fitter = ConditionalFitter(gaussian)
@@ -190,12 +191,12 @@ class TestLowerRank:
         ours = fitter.finish((1.0, 30.0, 1e3), method=method, shrink=shrink)
         assert ours.alpha == best[0] and torch.linalg.matrix_rank(ours.weight, rtol=1e-5) == best[1]
         np.testing.assert_allclose(ours.weight, LowRank(*best, whitened).fit(t, z).weight, atol=2e-4)
-        r2 = r2_score(z, predicted[best], multioutput="raw_values")
-        kept = r2.clip(0, 1) if shrink else np.ones(K)
-        left = z - predicted[best] * kept
+        r2 = r2_score(z, predictions[best], multioutput="raw_values")
+        shrinkage = r2.clip(0, 1) if shrink else np.ones(K)
+        errors = z - predictions[best] * shrinkage
         np.testing.assert_allclose(ours.r2, r2, atol=1e-4)
-        np.testing.assert_allclose(ours.shrink, kept, atol=1e-4)
-        np.testing.assert_allclose(ours.residual, left.T @ left / n, atol=2e-3)
+        np.testing.assert_allclose(ours.shrink, shrinkage, atol=1e-4)
+        np.testing.assert_allclose(ours.residual, errors.T @ errors / n, atol=2e-3)
 
     @pytest.mark.parametrize("rank", [1, 2, 3])
     def test_cca_finds_scikit_learns_canonical_directions(self, gaussian: Any, pairs: Any, rank: Any) -> None:
@@ -217,8 +218,8 @@ class TestLowerRank:
         text, x0, y = pairs
         weight = text_module._Ridge(sums_of(gaussian, text, x0)).solve(1e-8, False, rank)[0].numpy()
         t, z = text.numpy() - text.numpy().mean(0), y.numpy() - y.numpy().mean(0)
-        fitted = t @ np.linalg.lstsq(t, z, rcond=None)[0]
-        u, s, v = np.linalg.svd(fitted, full_matrices=False)
+        predictions = t @ np.linalg.lstsq(t, z, rcond=None)[0]
+        u, s, v = np.linalg.svd(predictions, full_matrices=False)
         np.testing.assert_allclose(t @ weight, (u[:, :rank] * s[:rank]) @ v[:rank], atol=1e-3)
 
     def test_one_direction_of_few_pairs_is_found_with_one_rank(self, gaussian: Any) -> None:
@@ -226,19 +227,21 @@ class TestLowerRank:
         text, far = torch.randn(60, E, generator=generator), torch.randn(2000, E, generator=generator)
         truth = torch.outer(torch.randn(E, generator=generator), torch.tensor([1.0, -1, 1, 0.5]))
         y = text @ truth + 4 * torch.randn(60, K, generator=generator)
-        off = {}
+        errors = {}
         for method in ("ridge", "reduced-rank"):
             fitter = ConditionalFitter(gaussian)
             fitter.update(text, gaussian.place(y), torch.arange(60))
-            made = fitter.finish((1e-2, 1.0, 1e2), method=method, shrink=False)
-            off[method] = float(((far - made.text_mean) @ made.weight + made.intercept - far @ truth).square().mean())
-            assert (made.shrink == 1).all()
-        assert off["reduced-rank"] < off["ridge"]
+            regression = fitter.finish((1e-2, 1.0, 1e2), method=method, shrink=False)
+            errors[method] = float(
+                ((far - regression.text_mean) @ regression.weight + regression.intercept - far @ truth).square().mean()
+            )
+            assert (regression.shrink == 1).all()
+        assert errors["reduced-rank"] < errors["ridge"]
 
     def test_another_method_is_refused(self, gaussian: Any, pairs: Any) -> None:
         fitter = ConditionalFitter(gaussian)
         fitter.update(*pairs[:2], torch.arange(N))
-        with pytest.raises(ValueError, match="one of ridge, reduced-rank, cca: got 'lasso'"):
+        with raises("value", "ridge, reduced-rank, cca", "'lasso'"):
             fitter.finish(method="lasso")
 
 

@@ -1,4 +1,4 @@
-"""Images to test with, good and broken of each kind; a small fixed encoder; an encoding run to be killed."""
+"""Images to test with, good and broken; a small fixed encoder; an encoding run to be killed."""
 
 import json
 import struct
@@ -28,11 +28,11 @@ def draw(seed: Any, size: Any = (32, 32), background: Any = 255) -> Any:
     return pixels
 
 
-def content(pixels: Any, kind: Any = "PNG", **options: Any) -> Any:
+def content(pixels: Any, file_format: Any = "PNG", **options: Any) -> Any:
     """The bytes of an image file."""
     stream = BytesIO()
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    image.save(stream, kind, **options)
+    image.save(stream, file_format, **options)
     return stream.getvalue()
 
 
@@ -47,12 +47,12 @@ def png(width: Any, height: Any, data: Any, depth: Any = 8, colour: Any = 2, ext
     return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def animated(kind: Any, seed: Any) -> Any:
+def animated(file_format: Any, seed: Any) -> Any:
     first, second = Image.fromarray(draw(seed)), Image.fromarray(draw(seed + 1))
-    return content(first, kind, save_all=True, append_images=[second])
+    return content(first, file_format, save_all=True, append_images=[second])
 
 
-BROKEN = {  # kind -> (suffix, seed -> bytes | "missing" | "folder", a word of the reason)
+BROKEN = {  # fault -> (suffix, seed -> bytes | "missing" | "folder", a word of the reason)
     "truncated jpeg": (".jpg", lambda s: content(draw(s), "JPEG")[:-200], "truncated"),
     "empty": (".png", lambda s: b"", "empty"),
     "text": (".png", lambda s: b"<html>404 not found</html>%d" % s, "not an image"),
@@ -70,11 +70,11 @@ BROKEN = {  # kind -> (suffix, seed -> bytes | "missing" | "folder", a word of t
 }
 
 
-def break_one(folder: Any, kind: Any, seed: Any) -> Any:
-    """Puts one broken image of `kind` into `folder`; its name."""
-    suffix, make, _ = BROKEN[kind]
-    name = f"{kind.replace(' ', '_')}_{seed}{suffix}"
-    content = make(seed)
+def break_one(folder: Any, fault: Any, seed: Any) -> Any:
+    """Puts one broken image of this fault into `folder`; its name."""
+    suffix, source, _ = BROKEN[fault]
+    name = f"{fault.replace(' ', '_')}_{seed}{suffix}"
+    content = source(seed)
     if content == "folder":
         (folder / name).mkdir()
     elif content != "missing":
@@ -95,26 +95,26 @@ def write_rows(folder: Any, rows: Any) -> None:
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-_watched: list[str] | None = None
+_paths: list[str] | None = None
 
 
-def _note(event: Any, args: Any) -> None:
-    if event == "open" and _watched is not None:
-        _watched.append(str(args[0]))
+def _record(event: Any, args: Any) -> None:
+    if event == "open" and _paths is not None:
+        _paths.append(str(args[0]))
 
 
 @contextmanager
 def opened_files() -> Iterator[Any]:
     """The list of the files that are opened while it lasts."""
-    global _watched
-    if not getattr(_note, "hooked", False):
-        sys.addaudithook(_note)  # there is no way to take it off again: it is put on once
-        _note.hooked = True
-    _watched = seen = []
+    global _paths
+    if not getattr(_record, "hooked", False):
+        sys.addaudithook(_record)  # there is no way to take it off again: it is put on once
+        _record.hooked = True
+    _paths = paths = []
     try:
-        yield seen
+        yield paths
     finally:
-        _watched = None
+        _paths = None
 
 
 class Encoder:
@@ -123,10 +123,10 @@ class Encoder:
     def __init__(self, pause: Any = 0.0) -> None:
         generator = torch.Generator().manual_seed(0)
         self.weight = torch.randn(8, 3, 8, 8, generator=generator) / 14
-        self.pause, self.seen, self.shapes = pause, 0, []
+        self.pause, self.count, self.shapes = pause, 0, []
 
     def __call__(self, images: Any) -> Any:
-        self.seen += len(images)
+        self.count += len(images)
         self.shapes.append(tuple(images.shape))
         time.sleep(self.pause)
         return torch.nn.functional.conv2d(images, self.weight, stride=8).chunk(2, 1)

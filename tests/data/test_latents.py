@@ -15,12 +15,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 from samples import BROKEN, KEY, Encoder, break_one, content, draw, opened_files, write_good, write_rows
 
 from onbrand.data.encode import encode_all
 from onbrand.data.images import pad, to_tensor
 from onbrand.data.latents import Key, Store, iterate
 from onbrand.data.records import read_folder
+from onbrand.io import digest
+from worlds import raises
 
 TEN = (
     "truncated jpeg",
@@ -81,20 +84,20 @@ def photos(tmp_path: Path) -> Any:
 def test_50_broken_of_1000_are_listed_and_the_rest_is_used(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     good = write_good(photos, 950)
-    broken = {break_one(photos, kind, seed): kind for kind in TEN for seed in range(5)}
-    rows = [*good, *broken]
+    faults = {break_one(photos, fault, seed): fault for fault in TEN for seed in range(5)}
+    rows = [*good, *faults]
     random.Random(0).shuffle(rows)
     write_rows(photos, [{"file_name": name, "text": "x", "class": "a"} for name in rows])
     store, encoder, summary, refused = encode(photos, tmp_path / "store", batch=16, shard=256)
-    listed = {entry.file.name: entry.reason for entry in refused + summary.refused}
-    assert len(listed) == len(refused) + len(summary.refused) == 50 == len(broken)
-    assert all(BROKEN[kind][2] in listed[name] for name, kind in broken.items()), listed
-    assert [record.file.name for record in summary.used] == [name for name in rows if name not in broken]
-    assert summary.encoded == encoder.seen == 950
+    reasons = {entry.file.name: entry.reason for entry in refused + summary.refused}
+    assert len(reasons) == len(refused) + len(summary.refused) == 50 == len(faults)
+    assert all(BROKEN[fault][2] in reasons[name] for name, fault in faults.items()), reasons
+    assert [record.file.name for record in summary.used] == [name for name in rows if name not in faults]
+    assert summary.encoded == encoder.count == 950
     assert f"950 images used (950 encoded now, {950 / summary.seconds:.1f} a second)" in str(summary)
     assert f", {len(summary.refused)} refused:" in str(summary) and "animated_gif_0.gif: animated" in str(summary)
-    again = encode(photos, tmp_path / "store", batch=16, shard=256)
-    assert again[2].encoded == again[1].seen == 0 and list(map(str, again[2].refused)) == list(
+    repeat = encode(photos, tmp_path / "store", batch=16, shard=256)
+    assert repeat[2].encoded == repeat[1].count == 0 and list(map(str, repeat[2].refused)) == list(
         map(str, summary.refused)
     )
 
@@ -118,13 +121,13 @@ def test_the_batch_does_not_show(photos: Any, tmp_path: Path) -> None:
 def test_mirrored_images_are_encoded_mirrored(photos: Any, tmp_path: Path) -> None:
     key = Key("v", (32, 32), flip=True)
     store, _, summary, _ = encode(photos, tmp_path / "store", key)
-    plain, mirrored = list(iterate(store, summary.used, 20))
-    assert plain[2] == mirrored[2] == summary.used
-    flipped = torch.stack([to_tensor(Image.fromarray(draw(i)[:, ::-1])) for i in range(20)])
-    torch.testing.assert_close(mirrored[0], Encoder()(flipped)[0], rtol=0, atol=1e-5)
+    plain, mirror = list(iterate(store, summary.used, 20))
+    assert plain[2] == mirror[2] == summary.used
+    images = torch.stack([to_tensor(Image.fromarray(draw(i)[:, ::-1])) for i in range(20)])
+    torch.testing.assert_close(mirror[0], Encoder()(images)[0], rtol=0, atol=1e-5)
     mean, _ = store.get(summary.keys[:2], [True, False])
-    torch.testing.assert_close(mean, torch.stack([mirrored[0][0], plain[0][1]]))
-    with pytest.raises(ValueError, match="flip=True"):
+    torch.testing.assert_close(mean, torch.stack([mirror[0][0], plain[0][1]]))
+    with raises("latents", "flip=False", "flip=True"):
         encode(photos, tmp_path / "store")[0].get(summary.keys[:1], [True])
 
 
@@ -133,7 +136,7 @@ def test_any_rows_are_had_in_any_order(photos: Any, tmp_path: Path) -> None:
     order = np.random.default_rng(0).permutation(20).tolist() + [3, 3]
     for i, mean, logvar in zip(order, *store.get([summary.keys[i] for i in order]), strict=True):
         torch.testing.assert_close(torch.stack([mean, logvar]), torch.stack(truth(i)))
-    with pytest.raises(ValueError, match="encode_all"):
+    with raises("latents", "000000000000", "encode_all"):
         store.get(["0" * 64])
 
 
@@ -148,10 +151,10 @@ def test_a_changed_image_is_encoded_anew_and_nothing_else(
     (photos / "00007.png").write_bytes(content(draw(1234), compress_level=0))  # as long as before
     os.utime(photos / "00007.png", ns=(times.st_atime_ns, times.st_mtime_ns))  # and as old
     (photos / "00011.png").unlink()
-    with pytest.raises(ValueError, match="1 of 19 .*00007.png"):
+    with raises("latents", photos / "00007.png", "1 of 19"):
         latents(store, photos)
     store, encoder, summary, _ = encode(photos, tmp_path / "store")
-    assert encoder.seen == summary.encoded == 1
+    assert encoder.count == summary.encoded == 1
     assert {file: file.stat().st_mtime_ns for file in before} == before and len(shards(store)) == len(before) + 1
     new = latents(store, photos)
     assert "00011.png" not in new and len(new) == 19
@@ -179,20 +182,20 @@ def test_unchanged_files_are_not_read_again(photos: Any, tmp_path: Path, monkeyp
     records, _ = read_folder(photos)
     for expected in (["00019.png"], []):
         store = Store(tmp_path / "store", KEY)
-        with opened_files() as opened:
+        with opened_files() as paths:
             assert len(encode_all(records, Encoder(), store, progress=False).used) == 20
-        assert [Path(name).name for name in opened if name.endswith(".png")] == expected
+        assert [Path(name).name for name in paths if name.endswith(".png")] == expected
 
 
 def test_the_same_image_twice_is_encoded_once_and_used_twice(photos: Any, tmp_path: Path) -> None:
     for name in ("00003b.png", "copy.png"):  # in the same shard, and in a later one
         (photos / name).write_bytes((photos / "00003.png").read_bytes())
     store, encoder, summary, _ = encode(photos, tmp_path / "store")
-    assert encoder.seen == 20 and len(summary.used) == 22
-    found = latents(store, photos)
-    assert torch.equal(found["copy.png"][0], found["00003.png"][0])
+    assert encoder.count == 20 and len(summary.used) == 22
+    pairs = latents(store, photos)
+    assert torch.equal(pairs["copy.png"][0], pairs["00003.png"][0])
     for i in range(20):
-        torch.testing.assert_close(found[f"{i:05d}.png"][0], truth(i)[0])
+        torch.testing.assert_close(pairs[f"{i:05d}.png"][0], truth(i)[0])
 
 
 def test_two_ranks_make_what_one_makes(photos: Any, tmp_path: Path) -> None:
@@ -215,19 +218,19 @@ def test_half_precision_on_disk_is_harmless(photos: Any, tmp_path: Path) -> None
     for name, (mean, logvar) in full.items():
         assert ((half[name][0] - mean).abs() <= mean.abs() / 2048 + 1e-7).all()
         assert ((half[name][1] - logvar).abs() <= logvar.abs() / 2048 + 1e-7).all()
-    a, b = (torch.stack([pair[0] for pair in found.values()]) for found in (full, half))
+    a, b = (torch.stack([pair[0] for pair in pairs.values()]) for pairs in (full, half))
     assert (a.mean(0) - b.mean(0)).norm() / a.mean(0).norm() < 2e-4
     assert abs(a.var(0).sum() / b.var(0).sum() - 1) < 2e-4
 
 
 def test_what_cannot_be_latents_is_an_error_that_says_so(photos: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="float32"):
+    with raises("latents", photos / "00000.png", "float32"):
         encode(photos, tmp_path / "a", encoder=lambda x: (x * float("nan"), x))
-    with pytest.raises(ValueError, match=r"\(B, C, h, w\)"):
+    with raises("latents", "(B, C, h, w)", "B=4", (1, 3, 32, 32)):
         encode(photos, tmp_path / "b", encoder=lambda x: (x[:1], x[:1]))
-    with pytest.raises(ValueError, match="rank < world"):
+    with raises("latents", "rank=1", "world=1"):
         encode(photos, tmp_path / "c", rank=1)
-    with pytest.raises(ValueError, match="float16"):
+    with raises("latents", "float16", "dtype='int8'"):
         Key("v", (32, 32), dtype="int8")
 
 
@@ -243,8 +246,80 @@ def test_a_folder_of_only_broken_images_is_remembered_as_such(tmp_path: Path) ->
 def test_a_damaged_shard_is_named(photos: Any, tmp_path: Path) -> None:
     store = encode(photos, tmp_path / "store")[0]
     shards(store)[0].write_bytes(b"cut")
-    with pytest.raises(ValueError, match="Delete it"):
+    with raises("latents", shards(store)[0]):
         Store(tmp_path / "store", KEY)
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    """The bytes with one bit of one byte changed, another bit at each place."""
+    return content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("key", [KEY, Key("v", (32, 32), flip=True), Key("v", (32, 32), dtype="float16")])
+def test_one_bit_that_changed_is_noticed_wherever_it_is(photos: Any, tmp_path: Path, key: Key) -> None:
+    (photos / "00003.png").write_bytes(b"no image")
+    store = encode(photos, tmp_path / "store", key)[0]
+    file = shards(store)[0]
+    content, keys = file.read_bytes(), list(store._places)
+    begin = 8 + int.from_bytes(content[:8], "little")
+    sides = [False, True] if key.flip else [False]
+    truth = [store.get(keys, [side] * len(keys)) for side in sides]
+    unnoticed = []
+    for place in (*range(0, begin, 7), *range(begin, len(content), 131), len(content) - 1):
+        file.write_bytes(flipped(content, place))
+        try:
+            damaged = Store(tmp_path / "store", key)
+            latents = [damaged.get(keys, [side] * len(keys)) for side in sides]
+        except ValueError as error:
+            assert str(file) in str(error), place
+            continue
+        if damaged.reason(digest(b"no image")) != store.reason(digest(b"no image")):
+            unnoticed.append(place)
+        unnoticed += [place for one, other in zip(truth, latents, strict=True) if not torch.equal(one[0], other[0])]
+        unnoticed += [place for one, other in zip(truth, latents, strict=True) if not torch.equal(one[1], other[1])]
+    assert not unnoticed
+
+
+def test_a_shard_that_changed_is_encoded_anew_once_it_is_deleted_as_the_error_says(photos: Any, tmp_path: Path) -> None:
+    store = encode(photos, tmp_path / "store")[0]
+    before, truth = bytes_of(store), latents(store, photos)
+    file = shards(store)[1]
+    file.write_bytes(flipped(file.read_bytes(), file.stat().st_size - 5))
+    with raises("latents", file, "Delete"):
+        latents(encode(photos, tmp_path / "store")[0], photos)
+    file.unlink()
+    store, encoder, _, _ = encode(photos, tmp_path / "store")
+    assert 0 < encoder.count < 20 and bytes_of(store) == before
+    same(latents(store, photos), truth)
+
+
+def test_shards_without_checksums_are_read_as_before(photos: Any, tmp_path: Path) -> None:
+    store = encode(photos, tmp_path / "store")[0]
+    truth = latents(store, photos)
+    for file in shards(store):
+        with safe_open(file, framework="pt") as shard:
+            header = json.loads(shard.metadata()["onbrand"])
+            parts = {part: shard.get_tensor(part) for part in shard.keys()}  # noqa: SIM118
+        del header["crc32"]
+        save_file(parts, file, metadata={"onbrand": json.dumps(header, sort_keys=True)})
+    store, encoder, _, _ = encode(photos, tmp_path / "store")
+    assert encoder.count == 0
+    same(latents(store, photos), truth, 0)
+
+
+@pytest.mark.parametrize("line", ['{"mark": [1], "sha256": {}}', "[" * 100_000, '{"mark": "a"}', "\x00", "\xff", "7"])
+def test_damaged_lines_of_what_was_hashed_are_passed_over(
+    photos: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setattr("onbrand.data.latents.SETTLED", 0)
+    encode(photos, tmp_path / "store")
+    (file,) = (tmp_path / "store").glob("digests-*.jsonl")
+    lines = file.read_text().splitlines()
+    wrong = json.loads(lines[-1]) | {"sha256": "0" * 64}  # as one flipped bit would leave it
+    file.write_text("\n".join([*lines[:-1], json.dumps(wrong), line, ""]))
+    store, encoder, _, _ = encode(photos, tmp_path / "store")
+    assert encoder.count == 0 and len(store.look_up(read_folder(photos)[0]).used) == 20
+    assert len(Store(tmp_path / "store", KEY).look_up(read_folder(photos)[0]).used) == 20
 
 
 def test_half_written_shards_are_ignored_and_cleared_away(photos: Any, tmp_path: Path) -> None:
@@ -269,27 +344,27 @@ def test_a_shard_says_what_it_holds_and_one_shape_serves_all(photos: Any, tmp_pa
 def kill_and_resume(photos: Any, tmp_path: Path, moments: Any, seed: Any) -> None:
     """One run killed (SIGKILL) at each of `moments` and taken up again: the same bytes as a run never killed."""
     torch.set_num_threads(1)
-    never = Store(tmp_path / "never", KEY)
-    encode_all(read_folder(photos)[0], Encoder(), never, batch=4, progress=False, shard=8)
+    reference = Store(tmp_path / "never", KEY)
+    encode_all(read_folder(photos)[0], Encoder(), reference, batch=4, progress=False, shard=8)
     rng, folder = random.Random(seed), tmp_path / "killed"
-    caught = []
+    kills = []
     for _ in range(moments):
         command = [sys.executable, str(Path(__file__).with_name("samples.py")), str(photos), str(folder), "0.03"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
         assert process.stdout and process.stdout.readline() == b"begun\n"
-        there = len(list(folder.rglob("*.safetensors")))
-        until = there + rng.randint(1, 9 // moments)  # of 15: a busy machine may kill late
-        while process.poll() is None and len(list(folder.rglob("*.safetensors"))) < until:
+        count = len(list(folder.rglob("*.safetensors")))
+        goal = count + rng.randint(1, 9 // moments)  # of 15: a busy machine may kill late
+        while process.poll() is None and len(list(folder.rglob("*.safetensors"))) < goal:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.06))
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-        caught.append((process.returncode, len(list(folder.rglob("*.safetensors")))))
-    assert any(code == -signal.SIGKILL and 0 < count < len(shards(never)) for code, count in caught), caught
+        kills.append((process.returncode, len(list(folder.rglob("*.safetensors")))))
+    assert any(code == -signal.SIGKILL and 0 < count < len(shards(reference)) for code, count in kills), kills
     store, encoder, summary, _ = encode(photos, folder)
-    assert len(summary.used) == 117 and 0 < encoder.seen < 117
-    assert bytes_of(store) == bytes_of(never) and len(shards(never)) == 15
+    assert len(summary.used) == 117 and 0 < encoder.count < 117
+    assert bytes_of(store) == bytes_of(reference) and len(shards(reference)) == 15
 
 
 @pytest.fixture

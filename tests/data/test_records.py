@@ -15,6 +15,7 @@ from samples import content, draw, opened_files, write_good, write_rows
 from onbrand.data.images import open_image
 from onbrand.data.records import read_folder
 from onbrand.errors import UnreadableImage
+from worlds import raises
 
 
 def names(records: Any) -> Any:
@@ -40,8 +41,8 @@ ROWS = [
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # `datasets` leaves the CSV open
-@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-def test_metadata_gives_the_rows_that_datasets_gives(photos: Any, kind: Any) -> None:
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_metadata_gives_the_rows_that_datasets_gives(photos: Any, suffix: Any) -> None:
     pytest.importorskip("datasets", "5")  # earlier ones refuse a second column of file names
     import pandas as pd
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
@@ -51,13 +52,13 @@ def test_metadata_gives_the_rows_that_datasets_gives(photos: Any, kind: Any) -> 
     (photos / "sub").mkdir()
     (photos / "sub/c.png").write_bytes(content(draw(9)))
     (photos / "00003.png").unlink()
-    if kind == "jsonl":
+    if suffix == "jsonl":
         write_rows(photos, ROWS)
-    elif kind == "csv":
+    elif suffix == "csv":
         pd.DataFrame(ROWS).to_csv(photos / "metadata.csv", index=False)
     else:
         pd.DataFrame(ROWS).to_parquet(photos / "metadata.parquet")
-    files = {"train": [str(photos / f"metadata.{kind}")]}
+    files = {"train": [str(photos / f"metadata.{suffix}")]}
     truth = ImageFolder(cache_dir=str(photos.parent / "cache"), data_files=files).as_streaming_dataset("train")
     for column in ("image", "conditioning"):
         truth = truth.cast_column(column, Image(decode=False))
@@ -112,8 +113,8 @@ def test_rows_that_name_nothing_usable_are_refused_and_the_rest_is_read(photos: 
 
 
 def test_what_an_image_shows_is_kept_where_it_is_told_as_an_object(photos: Any) -> None:
-    cells = [{"kind": "skirt"}, "skirt", None]
-    write_rows(photos, [{"file_name": f"0000{i}.png", "attributes": value} for i, value in enumerate(cells)])
+    values = [{"kind": "skirt"}, "skirt", None]
+    write_rows(photos, [{"file_name": f"0000{i}.png", "attributes": value} for i, value in enumerate(values)])
     with pytest.warns(UserWarning, match="1 images"):
         assert [record.attributes for record in read_folder(photos)[0]] == [{"kind": "skirt"}, None, None]
 
@@ -122,34 +123,34 @@ def test_without_any_class_all_are_default_and_numbers_are_names(photos: Any) ->
     write_rows(photos, [{"file_name": f"0000{i}.png", "text": i} for i in range(4)])
     assert [(r.class_name, r.text) for r in read_folder(photos)[0]] == [("default", str(i)) for i in range(4)]
     (photos / "metadata.jsonl").unlink()
-    rows = [f"0000{i}.png,00{i},None\n" for i in range(4)]
+    rows = [f"0000{i}.png,00{i},none\n" for i in range(4)]
     (photos / "metadata.csv").write_text("".join(["file_name,class,text\n", *rows]))
-    assert [(r.class_name, r.text) for r in read_folder(photos)[0]] == [(f"00{i}", "None") for i in range(4)]
+    assert [(r.class_name, r.text) for r in read_folder(photos)[0]] == [(f"00{i}", "none") for i in range(4)]
 
 
 @pytest.mark.parametrize(
-    "text, file, words",
+    ("text", "file", "values"),
     [
-        ('{"file_name": "00000.png"}\n{"file_name": "00001', "metadata.jsonl", "line 2"),
-        ('["00000.png"]\n', "metadata.jsonl", "line 1"),
-        ('{"file_name": "00000.png", "caption": "x"}\n', "metadata.jsonl", "`text`"),
-        ("file,text\n00000.png,x\n", "metadata.csv", "file_name"),
-        ("file_name,text\n00000.png,a red, long dress\n", "metadata.csv", "line 2"),
+        ('{"file_name": "00000.png"}\n{"file_name": "00001', "metadata.jsonl", ["metadata.jsonl, line 2"]),
+        ('["00000.png"]\n', "metadata.jsonl", ["metadata.jsonl, line 1", '["00000.png"]']),
+        ('{"file_name": "00000.png", "caption": "x"}\n', "metadata.jsonl", ["`text`", "`caption`"]),
+        ("file,text\n00000.png,x\n", "metadata.csv", ["metadata.csv", "file_name", "file, text"]),
+        ("file_name,text\n00000.png,a red, long dress\n", "metadata.csv", ["metadata.csv, line 2", "header"]),
     ],
 )
-def test_metadata_that_is_none_is_an_error_that_names_the_line(photos: Any, text: Any, file: Any, words: Any) -> None:
+def test_metadata_that_is_none_is_an_error_that_names_the_line(photos: Any, text: Any, file: Any, values: Any) -> None:
     (photos / file).write_text(text)
-    with pytest.raises(ValueError, match=words):
+    with raises("data", *values):
         read_folder(photos)
 
 
 def test_other_encodings_and_two_metadata_files_are_errors(photos: Any) -> None:
     (photos / "metadata.jsonl").write_bytes('{"file_name": "é"}'.encode("latin-1"))
-    with pytest.raises(ValueError, match="UTF-8"):
+    with raises("data", photos / "metadata.jsonl", "UTF-8"):
         read_folder(photos)
     write_rows(photos, [{"file_name": "00000.png"}])
     (photos / "metadata.csv").write_text("file_name\n00000.png\n")
-    with pytest.raises(ValueError, match="Keep one"):
+    with raises("data", photos, "metadata.jsonl", "metadata.csv"):
         read_folder(photos)
 
 
@@ -207,20 +208,20 @@ def test_the_sheet_of_a_check_is_no_image_but_an_image_of_that_name_is(tmp_path:
 def test_splits_are_not_mixed(tmp_path: Path) -> None:
     write_good(tmp_path / "train", 2)
     write_good(tmp_path / "test", 1)
-    with pytest.raises(ValueError, match="splits"):
+    with raises("data", tmp_path, ["test", "train"]):
         read_folder(tmp_path)
     assert len(read_folder(tmp_path, split="train")[0]) == 2
-    with pytest.raises(ValueError, match="none of them"):
+    with raises("data", tmp_path, "split='validation'"):
         read_folder(tmp_path, split="validation")
 
 
 def test_what_is_not_there_is_an_error_with_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Give an existing path"):
+    with raises("data", tmp_path / "owner", "load_dataset"):
         read_folder(tmp_path / "owner")
-    with pytest.raises(ValueError, match="no images"):
+    with raises("data", tmp_path, "Parquet"):
         read_folder(tmp_path)
     (tmp_path / "a.png").write_bytes(content(draw(0)))
-    with pytest.raises(ValueError, match="Give the folder"):
+    with raises("data", tmp_path / "a.png", ".parquet"):
         read_folder(tmp_path / "a.png")
 
 
@@ -240,41 +241,41 @@ def table(tmp_path: Path) -> Any:
     return Dataset.from_dict(rows, features=features), dataset
 
 
-@pytest.mark.parametrize("kind", ["folder", "file", "saved", "split"])
-def test_images_within_a_table_are_read_row_by_row(tmp_path: Path, table: Any, kind: Any) -> None:
+@pytest.mark.parametrize("layout", ["folder", "file", "saved", "split"])
+def test_images_within_a_table_are_read_row_by_row(tmp_path: Path, table: Any, layout: Any) -> None:
     from datasets import DatasetDict
 
-    dataset, made = table
-    where = tmp_path / "table"
-    if kind in ("folder", "file"):
-        where.mkdir()
-        dataset.select(range(4)).to_parquet(where / "train-00000-of-00002.parquet", batch_size=3)
-        dataset.select(range(4, 7)).to_parquet(where / "train-00001-of-00002.parquet", batch_size=2)
-        if kind == "file":
-            dataset.to_parquet(where / "all.parquet", batch_size=2)
-            where = where / "all.parquet"
-    elif kind == "saved":
-        dataset.select([*range(7)][::-1]).select([*range(7)][::-1]).save_to_disk(where)
+    dataset, contents = table
+    path = tmp_path / "table"
+    if layout in ("folder", "file"):
+        path.mkdir()
+        dataset.select(range(4)).to_parquet(path / "train-00000-of-00002.parquet", batch_size=3)
+        dataset.select(range(4, 7)).to_parquet(path / "train-00001-of-00002.parquet", batch_size=2)
+        if layout == "file":
+            dataset.to_parquet(path / "all.parquet", batch_size=2)
+            path = path / "all.parquet"
+    elif layout == "saved":
+        dataset.select([*range(7)][::-1]).select([*range(7)][::-1]).save_to_disk(path)
     else:
-        DatasetDict({"train": dataset, "test": dataset.select([0])}).save_to_disk(where)
-        with pytest.raises(ValueError, match="'train', 'test'"):
-            read_folder(where)
-    records, refused = read_folder(where, split="train" if kind == "split" else None)
+        DatasetDict({"train": dataset, "test": dataset.select([0])}).save_to_disk(path)
+        with raises("data", path, "'train', 'test'"):
+            read_folder(path)
+    records, refused = read_folder(path, split="train" if layout == "split" else None)
     assert not refused and [(r.text, r.class_name) for r in records] == [
         (f"text {i}", ("garment", "person")[i % 2]) for i in range(7)
     ]
     assert len({record.file for record in records}) == 7 and all(record.stamp.is_file() for record in records)
     for i in (6, 0, 3, 2, 5, 4, 1):
-        assert records[i].read() == made[i]
+        assert records[i].read() == contents[i]
     assert open_image(records[3].file, records[3].read()).tobytes() == draw(3).tobytes()
-    assert pickle.loads(pickle.dumps(records[4])).read() == made[4]
+    assert pickle.loads(pickle.dumps(records[4])).read() == contents[4]
 
 
 def test_a_table_without_images_says_what_it_has(tmp_path: Path) -> None:
     from datasets import Dataset
 
     Dataset.from_dict({"photo": [1]}).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match="column `image`.*photo"):
+    with raises("data", tmp_path / "a.parquet", "`image`", "photo"):
         read_folder(tmp_path)
     empty = [{"bytes": None, "path": None}, {"bytes": b"", "path": None}]
     Dataset.from_dict({"image": empty}).to_parquet(tmp_path / "a.parquet")
@@ -305,27 +306,27 @@ def test_reading_touches_no_network_and_leaves_no_cache(tmp_path: Path, table: A
     home.mkdir()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | {"HF_HOME": str(home)}
     paths = [str(tmp_path / name) for name in ("photos", "tables", "saved")]
-    done = subprocess.run([sys.executable, "-c", program, *paths], env=environment, capture_output=True, text=True)
-    assert done.stdout.split() == ["2", "7", "7"], done.stdout + done.stderr
+    process = subprocess.run([sys.executable, "-c", program, *paths], env=environment, capture_output=True, text=True)
+    assert process.stdout.split() == ["2", "7", "7"], process.stdout + process.stderr
     assert not [file for file in home.rglob("*") if file.is_file()]
 
 
 def test_the_watch_on_the_network_can_see_it() -> None:
-    seen = []
-    sys.addaudithook(lambda event, args: seen.append(event) if event == "socket.connect" and not seen else None)
+    events = []
+    sys.addaudithook(lambda event, args: events.append(event) if event == "socket.connect" and not events else None)
     with socket.socket() as probe:
         probe.connect_ex(("127.0.0.1", 9))
-    assert seen
+    assert events
 
 
 def test_rows_are_read_without_opening_an_image(tmp_path: Path) -> None:
     for i in range(200):
         (tmp_path / f"{i}.png").write_bytes(b"no image")
     write_rows(tmp_path, [{"file_name": f"{i}.png", "class": "a"} for i in range(10_000)])
-    with opened_files() as opened:
+    with opened_files() as paths:
         records, refused = read_folder(tmp_path)
     assert len(records) == 200 and len(refused) == 9_800
-    assert [name for name in opened if str(tmp_path) in name] == [str(tmp_path / "metadata.jsonl")]
+    assert [name for name in paths if str(tmp_path) in name] == [str(tmp_path / "metadata.jsonl")]
 
 
 def test_metadata_in_sub_folders_names_what_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

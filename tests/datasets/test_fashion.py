@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from datasets import load_dataset
 from onbrand.datasets.fashion import COLOURS, KINDS, MARGIN, brand_image, caption, photos, place, write_folder
+from worlds import raises
 
 
 def test_embedded_photos_are_the_first_of_the_originals_with_all_kinds() -> None:
@@ -49,5 +49,5 @@ def test_folder_is_read_by_datasets_and_made_again_byte_for_byte(tmp_path: Path)
 
 
 def test_more_photos_than_there_are_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="1..1000"):
+    with raises("dataset", "count", "1..1000", "'test'", 1001):
         write_folder(tmp_path, "test", 1001)

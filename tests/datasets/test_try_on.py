@@ -32,10 +32,10 @@ def hue(rgb: Any) -> Any:
 
 
 def test_a_region_lies_on_its_figure_and_leaves_the_rest_of_the_person(test_split: Any) -> None:
-    images, rows, worn = test_split
+    images, rows, masks = test_split
     figure = (images[1::2] < 255).any(-1)
-    assert worn.shape == (len(rows) // 2, SIZE, SIZE) and not (worn & ~figure).any()
-    share = worn.sum((1, 2)) / figure.sum((1, 2))
+    assert masks.shape == (len(rows) // 2, SIZE, SIZE) and not (masks & ~figure).any()
+    share = masks.sum((1, 2)) / figure.sum((1, 2))
     categories = np.array([row["kind"] for row in rows[1::2]])
     assert share.min() > 0.1 and share.max() < 0.9, "garment and person are both there"
     middle = {category: np.median(share[categories == category]) for category in set(categories)}
@@ -44,26 +44,28 @@ def test_a_region_lies_on_its_figure_and_leaves_the_rest_of_the_person(test_spli
 
 
 def test_its_colours_are_the_dyes_that_are_told_and_the_rest_has_other_ones(test_split: Any) -> None:
-    images, rows, worn = test_split
-    off, rest = [], []
-    for image, row, region in zip(images[1::2], rows[1::2], worn, strict=True):
+    images, rows, masks = test_split
+    own_distances, other_distances = [], []
+    for image, row, region in zip(images[1::2], rows[1::2], masks, strict=True):
         dye = np.array(COLOURS[row["colour"]], float)
         if row["print"] != "plain" or row["colour"] in ("black", "white", "grey"):
             continue
-        apart = np.abs(hue(image + 1.0) - hue(dye)).sum(-1)
-        off.append(np.quantile(apart[region], 0.9))
-        rest.append(np.median(apart[~region & (image < 255).any(-1)]))
-    assert len(off) > 30 and max(off) < 0.25
-    assert np.mean(np.array(rest) > np.array(off)) > 0.95
+        distances = np.abs(hue(image + 1.0) - hue(dye)).sum(-1)
+        own_distances.append(np.quantile(distances[region], 0.9))
+        other_distances.append(np.median(distances[~region & (image < 255).any(-1)]))
+    assert len(own_distances) > 30 and max(own_distances) < 0.25
+    assert np.mean(np.array(other_distances) > np.array(own_distances)) > 0.95
 
 
 def test_it_has_the_garments_own_colours_as_its_pair_shows_them(test_split: Any) -> None:
-    images, rows, worn = test_split
+    images, rows, masks = test_split
     nearest = []
-    for i in range(0, len(worn), 5):
-        alone = images[2 * i][(images[2 * i] < 255).any(-1)].astype(float)
-        apart = [np.abs(images[2 * k + 1][worn[k]].mean(0) - alone.mean(0)).sum() for k in range(0, len(worn), 5)]
-        nearest.append(np.argsort(apart).tolist().index(i // 5))
+    for i in range(0, len(masks), 5):
+        garment = images[2 * i][(images[2 * i] < 255).any(-1)].astype(float)
+        distances = [
+            np.abs(images[2 * k + 1][masks[k]].mean(0) - garment.mean(0)).sum() for k in range(0, len(masks), 5)
+        ]
+        nearest.append(np.argsort(distances).tolist().index(i // 5))
     assert np.mean(np.array(nearest) < 5) > 0.9, "of 55 figures its own is among the five nearest"
 
 
@@ -71,7 +73,7 @@ def test_it_has_the_garments_own_colours_as_its_pair_shows_them(test_split: Any)
 def test_a_region_is_all_that_changes_with_the_dye(test_split: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another garment's colour, all else equal: what differs is the region, but for its anti-aliased rim."""
     monkeypatch.syspath_prepend(str(TOOLS))
-    before = set(sys.modules)
+    modules = set(sys.modules)
     from dataclasses import replace
 
     from attributes import attributes
@@ -79,10 +81,10 @@ def test_a_region_is_all_that_changes_with_the_dye(test_split: Any, monkeypatch:
     from outfit import sewn_from, worn_with
     from render import SEED, camera_on
 
-    _, rows, worn = test_split
+    _, rows, masks = test_split
     body = (rows[1]["gender"], rows[1]["body_shape"])
-    chosen = [k for k, row in enumerate(rows[1::2]) if (row["gender"], row["body_shape"]) == body][:4]
-    for k in chosen:
+    numbers = [k for k, row in enumerate(rows[1::2]) if (row["gender"], row["body_shape"]) == body][:4]
+    for k in numbers:
         pair = rows[2 * k]["pair"]
         row, rng = attributes(SEED, pair), np.random.default_rng([SEED, pair, 3])
         camera = camera_on(MESH, *body)
@@ -93,13 +95,13 @@ def test_a_region_is_all_that_changes_with_the_dye(test_split: Any, monkeypatch:
         ]
         first, region = figure(camera, (0.8, 0.6, 0.5), shoes, below, pieces)
         second, same = figure(camera, (0.8, 0.6, 0.5), shoes, below, other)
-        assert np.array_equal(region, same) and np.array_equal(region, worn[k])
-        differs = (first != second).any(-1)
+        assert np.array_equal(region, same) and np.array_equal(region, masks[k])
+        difference = (first != second).any(-1)
         near = np.pad(region, 1)
-        grown = np.any([near[y : y + SIZE, x : x + SIZE] for y in range(3) for x in range(3)], 0)
-        assert not (differs & ~grown).any(), "outside nothing changes"
-        assert differs[region].mean() > 0.99, "inside all does"
-    for name in set(sys.modules) - before:
+        vicinity = np.any([near[y : y + SIZE, x : x + SIZE] for y in range(3) for x in range(3)], 0)
+        assert not (difference & ~vicinity).any(), "outside nothing changes"
+        assert difference[region].mean() > 0.99, "inside all does"
+    for name in set(sys.modules) - modules:
         if str(TOOLS) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
 
@@ -108,9 +110,9 @@ def test_the_folder_reads_back_with_its_conditions(tmp_path: Path, capsys: pytes
     out = tmp_path / "people"
     assert cli.main(f"data try-on --output_dir {out} --split test --num_images 6".split()) == 0
     assert capsys.readouterr().out == f"wrote 6 images and metadata.jsonl to {out}\n"
-    records, refused = read_folder(out)
+    records, refusals = read_folder(out)
     images, rows = garments("test")
-    assert not refused and len(records) == 6
+    assert not refusals and len(records) == 6
     for i, record in enumerate(records):
         row = rows[2 * i + 1]
         assert (record.text, record.class_name) == (row["text"], row["class"])
@@ -123,22 +125,22 @@ def test_the_folder_reads_back_with_its_conditions(tmp_path: Path, capsys: pytes
         assert np.array_equal(cut[region][:, :3], figure[region]) and (cut[region][:, 3] == 255).all()
         pixels = read_conditioning(record.conditioning, (SIZE, SIZE))
         assert np.array_equal(open_region(record.conditioning, (SIZE, SIZE)).numpy(), region)
-        shown = (to_tensor(open_image(record.file)) + 1) / 2
-        assert (pixels[:, region] == shown[:, region]).all()
+        image = (to_tensor(open_image(record.file)) + 1) / 2
+        assert (pixels[:, region] == image[:, region]).all()
 
 
 def test_each_embedded_dataset_is_written_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, split, class_name in (("garments", "validation", "female garment"), ("photos", "test", "product photo")):
         assert cli.main(f"data {name} --output_dir {tmp_path / name} --split {split} --num_images 4".split()) == 0
-        records, refused = read_folder(tmp_path / name)
-        assert len(records) == 4 and not refused and class_name.split()[-1] in records[0].class_name
+        records, refusals = read_folder(tmp_path / name)
+        assert len(records) == 4 and not refusals and class_name.split()[-1] in records[0].class_name
         assert all(record.conditioning is None for record in records)
     capsys.readouterr()
     for line, output in (
         ("data shoes", "'shoes' for argument 'name'. Expected one of ('garments', 'photos', 'try-on')"),
         ("data try-on --split val", "'validation'"),
         ("data try-on --num_images 2011", "must be 1..2010"),
-        ("data photos --split validation", 'must be "train" or "test"'),
+        ("data photos --split validation", "must be 'train' or 'test'"),
     ):
         assert cli.main([*line.split(), "--output_dir", str(tmp_path / "none")]) == 2
         assert output in capsys.readouterr().err

@@ -5,24 +5,24 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from onbrand.datasets.fashion import COLOURS, KINDS, brand_image, photos
 from onbrand.datasets.garments import garments, shown
 from onbrand.evaluation.text import AttributeClassifier, all_right, open_judge
-from onbrand.evaluation.text import read as judged
+from onbrand.evaluation.text import read as judge_text
+from worlds import raises
 
 
 def test_the_photos_classifier_meets_its_score_on_held_out_photos() -> None:
-    said = json.loads((resources.files("onbrand") / "assets/photos-reader/score.json").read_text())
+    scores = json.loads((resources.files("onbrand") / "assets/photos-reader/score.json").read_text())
     (grey, kinds), colours = photos("test"), list(COLOURS)
-    tinted = np.stack([brand_image(grey[i], colours[i % 12]) for i in range(600)])
-    read = open_judge("photos").read(torch.from_numpy(tinted).permute(0, 3, 1, 2).float() / 255)
-    kind = np.mean([KINDS[k] == r for k, r in zip(kinds, read["kind"], strict=False)])
-    colour = np.mean([colours[i % 12] == r for i, r in enumerate(read["colour"])])
-    assert abs(kind - said["kind"]) < 0.04 and abs(colour - said["colour"]) < 0.02
-    assert kind > 0.85 and colour > 0.97
+    images = np.stack([brand_image(grey[i], colours[i % 12]) for i in range(600)])
+    readings = open_judge("photos").read(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+    kind_share = np.mean([KINDS[k] == r for k, r in zip(kinds, readings["kind"], strict=False)])
+    colour_share = np.mean([colours[i % 12] == r for i, r in enumerate(readings["colour"])])
+    assert abs(kind_share - scores["kind"]) < 0.04 and abs(colour_share - scores["colour"]) < 0.02
+    assert kind_share > 0.85 and colour_share > 0.97
 
 
 def test_saved_classifier_reads_the_same(tmp_path: Path) -> None:
@@ -35,25 +35,25 @@ def test_saved_classifier_reads_the_same(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_classifier_says_what_it_holds(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="reader.json"):
+    with raises("classifier", "reader.json", "safetensors", tmp_path):
         AttributeClassifier.load(tmp_path)
 
 
 def test_the_garments_classifier_meets_its_score_on_held_out_images_and_its_captions() -> None:
-    said = json.loads((resources.files("onbrand") / "assets/garment-reader/score.json").read_text())["test"]
+    scores = json.loads((resources.files("onbrand") / "assets/garment-reader/score.json").read_text())["test"]
     images, rows = garments("test")
     pixels = torch.from_numpy(images[:200]).permute(0, 3, 1, 2).float() / 255
     classifier = open_judge("garments")
-    read = classifier.read(pixels)
+    readings = classifier.read(pixels)
     for name, labels in classifier.attributes.items():
-        share = np.mean([row[name] == got for row, got in zip(rows, read[name], strict=False)])
-        assert set(read[name]) <= set(labels) and abs(share - said[name]) < 0.08
-    right = judged(classifier, pixels, [row["text"] for row in rows[:200]], [shown(row) for row in rows[:200]])
-    assert all_right(right).mean() > said["all"]  # a caption names some of what is read
+        share = np.mean([row[name] == label for row, label in zip(rows, readings[name], strict=False)])
+        assert set(readings[name]) <= set(labels) and abs(share - scores[name]) < 0.08
+    right = judge_text(classifier, pixels, [row["text"] for row in rows[:200]], [shown(row) for row in rows[:200]])
+    assert all_right(right).mean() > scores["all"]  # a caption names some of what is read
 
 
 def test_a_side_that_cannot_be_halved_to_32_is_refused() -> None:
-    with pytest.raises(ValueError, match="side must be 32 times a power of two, got 96"):
+    with raises("classifier", "side", 32, 96):
         AttributeClassifier({"kind": ["a", "b"]}, side=96)
     assert AttributeClassifier({"kind": ["a", "b"]}, width=4, side=64).eval()(torch.rand(2, 3, 80, 80))[
         "kind"

@@ -37,7 +37,7 @@ def kind_and_colour() -> AttributeClassifier:
 def test_text_is_judged_where_it_is_asked_for() -> None:
     images, rows = garments("test")
     plain = [i for i, row in enumerate(rows) if row["print"] == "plain"][:40]
-    opened = [Image.fromarray(images[i]) for i in plain]
+    photographs = [Image.fromarray(images[i]) for i in plain]
     pixels = torch.from_numpy(images[plain]).permute(0, 3, 1, 2).float() / 255
     kinds = VALUES["kind"]
     right = [f"{rows[i]['colour']} {rows[i]['kind']}, to order" for i in plain]
@@ -46,11 +46,11 @@ def test_text_is_judged_where_it_is_asked_for() -> None:
     by_name = {"right": right, "wrong": wrong, "silent": ["a thing"] * 40, "half": right[:20] + [""] * 20}
     contents = {}
     for name, prompts in by_name.items():
-        shown = Images([str(i) for i in range(40)], opened, pixels, prompts, [""] * 40)
-        contents[name] = judge_images(shown, reference, None, None, [classifier])
+        sample = Images([str(i) for i in range(40)], photographs, pixels, prompts, [""] * 40)
+        contents[name] = judge_images(sample, reference, None, None, [classifier])
     labels = [{"colour": rows[i]["colour"]} for i in plain]  # outweighs the prompt, whose kind is wrong
-    shown = Images([str(i) for i in range(40)], opened, pixels, wrong, [""] * 40, labels)
-    content = judge_images(shown, reference, None, None, [classifier])
+    sample = Images([str(i) for i in range(40)], photographs, pixels, wrong, [""] * 40, labels)
+    content = judge_images(sample, reference, None, None, [classifier])
     assert content["properties"]["text"]["rate"] > 0.9 and set(content["attributes"]) == {"colour"}
     assert (
         set(contents["right"]["attributes"]) == {"kind", "colour"}
@@ -81,12 +81,13 @@ def test_draws_from_the_prior_have_all_its_diversity_and_no_distance() -> None:
     )
     assert measure["components"]["a"] == pytest.approx([0.25] * 3, abs=0.06)
     # moved by 2 in one component: the distance is the square
-    moved = torch.cat([draws["a"], draws["b"]]) + 2 * prior.gaussians["a"].components[0].view(prior.shape)
-    only = spread_of(prior, moved[:300], ["a"] * 300, {})["frechet"]["value"]
+    offset = torch.cat([draws["a"], draws["b"]]) + 2 * prior.gaussians["a"].components[0].view(prior.shape)
+    only = spread_of(prior, offset[:300], ["a"] * 300, {})["frechet"]["value"]
     assert only == pytest.approx(4, abs=0.8)
 
 
-def test_a_property_counts_the_kinds_that_have_it_and_strays_belong_to_none(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_property_counts_the_classes_that_have_it_and_what_is_out_of_distribution_has_none(tmp_path: Path) -> None:
     """Drawn figures, which share a pose, beside photos of products, which do not; and noise, which is neither."""
     photos, rows = tmp_path / "photos", []
     grey, kinds = catalogue_photos("train")
@@ -106,8 +107,8 @@ def test_a_property_counts_the_kinds_that_have_it_and_strays_belong_to_none(tmp_
     images = [Image.fromarray(array) for array in arrays]
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
     classes = ["figure"] * 12 + ["product"] * 18
-    shown = Images([str(i) for i in range(30)], images, pixels, [""] * 30, classes)
-    content = judge_images(shown, reference, prior, pipe)
+    sample = Images([str(i) for i in range(30)], images, pixels, [""] * 30, classes)
+    content = judge_images(sample, reference, prior, pipe)
     assert content["properties"]["pose"]["n"] == 12 and content["properties"]["pose"]["rate"] == 1
     assert content["properties"]["background"]["n"] == 30
     assert content["measures"]["out_of_distribution"]["value"] == pytest.approx(10 / 30, abs=0.1)
@@ -115,12 +116,12 @@ def test_a_property_counts_the_kinds_that_have_it_and_strays_belong_to_none(tmp_
 
 def test_poses_are_counted_where_people_were_asked_for() -> None:
     """Three figures, one without a person, and three garments, one with a person; distances in closed form."""
-    standing = torch.tensor([[[4.0, 2], [8, 2]], [[3, 5], [9, 5]], [[2, 8], [10, 8]], [[5, 8], [7, 8]],
+    person = torch.tensor([[[4.0, 2], [8, 2]], [[3, 5], [9, 5]], [[2, 8], [10, 8]], [[5, 8], [7, 8]],
                              [[5, 12], [7, 12]], [[5, 16], [7, 16]]])  # fmt: skip
-    raised, nobody = standing.clone(), torch.full_like(standing, torch.nan)
-    raised[2, :, 1] -= 6  # the wrists by a torso: sqrt(2 / 12) away
-    stances = {"figure": Stance(stand(standing[None])[0], 0.5)}
-    joints = torch.stack([standing, raised, nobody, nobody, nobody, raised])
+    arms_up, nobody = person.clone(), torch.full_like(person, torch.nan)
+    arms_up[2, :, 1] -= 6  # the wrists by a torso: sqrt(2 / 12) away
+    stances = {"figure": Stance(stand(person[None])[0], 0.5)}
+    joints = torch.stack([person, arms_up, nobody, nobody, nobody, arms_up])
     measures = poses_of(stances, joints, ["figure"] * 3 + ["garment"] * 3, {})
     assert measures["person"]["value"] == pytest.approx(4 / 6) and measures["person"]["n"] == 6
     assert measures["pose_spread"]["value"] == pytest.approx(math.sqrt((0 + 2 / 12 / 0.25) / 2)), (

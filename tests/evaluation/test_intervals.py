@@ -9,6 +9,7 @@ import torch
 from scipy.stats import bootstrap
 
 from onbrand.evaluation import statistics
+from worlds import raises
 
 VALUES = torch.rand(300, generator=torch.Generator().manual_seed(3)) ** 3
 
@@ -60,9 +61,9 @@ def test_the_same_seed_gives_the_same_interval_and_parts_do_not_matter() -> None
 
 
 def test_wrong_input_is_refused() -> None:
-    with pytest.raises(ValueError, match="same seeds in both rows"):
+    with raises("value", "seeds", "300 and 5"):
         statistics.difference(VALUES, VALUES[:5])
-    with pytest.raises(ValueError, match="one value an image"):
+    with raises("value", "(B,)", "(1, 300)"):
         statistics.mean(VALUES[None])
-    with pytest.raises(ValueError, match="level"):
+    with raises("value", "level", "(0, 1)", 95):
         statistics.mean(VALUES, level=95)

@@ -36,9 +36,9 @@ def test_low_pass_does_not_see_fine_texture() -> None:
 
 def test_enclosed_background_is_not_the_products_light() -> None:
     image = two_tone()
-    before = light_of(cut(image), Brand())["light_mean"].item()
+    brightness = light_of(cut(image), Brand())["light_mean"].item()
     image[:, :, 30:34, 24:40] = 1.0
-    assert light_of(cut(image), Brand())["light_mean"].item() == pytest.approx(before, abs=0.5)
+    assert light_of(cut(image), Brand())["light_mean"].item() == pytest.approx(brightness, abs=0.5)
 
 
 def test_an_even_set_has_four_sides_of_one_lightness_and_a_side_light_one_dark_one() -> None:

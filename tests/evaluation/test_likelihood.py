@@ -16,13 +16,13 @@ from onbrand.evaluation.likelihood import FOLDS, belongs, class_numbers, class_v
 PROVENANCE = Provenance("", 1.0, 0.0, (8, 8), "", False, (255, 255, 255))
 
 
-def test_kind_is_the_likeliest_class_and_how_likely() -> None:
+def test_the_class_is_the_likeliest_and_how_likely() -> None:
     numbers = class_numbers(torch.tensor([[-10.0, -4.0], [-1.0, -9.0]]), torch.tensor([0, 0]), 2)
     assert numbers["class_lead"].tolist() == [-3, 4] and numbers["class_likelihood"].tolist() == [-5, -0.5]
     assert class_numbers(torch.tensor([[-3.0]]), torch.tensor([0]), 1)["class_lead"].item() == float("inf")
 
 
-def test_images_beyond_every_line_belong_to_no_kind() -> None:
+def test_images_beyond_every_line_belong_to_no_class() -> None:
     gaussians = {
         name: Gaussian(torch.full((1, 1, 2), mean), torch.eye(2), torch.ones(2), total=2.0, count=99)
         for name, mean in (("a", 0.0), ("b", 10.0))
@@ -67,10 +67,10 @@ def test_a_photo_unseen_is_as_likely_as_scikit_learns_pca_of_the_others_has_it(f
 def test_new_photos_are_as_likely_as_the_unseen_not_as_the_seen() -> None:
     x0, new = sample(60, 0, 400), sample(2000, 1, 400)
     prior = Prior({"a": fit_rows(x0, 16)}, PROVENANCE)
-    seen, unseen, truth = class_values(prior, x0), unseen_values(prior, x0, "a"), class_values(prior, new)
-    middle = [values["class_likelihood"].median().item() for values in (seen, unseen, truth)]
+    photo_values, fold_values, truth = class_values(prior, x0), unseen_values(prior, x0, "a"), class_values(prior, new)
+    middle = [values["class_likelihood"].median().item() for values in (photo_values, fold_values, truth)]
     assert abs(middle[1] - middle[2]) < (middle[0] - middle[2]) / 4
-    assert torch.isinf(unseen["class_lead"]).all(), "one class alone leads"
+    assert torch.isinf(fold_values["class_lead"]).all(), "one class alone leads"
 
 
 def test_photos_that_leave_no_spread_are_not_told() -> None:

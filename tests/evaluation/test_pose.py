@@ -17,8 +17,8 @@ def box(left: Any, right: Any, top: Any, bottom: Any, size: Any = 64) -> Any:
 def test_overlap_of_boxes_in_closed_form() -> None:
     mean = silhouettes_of(box(16, 48, 16, 48))[0]
     assert mean.sum().item() == pytest.approx(16 * 16)  # cells of 2 x 2 pixels
-    moved = silhouettes_of(torch.cat([box(16, 48, 16, 48), box(24, 56, 16, 48), box(16, 32, 16, 48)]))
-    assert overlap(moved, mean).tolist() == pytest.approx([1, (24 * 32) / (40 * 32), 0.5])
+    silhouettes = silhouettes_of(torch.cat([box(16, 48, 16, 48), box(24, 56, 16, 48), box(16, 32, 16, 48)]))
+    assert overlap(silhouettes, mean).tolist() == pytest.approx([1, (24 * 32) / (40 * 32), 0.5])
     assert overlap(silhouettes_of(torch.ones(1, 3, 64, 64)), mean).isnan().all()
 
 

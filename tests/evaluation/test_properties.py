@@ -14,7 +14,7 @@ from onbrand.evaluation.likelihood import class_numbers
 from onbrand.evaluation.loading import Images
 from onbrand.evaluation.properties import ALL, PROPERTIES, SLACK, WORDS, Brand, measure
 from onbrand.evaluation.segmentation import cut
-from worlds import tiny_pipeline, tiny_prior
+from worlds import raises, tiny_pipeline, tiny_prior
 
 
 def box(left: Any, right: Any, top: Any, bottom: Any, size: Any = 64, colour: Any = (0.7, 0.2, 0.1)) -> Any:
@@ -58,7 +58,7 @@ def test_a_background_off_by_two_levels_is_near_and_not_pure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("off", "most"),
+    ("violate", "most"),
     [
         (lambda p: on_background(p, (240, 240, 240)), 0.0),
         (lambda p: on_background(p, (225, 238, 255)), 0.0),
@@ -68,8 +68,8 @@ def test_a_background_off_by_two_levels_is_near_and_not_pure() -> None:
     ],
     ids=["240", "tinted", "blue", "gradient", "busy"],
 )
-def test_a_background_that_is_off_is_not_near(off: Any, most: Any) -> None:
-    numbers = measure(off(box(16, 48, 8, 56)))
+def test_a_background_that_is_off_is_not_near(violate: Any, most: Any) -> None:
+    numbers = measure(violate(box(16, 48, 8, 56)))
     assert min(numbers["background_near"].item(), numbers["background_border"].item()) <= most
 
 
@@ -79,9 +79,9 @@ def test_the_brands_background_need_not_be_white() -> None:
     assert measure(box(16, 48, 16, 48), (240, 240, 240))["background_near"].item() == 0
 
 
-@pytest.mark.parametrize("touching", [(0, 40, 8, 56), (24, 64, 8, 56), (8, 56, 0, 40), (8, 56, 24, 64)])
-def test_a_product_may_touch_one_side(touching: Any) -> None:
-    numbers = measure(box(*touching))
+@pytest.mark.parametrize("edges", [(0, 40, 8, 56), (24, 64, 8, 56), (8, 56, 0, 40), (8, 56, 24, 64)])
+def test_a_product_may_touch_one_side(edges: Any) -> None:
+    numbers = measure(box(*edges))
     assert numbers["background_near"].item() == 1 and numbers["background_border"].item() > 0.97
     assert numbers["margin"].item() == 0 and numbers["border_product"].item() > 0.15
 
@@ -93,16 +93,16 @@ def test_a_blank_image_has_no_place_and_a_perfect_background() -> None:
 
 
 def test_no_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="got none"):
+    with raises("value", "measure", "none"):
         measure(torch.zeros(0, 3, 16, 16))
 
 
 def test_every_number_of_the_table_is_measured_and_belongs_to_one_property() -> None:
     pose = torch.full((1, 32, 32), 0.5)
-    measured = measure(box(16, 48, 16, 48), poses=pose).keys()
+    names = measure(box(16, 48, 16, 48), poses=pose).keys()
     likelihoods = class_numbers(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), 4).keys()
     for one in PROPERTIES:
-        assert set(one.numbers) <= (measured if one.numbers_of else likelihoods), one.name
+        assert set(one.numbers) <= (names if one.numbers_of else likelihoods), one.name
         if one.numbers_of:
             columns = one.numbers_of(cut(box(16, 48, 16, 48)), Brand(poses=pose))
             assert set(one.numbers) <= set(columns), "by its own function"
@@ -114,10 +114,10 @@ def test_what_a_check_and_a_comparison_say_comes_from_the_table(reference: Any, 
     images = Images([f"{i}.png" for i in range(20)], [], held_out[:20], [""] * 20, [""] * 20)
     content = judge_images(images, reference, None, None)
     content["measures"] = spread_of(tiny_prior(tiny_pipeline(), ("a",)), torch.rand(20, 4, 8, 8), ["a"] * 20, {})
-    said = content["properties"] | content["measures"]
-    assert set(said) == {"background", "centring", "cropping", "fill", "light", "diversity", "frechet"}
-    assert {name: (entry["title"], entry["rule"]) for name, entry in said.items()} == {n: WORDS[n] for n in said}
-    order = [name for name in WORDS if name in said]
+    entries = content["properties"] | content["measures"]
+    assert set(entries) == {"background", "centring", "cropping", "fill", "light", "diversity", "frechet"}
+    assert {name: (entry["title"], entry["rule"]) for name, entry in entries.items()} == {n: WORDS[n] for n in entries}
+    order = [name for name in WORDS if name in entries]
     assert [*content["properties"], *content["measures"]] == order
     (tmp_path / "check.json").write_text(json.dumps({"schema": 2, **content}))
     line = Line("plain", "plain", "noise", tmp_path)

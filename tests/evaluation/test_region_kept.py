@@ -11,6 +11,7 @@ from PIL import Image
 
 from onbrand import api
 from onbrand.comparison.tables import OVERALL, Line, legend, markdown, scores, table_of
+from worlds import raises
 
 SHIFTS = (0, 2, 4, 6, 8, 100)
 """In 1/255, of an image's garment; one more image was made from edges, one from nothing."""
@@ -20,7 +21,7 @@ SHIFTS = (0, 2, 4, 6, 8, 100)
 def images(tmp_path: Path) -> Any:
     """A folder as `generate` writes it, of squares on white, and photos of the like."""
     rng = np.random.default_rng(0)
-    for name in ("photos", "made", "given"):
+    for name in ("photos", "images", "conditions"):
         (tmp_path / name).mkdir()
     for i in range(60):
         image = np.full((64, 64, 3), 255, np.uint8)
@@ -33,16 +34,16 @@ def images(tmp_path: Path) -> Any:
         garment = np.zeros((64, 64, 4), np.uint8)
         garment[20:40, 20:40] = (*image[20, 20], 255)
         mode = garment if i < 6 else np.zeros((64, 64, 3), np.uint8)
-        Image.fromarray(mode).save(tmp_path / "given" / f"{i}.png")
+        Image.fromarray(mode).save(tmp_path / "conditions" / f"{i}.png")
         if i < 6:
             image[20:40, 20:40] += SHIFTS[i]
-        Image.fromarray(image).save(tmp_path / "made" / f"{i:05d}.png")
-        conditioning = None if i == 7 else [str(tmp_path / "given" / f"{i}.png")]
+        Image.fromarray(image).save(tmp_path / "images" / f"{i:05d}.png")
+        conditioning = None if i == 7 else [str(tmp_path / "conditions" / f"{i}.png")]
         lines.append(
             {"index": i, "file": f"{i:05d}.png", "prompt": "a square", "class": "", "conditioning": conditioning}
         )
-    (tmp_path / "made" / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return tmp_path / "made"
+    (tmp_path / "images" / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path / "images"
 
 
 def test_the_garments_differences_are_told_with_their_interval(images: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,8 +55,8 @@ def test_the_garments_differences_are_told_with_their_interval(images: Any, caps
     assert near["value"] == pytest.approx(3 / 6), "4 is near"
     assert [entry["values"].get("region") for entry in content["images"]] == [*map(pytest.approx, SHIFTS), None, None]
     assert not any("region" in entry["failed"] for entry in content["images"]), "told, not judged"
-    shown = capsys.readouterr().out
-    assert "\ndifference from the garment " in shown and "\ngarments within 4/255 " in shown
+    output = capsys.readouterr().out
+    assert "\ndifference from the garment " in output and "\ngarments within 4/255 " in output
 
 
 def test_images_made_from_nothing_have_no_such_number(images: Any) -> None:
@@ -67,8 +68,8 @@ def test_images_made_from_nothing_have_no_such_number(images: Any) -> None:
 
 
 def test_a_garment_that_is_gone_is_said(images: Any) -> None:
-    (images.parent / "given" / "3.png").unlink()
-    with pytest.raises(ValueError, match=r"every control image must open; .*3\.png: missing"):
+    (images.parent / "conditions" / "3.png").unlink()
+    with raises("image", f"{images.parent / 'conditions' / '3.png'}: missing"):
         api.check(images, images.parent / "photos")
 
 
@@ -83,9 +84,9 @@ def test_a_comparison_shows_it_where_a_row_has_it(images: Any) -> None:
     lines = [Line("plain", "plain", "noise", other), Line("worn", "controlnet", "mean", images)]
     table = table_of(lines, {})
     assert scores(images)["region"]["value"] == pytest.approx(20)
-    head, _, plain, worn = markdown(table, lines, OVERALL).splitlines()
+    head, _, plain, try_on = markdown(table, lines, OVERALL).splitlines()
     assert head.endswith("| region | region_near |") and plain.endswith("|  |  |")
-    assert worn.split("|")[-3].strip().startswith("20.000 (")
+    assert try_on.split("|")[-3].strip().startswith("20.000 (")
     assert "*region*: difference from the garment. " in legend([other, images]), "said, though the first row has none"
     assert "region" not in markdown(table, lines[:1], OVERALL)
 
@@ -95,9 +96,9 @@ def test_a_folder_of_real_people_is_compared_with_its_own_conditions(images: Any
     folder.mkdir()
     for name in ("a.png", "b.png"):
         (folder / name).write_bytes((images / "00003.png").read_bytes())
-    row = {"text": "a square", "conditioning_file_name": "given/0.png"}
-    (folder / "given").mkdir()
-    (folder / "given" / "0.png").write_bytes((images.parent / "given" / "0.png").read_bytes())
+    row = {"text": "a square", "conditioning_file_name": "conditions/0.png"}
+    (folder / "conditions").mkdir()
+    (folder / "conditions" / "0.png").write_bytes((images.parent / "conditions" / "0.png").read_bytes())
     (folder / "metadata.jsonl").write_text(
         "".join(json.dumps({"file_name": n, **row}) + "\n" for n in ("a.png", "b.png"))
     )
@@ -109,7 +110,7 @@ def test_conditions_of_another_size_are_padded_as_images_are(images: Any) -> Non
     from onbrand.evaluation.loading import open_images
     from onbrand.evaluation.region import region_differences
 
-    loaded = open_images(images, (64, 96), None)
+    sample = open_images(images, (64, 96), None)
     assert torch.allclose(
-        region_differences(loaded.pixels, loaded.conditioning)[:6], torch.tensor(SHIFTS).float(), atol=1e-3
+        region_differences(sample.pixels, sample.conditioning)[:6], torch.tensor(SHIFTS).float(), atol=1e-3
     )

@@ -6,21 +6,22 @@ import pytest
 import torch
 
 from onbrand.evaluation.segmentation import border, connected, cut, pasted, without_specks
+from worlds import raises
 
 
 def flood(mask: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
     """The part of a mask `(B, H, W)` that a flood from the seeds fills, swept along columns and rows until it stays."""
-    reached = mask & seeds
+    part = mask & seeds
     while True:
-        larger = sweep(sweep(reached, mask).mT, mask.mT).mT
-        if torch.equal(larger, reached):
-            return reached
-        reached = larger
+        larger = sweep(sweep(part, mask).mT, mask.mT).mT
+        if torch.equal(larger, part):
+            return part
+        part = larger
 
 
-def sweep(reached: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """`reached` carried down and up all columns as far as the mask lasts."""
-    rows, free = reached.transpose(0, 1).contiguous(), mask.transpose(0, 1).contiguous()
+def sweep(part: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """`part` carried down and up all columns as far as the mask lasts."""
+    rows, free = part.transpose(0, 1).contiguous(), mask.transpose(0, 1).contiguous()
     for i in range(1, len(rows)):
         rows[i] |= rows[i - 1] & free[i]
     for i in range(len(rows) - 2, -1, -1):
@@ -32,9 +33,9 @@ def sweep(reached: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def test_connected_is_what_a_flood_fills(density: Any) -> None:
     noise = torch.Generator().manual_seed(0)
     masks, seeds = torch.rand(60, 23, 31, generator=noise) < density, torch.rand(60, 23, 31, generator=noise) < 0.01
-    border_alone = torch.zeros_like(masks)
-    border_alone[:, [0, -1]] = border_alone[:, :, [0, -1]] = True
-    expected = flood(masks, border_alone)
+    border_seeds = torch.zeros_like(masks)
+    border_seeds[:, [0, -1]] = border_seeds[:, :, [0, -1]] = True
+    expected = flood(masks, border_seeds)
     assert 0.05 < expected.float().mean() < density and torch.equal(connected(masks), expected)
     assert torch.equal(connected(masks, seeds), flood(masks, seeds)) and not torch.equal(seeds & masks, seeds)
 
@@ -94,7 +95,7 @@ def test_border_has_each_outer_pixel_once() -> None:
 
 
 def test_images_too_small_to_cut_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least 8 pixels"):
+    with raises("value", "8 pixels", "(7, 9)"):
         cut(torch.ones(1, 3, 7, 9))
 
 

@@ -24,12 +24,12 @@ def on_noise(images: Tensor, darkest: int, seed: int = 0) -> Tensor:
 
 def shift(images: Tensor, right: int, down: int) -> Tensor:
     """Moved by whole pixels, filled up with white, cut where they leave the frame."""
-    moved = torch.ones_like(images)
+    result = torch.ones_like(images)
     height, width = images.shape[2:]
     x, y = slice(max(right, 0), width + min(right, 0)), slice(max(down, 0), height + min(down, 0))
     from_x, from_y = slice(max(-right, 0), width - max(right, 0)), slice(max(-down, 0), height - max(down, 0))
-    moved[:, :, y, x] = images[:, :, from_y, from_x]
-    return moved
+    result[:, :, y, x] = images[:, :, from_y, from_x]
+    return result
 
 
 def zoom(images: Tensor, factor: float) -> Tensor:
@@ -43,8 +43,8 @@ def zoom(images: Tensor, factor: float) -> Tensor:
 def side_light(images: Tensor, fall: float, product_only: bool = False) -> Tensor:
     """Light falls by `fall` from the left to the right, in linear light, on the whole set or on the product alone."""
     gain = 1 - fall * torch.linspace(0, 1, images.shape[3])
-    lit = under(images, gain)
-    return torch.where((images < 1).any(1, keepdim=True), lit, images) if product_only else lit
+    result = under(images, gain)
+    return torch.where((images < 1).any(1, keepdim=True), result, images) if product_only else result
 
 
 def dimmed(images: Tensor, to: float) -> Tensor:

@@ -20,32 +20,32 @@ VAE = [("conv_norm_out", "norm_out"), ("conv_shortcut", "nin_shortcut"), ("mid_b
 def to_ldm(pipe: StableDiffusionPipeline) -> dict[str, Tensor]:
     """All weights, in one state dict, by the names of CompVis' latent diffusion."""
     layers = pipe.unet.config.layers_per_block
-    attended = ["CrossAttn" in kind for kind in pipe.unet.config.up_block_types]
+    has_attention = ["CrossAttn" in block_type for block_type in pipe.unet.config.up_block_types]
     blocks = len(pipe.vae.config.block_out_channels)
-    unet = {unet_name(name, layers, attended): value for name, value in pipe.unet.state_dict().items()}
+    unet = {unet_name(name, layers, has_attention): value for name, value in pipe.unet.state_dict().items()}
     vae = {vae_name(name, blocks): value for name, value in pipe.vae.state_dict().items()}
     vae = {n: v[..., None, None] if "attn_1" in n and v.ndim == 2 else v for n, v in vae.items()}  # 1x1 convolutions
     text = {name.removeprefix("text_model."): value for name, value in pipe.text_encoder.state_dict().items()}
-    named = {f"model.diffusion_model.{name}": value for name, value in unet.items()}
-    named |= {f"first_stage_model.{name}": value for name, value in vae.items()}
-    named |= {f"cond_stage_model.transformer.text_model.{name}": value for name, value in text.items()}
-    return {name: value.contiguous().clone() for name, value in named.items()}
+    weights = {f"model.diffusion_model.{name}": value for name, value in unet.items()}
+    weights |= {f"first_stage_model.{name}": value for name, value in vae.items()}
+    weights |= {f"cond_stage_model.transformer.text_model.{name}": value for name, value in text.items()}
+    return {name: value.contiguous().clone() for name, value in weights.items()}
 
 
-def unet_name(name: str, layers: int, attended: list[bool]) -> str:
+def unet_name(name: str, layers: int, has_attention: list[bool]) -> str:
     for old, new in RESNET if "resnets" in name else UNET if "blocks" not in name and "mid_block" not in name else []:
         name = name.replace(old, new)
     if match := re.match(r"mid_block\.(resnets|attentions)\.(\d)\.(.*)", name):
-        kind, place, rest = match.groups()
-        return f"middle_block.{2 * int(place) if kind == 'resnets' else 1}.{rest}"
+        module, place, rest = match.groups()
+        return f"middle_block.{2 * int(place) if module == 'resnets' else 1}.{rest}"
     if match := re.match(r"(down|up)_blocks\.(\d)\.(\w+)\.(\d)\.(.*)", name):
-        way, block, kind, layer, rest = match.groups()
-        if kind == "downsamplers":
+        way, block, module, layer, rest = match.groups()
+        if module == "downsamplers":
             return f"input_blocks.{1 + int(block) * (layers + 1) + layers}.0.op.{rest.removeprefix('conv.')}"
-        if kind == "upsamplers":
-            return f"output_blocks.{int(block) * (layers + 1) + layers}.{2 if attended[int(block)] else 1}.{rest}"
+        if module == "upsamplers":
+            return f"output_blocks.{int(block) * (layers + 1) + layers}.{2 if has_attention[int(block)] else 1}.{rest}"
         first, side = (1, "input") if way == "down" else (0, "output")
-        return f"{side}_blocks.{first + int(block) * (layers + 1) + int(layer)}.{int(kind == 'attentions')}.{rest}"
+        return f"{side}_blocks.{first + int(block) * (layers + 1) + int(layer)}.{int(module == 'attentions')}.{rest}"
     return name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from onbrand.models import pipeline
-from worlds import tiny_pipeline
+from worlds import raises, tiny_pipeline
 
 
 class TestImages:
@@ -51,20 +52,20 @@ class TestImages:
 
     def test_shift_factor(self, pipe: Any) -> None:
         """As in diffusers' pipelines whose VAE has one: (latents - shift) * scale, and back."""
-        shifted = copy.copy(pipe)
-        shifted.vae = copy.deepcopy(pipe.vae)
-        shifted.vae.register_to_config(shift_factor=0.1)
+        other = copy.copy(pipe)
+        other.vae = copy.deepcopy(pipe.vae)
+        other.vae.register_to_config(shift_factor=0.1)
         mean = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(4))
-        x0 = pipeline.to_x0(shifted, mean)
+        x0 = pipeline.to_x0(other, mean)
         torch.testing.assert_close(x0, (mean - 0.1) * 0.18215)
-        torch.testing.assert_close(pipeline.decode(shifted, x0), pipeline.decode(pipe, mean * 0.18215))
+        torch.testing.assert_close(pipeline.decode(other, x0), pipeline.decode(pipe, mean * 0.18215))
 
     def test_other_images_are_refused(self, pipe: Any) -> None:
-        with pytest.raises(ValueError, match=r"lie in \[-1, 1\], got 0 to 255"):
+        with raises("model", "[-1, 1]", "0 to 255"):
             pipeline.encode(pipe, torch.tensor([0.0, 255.0]).repeat(1, 3, 16, 8))
-        with pytest.raises(ValueError, match=r"\(B, 3, H, W\) with sides divisible by 2, got \(1, 3, 15, 16\)"):
+        with raises("model", "(B, 3, H, W)", "by 2", (1, 3, 15, 16)):
             pipeline.encode(pipe, torch.zeros(1, 3, 15, 16))
-        with pytest.raises(ValueError, match=r"got \(3, 16, 16\)"):
+        with raises("model", "(B, 3, H, W)", (3, 16, 16)):
             pipeline.encode(pipe, torch.zeros(3, 16, 16))
 
     def test_overflow_is_said(self, pipe: Any) -> None:
@@ -72,7 +73,7 @@ class TestImages:
         hot.vae = copy.deepcopy(pipe.vae)
         with torch.no_grad():
             hot.vae.encoder.conv_in.weight.fill_(float("nan"))
-        with pytest.raises(ValueError, match="the VAE overflows in torch.float32"):
+        with raises("model", "VAE", "float32", "another model"):
             pipeline.encode(hot, torch.zeros(1, 3, 16, 16))
 
 
@@ -88,9 +89,16 @@ class TestText:
 
     def test_long_prompts_are_warned_of_and_cut(self, pipe: Any) -> None:
         fits, long = "a" * 30, "a" * 30 + "bcd"
-        with pytest.warns(UserWarning, match="1 of 2 prompts are longer than the tokenizer's 32 tokens.*loses 'bcd"):
-            hidden, _ = pipeline.embed(pipe, [fits, long])
-        assert hidden.shape == (2, 32, 16)
+        with pytest.warns(UserWarning, match="1 of 2 texts are longer than the tokenizer's 32 tokens.*loses 'bcd"):
+            assert pipeline.warn_long(pipe, [fits, long]) == [1]
+        assert pipeline.embed(pipe, [fits, long])[0].shape == (2, 32, 16)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert pipeline.warn_long(pipe, [fits]) == [] and pipeline.warn_long(pipe, []) == []
+
+    def test_of_a_book_its_beginning_is_read_and_quoted(self, pipe: Any) -> None:
+        book = "a word " * 10**6
+        with pytest.warns(UserWarning, match="1 of 1 texts are longer") as caught:
+            before = time.perf_counter()
+            assert pipeline.warn_long(pipe, [book]) == [0]
+        assert len(str(caught[0].message)) < 300 and time.perf_counter() - before < 5

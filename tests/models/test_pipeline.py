@@ -18,13 +18,13 @@ from safetensors.torch import save_file
 from transformers.utils import logging as transformers_logging
 
 from onbrand.core.prior import Prior
-from onbrand.models import pipeline
+from onbrand.models import loading, pipeline
 from onbrand.models.checkpoint import checked, lora_metadata
-from worlds import tiny_pipeline, tiny_prior
+from worlds import raises, tiny_pipeline, tiny_prior
 
 
 @pytest.fixture(scope="session")
-def saved(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def bundle(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("bundle") / "run" / "model"
     trained = {"gain": "window", "start": "mean", "k": 0, "start_timestep": 950}
     pipeline.save(pipe, folder, tiny_prior(pipe), trained)
@@ -35,45 +35,45 @@ def weights_equal(one: Any, other: Any) -> Any:
     return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
 
-def test_what_is_saved_loads_in_diffusers_alone(saved: Any, pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_saved_loads_in_diffusers_alone(bundle: Any, pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where onbrand cannot be imported, from a folder whose index does not name it."""
     for name in [name for name in sys.modules if name.split(".")[0] == "onbrand"]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError):
         import onbrand.models  # noqa: F401
-    loaded = StableDiffusionPipeline.from_pretrained(saved, local_files_only=True)
-    assert weights_equal(loaded.unet, pipe.unet) and "onbrand" not in (saved / "model_index.json").read_text()
+    model = StableDiffusionPipeline.from_pretrained(bundle, local_files_only=True)
+    assert weights_equal(model.unet, pipe.unet) and "onbrand" not in (bundle / "model_index.json").read_text()
 
 
-def test_load_gives_back_weights_prior_and_record(saved: Any, pipe: Any) -> None:
-    loaded = pipeline.load(saved)
+def test_load_gives_back_weights_prior_and_record(bundle: Any, pipe: Any) -> None:
+    model = pipeline.load(bundle)
     for name in ("unet", "vae", "text_encoder"):
-        assert weights_equal(getattr(loaded, name), getattr(pipe, name)), name
-    assert loaded.safety_checker is None and loaded.unet.dtype == torch.float32
-    prior = Prior.load(saved / "onbrand" / "prior.safetensors")
+        assert weights_equal(getattr(model, name), getattr(pipe, name)), name
+    assert model.safety_checker is None and model.unet.dtype == torch.float32
+    prior = Prior.load(bundle / "onbrand" / "prior.safetensors")
     record = {
         "schema": 2, "gain": "window", "start": "mean", "k": 0, "start_timestep": 950, "prior": prior.fingerprint
     }  # fmt: skip
-    assert json.loads((saved / "onbrand" / "config.json").read_text()) == record
-    for folder in (saved, saved.parent):
+    assert json.loads((bundle / "onbrand" / "config.json").read_text()) == record
+    for folder in (bundle, bundle.parent):
         assert pipeline.trained_start_in(folder) == record, "a run folder holds its model"
         assert pipeline.trained_start_of(pipeline.load(folder, dtype="float16")) == record
-    assert pipeline.trained_start_of(loaded) == record
+    assert pipeline.trained_start_of(model) == record
     assert pipeline.trained_start_of(pipe) is None
 
 
-def test_local_files_are_read_and_written_without_bars(saved: Any, pipe: Any, tmp_path: Path, capfd: Any) -> None:
+def test_local_files_are_read_and_written_without_bars(bundle: Any, pipe: Any, tmp_path: Path, capfd: Any) -> None:
     pipeline.save(pipe, tmp_path / "again")
-    pipeline.load(saved)
+    pipeline.load(bundle)
     assert capfd.readouterr().err == ""
     assert diffusers_logging.is_progress_bar_enabled() and transformers_logging.is_progress_bar_enabled()
 
 
 def test_saving_plain_weights_over_offset_trained_ones_takes_the_record_away(
-    tmp_path: Path, pipe: Any, saved: Any
+    tmp_path: Path, pipe: Any, bundle: Any
 ) -> None:
     folder = tmp_path / "model"
-    shutil.copytree(saved, folder)
+    shutil.copytree(bundle, folder)
     pipeline.save(pipe, folder)
     assert pipeline.trained_start_in(folder) is None
 
@@ -92,13 +92,13 @@ def test_saving_plain_weights_over_offset_trained_ones_takes_the_record_away(
     ],
 )
 def test_a_record_that_says_too_little_is_refused(tmp_path: Path, pipe: Any, record: Any) -> None:
-    with pytest.raises(ValueError, match="trained_start: weights trained with a start record gain"):
+    with raises("checkpoint", "trained_start", record):
         pipeline.save(pipe, tmp_path / "model", trained_start=record)
     assert not (tmp_path / "model" / "model_index.json").exists()
 
 
 @pytest.mark.parametrize(
-    ("before", "now"),
+    ("former", "present"),
     [
         (
             {"gain": "window", "kind": "mean", "k": 0, "first": 950, "prior": "ab"},
@@ -118,25 +118,25 @@ def test_a_record_that_says_too_little_is_refused(tmp_path: Path, pipe: Any, rec
         ),
     ],
 )
-def test_a_record_of_schema_1_is_read_by_the_present_names(tmp_path: Path, before: Any, now: Any) -> None:
-    now = {"schema": 2} | now
-    assert checked(before, "here") == now and checked(now, "here") == now
+def test_a_record_of_schema_1_is_read_by_the_present_names(tmp_path: Path, former: Any, present: Any) -> None:
+    present = {"schema": 2} | present
+    assert checked(former, "here") == present and checked(present, "here") == present
     folder = tmp_path / "run" / "model"
     (folder / "onbrand").mkdir(parents=True)
     (folder / "model_index.json").write_text("{}")
-    (folder / "onbrand" / "config.json").write_text(json.dumps(before))
-    assert pipeline.trained_start_in(folder) == pipeline.trained_start_in(folder.parent) == now
+    (folder / "onbrand" / "config.json").write_text(json.dumps(former))
+    assert pipeline.trained_start_in(folder) == pipeline.trained_start_in(folder.parent) == present
 
 
-@pytest.mark.parametrize("told", [{"base": "tiny"}, {}])
-def test_a_lora_of_schema_1_is_read_by_the_present_names(tmp_path: Path, told: Any) -> None:
+@pytest.mark.parametrize("fields", [{"base": "tiny"}, {}])
+def test_a_lora_of_schema_1_is_read_by_the_present_names(tmp_path: Path, fields: Any) -> None:
     """There its metadata called it offset."""
-    before = {"gain": "window", "kind": "mean", "k": 0, "first": 950}
-    now = {"schema": 2, "gain": "window", "start": "mean", "k": 0, "start_timestep": 950}
-    for record, expected in ((before, now), (None, None)):
-        metadata = {"onbrand": json.dumps(told | {"offset": record})}
+    former = {"gain": "window", "kind": "mean", "k": 0, "first": 950}
+    present = {"schema": 2, "gain": "window", "start": "mean", "k": 0, "start_timestep": 950}
+    for record, expected in ((former, present), (None, None)):
+        metadata = {"onbrand": json.dumps(fields | {"offset": record})}
         save_file({"weight": torch.zeros(1)}, tmp_path / "one.safetensors", metadata=metadata)
-        assert lora_metadata(tmp_path / "one.safetensors")[1] == told | {"trained_start": expected}
+        assert lora_metadata(tmp_path / "one.safetensors")[1] == fields | {"trained_start": expected}
     save_file({"weight": torch.zeros(1)}, tmp_path / "one.safetensors")
     assert lora_metadata(tmp_path / "one.safetensors")[1] == {}, "not onbrand's"
 
@@ -144,9 +144,9 @@ def test_a_lora_of_schema_1_is_read_by_the_present_names(tmp_path: Path, told: A
 def test_half_precision_files_alone_are_found(tmp_path: Path, pipe: Any) -> None:
     half = copy.deepcopy(pipe).to(torch.float16)
     half.save_pretrained(tmp_path / "half", variant="fp16")
-    loaded = pipeline.load(tmp_path / "half", dtype="float16")
-    assert loaded.unet.dtype == loaded.vae.dtype == torch.float16
-    assert pipeline.fingerprint(loaded.unet) == pipeline.fingerprint(pipe.unet)
+    model = pipeline.load(tmp_path / "half", dtype="float16")
+    assert model.unet.dtype == model.vae.dtype == torch.float16
+    assert pipeline.fingerprint(model.unet) == pipeline.fingerprint(pipe.unet)
 
 
 @pytest.mark.parametrize("name", pipeline.SHIPPED)
@@ -158,36 +158,36 @@ def test_shipped_models_load_and_draw(name: Any) -> None:
 
 class TestNotThere:
     def test_no_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=f"no model at {tmp_path / 'nothing'}: give a folder with model_index"):
+        with raises("model", tmp_path / "nothing", "model_index.json", ".safetensors"):
             pipeline.load(tmp_path / "nothing")
 
     def test_no_model_in_it(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=f"no model in {tmp_path}: looked for model_index.json there"):
+        with raises("model", tmp_path, "model_index.json", "model/"):
             pipeline.load(tmp_path)
 
     def test_another_kind(self, tmp_path: Path) -> None:
         (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-        with pytest.raises(ValueError, match="a StableDiffusionPipeline or .* is needed; .* is a FluxPipeline"):
+        with raises("model", "StableDiffusionPipeline", tmp_path, "FluxPipeline"):
             pipeline.load(tmp_path)
 
     def test_hub_id_that_is_nowhere(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(ValueError, match=f"no folder {tmp_path / 'runs/nothing'}, and no model 'runs/nothing' on"):
+        with raises("model", tmp_path / "runs/nothing", "'runs/nothing'", "Hub"):
             pipeline.load("runs/nothing")
 
     def test_file_of_another_kind(self, tmp_path: Path) -> None:
         (tmp_path / "model.bin").write_bytes(b"x")
-        with pytest.raises(ValueError, match="a model file ends in .safetensors or .ckpt"):
+        with raises("model", ".safetensors", ".ckpt", tmp_path / "model.bin"):
             pipeline.load(tmp_path / "model.bin")
 
     def test_shipped_model_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pipeline, "SHIPPED", ("nowhere",))
-        with pytest.raises(ValueError, match="the shipped model 'nowhere' is missing: no .*assets/nowhere"):
+        monkeypatch.setattr(loading, "SHIPPED", ("nowhere",))
+        with raises("model", "'nowhere'", "assets/nowhere"):
             pipeline.load("nowhere")
 
     def test_dtype(self) -> None:
-        with pytest.raises(ValueError, match="dtype must be one of float32, float16, bfloat16, got 'fp16'"):
+        with raises("model", "dtype", "float32, float16, bfloat16", "'fp16'"):
             pipeline.load("tiny", dtype="fp16")
 
 
@@ -199,8 +199,8 @@ class TestFingerprint:
         assert one != pipeline.fingerprint(pipe.vae)
         with torch.no_grad():
             vae.decoder.conv_out.bias[0] += 0.01
-        changed = pipeline.fingerprint(vae)
-        assert changed != one, "a weight changed in place is seen"
+        other = pipeline.fingerprint(vae)
+        assert other != one, "a weight changed in place is seen"
         with torch.no_grad():
             vae.decoder.conv_out.bias[0] -= 0.01
         vae.load_state_dict(tiny_pipeline(seed=1).vae.state_dict())
@@ -215,9 +215,9 @@ class TestFingerprint:
 
     def test_names_count_and_order_does_not(self) -> None:
         first = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
-        turned = torch.nn.ModuleDict({"b": first["b"], "a": first["a"]})
-        swapped = torch.nn.ModuleDict({"a": first["b"], "b": first["a"]})
-        assert pipeline.fingerprint(first) == pipeline.fingerprint(turned) != pipeline.fingerprint(swapped)
+        other_order = torch.nn.ModuleDict({"b": first["b"], "a": first["a"]})
+        other_names = torch.nn.ModuleDict({"a": first["b"], "b": first["a"]})
+        assert pipeline.fingerprint(first) == pipeline.fingerprint(other_order) != pipeline.fingerprint(other_names)
 
     def test_weights_made_in_inference_mode(self) -> None:
         with torch.inference_mode():
@@ -235,18 +235,18 @@ def file(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 class TestSingleFile:
-    def test_one_file_with_a_local_configuration(self, file: Any, saved: Any, pipe: Any) -> None:
-        loaded = pipeline.load(file, config=saved)
+    def test_one_file_with_a_local_configuration(self, file: Any, bundle: Any, pipe: Any) -> None:
+        model = pipeline.load(file, config=bundle)
         for name in ("unet", "vae", "text_encoder"):
-            assert pipeline.fingerprint(getattr(loaded, name)) == pipeline.fingerprint(getattr(pipe, name)), name
-        assert loaded.safety_checker is None and pipeline.trained_start_of(loaded) is None
+            assert pipeline.fingerprint(getattr(model, name)) == pipeline.fingerprint(getattr(pipe, name)), name
+        assert model.safety_checker is None and pipeline.trained_start_of(model) is None
         images = [one(["a boot"], latents=torch.ones(1, 4, 8, 8), num_inference_steps=2, output_type="pt").images
-                    for one in (pipe, loaded)]  # fmt: skip
+                    for one in (pipe, model)]  # fmt: skip
         torch.testing.assert_close(*images)
 
     def test_without_a_configuration_on_this_machine(
         self, file: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-        with pytest.raises(ValueError, match=f"{file} holds weights alone and .* give config=FOLDER"):
+        with raises("model", file, "model_config"):
             pipeline.load(file)

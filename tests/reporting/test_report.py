@@ -16,13 +16,14 @@ from PIL import Image
 from onbrand.reporting import figures
 from onbrand.reporting.folder import read
 from onbrand.reporting.page import Score, image, render
+from worlds import raises
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 PROMPTS = ("a red bag, white background", "a blue coat, white background", "a teal dress, white background")
 
 
-def write_row(folder: Path, start: str, keys: list[tuple[str, int]], background: float, failed: list[str]) -> None:
-    """An images folder of 8 x 8 images whose red channel is their seed; the first image fails `failed`."""
+def write_row(folder: Path, start: str, keys: list[tuple[str, int]], background: float, failures: list[str]) -> None:
+    """An images folder of 8 x 8 images whose red channel is their seed; the first image fails `failures`."""
     folder.mkdir(parents=True)
     lines = []
     for i, (prompt, seed) in enumerate(keys):
@@ -35,7 +36,7 @@ def write_row(folder: Path, start: str, keys: list[tuple[str, int]], background:
         "rate": background,
         "low": background - 0.02,
     }
-    images = [{"file": f"{i:05d}.png", "failed": failed if i == 0 else []} for i in range(len(keys))]
+    images = [{"file": f"{i:05d}.png", "failed": failures if i == 0 else []} for i in range(len(keys))]
     content = {
         "count": 600,
         "all": {"rate": background / 2},
@@ -152,24 +153,24 @@ def test_what_the_files_say_is_what_the_page_says(demo: Path) -> None:
     assert [thumb.caption for thumb in page.strips[0].images] == ["t = 951", "t = 901"]
     assert page.findings[0].code == "OB001" and page.classes[0].count == 1200
     assert ("torch", "2.13.0") in page.facts and "onbrand check noise" in page.commands
-    shown = Parsed(render(page))
-    dots = [attrs["style"] for tag, attrs in shown.tags if tag == "b" and "style" in attrs]
+    document = Parsed(render(page))
+    dots = [attrs["style"] for tag, attrs in document.tags if tag == "b" and "style" in attrs]
     assert dots == ["left: 2.5%", "left: 48.0%", "left: 5.0%", "left: 96.0%"]
 
 
 def test_the_page_stands_alone_and_is_well_formed(demo: Path) -> None:
-    shown = Parsed(render(read(demo)))
-    assert not shown.faults and not shown.open
-    images = [attrs for tag, attrs in shown.tags if tag == "img"]
+    document = Parsed(render(read(demo)))
+    assert not document.faults and not document.open
+    images = [attrs for tag, attrs in document.tags if tag == "img"]
     assert len(images) > 8
     assert all((attrs["src"] or "").startswith("data:image/") and attrs["alt"] for attrs in images)
-    assert not {tag for tag, _ in shown.tags} & {"script", "link", "iframe", "object"}
-    fetched = [value for _, attrs in shown.tags for name, value in attrs.items() if name in ("href", "srcset")]
-    assert all((value or "").startswith("#") for value in fetched)
+    assert not {tag for tag, _ in document.tags} & {"script", "link", "iframe", "object"}
+    links = [value for _, attrs in document.tags for name, value in attrs.items() if name in ("href", "srcset")]
+    assert all((value or "").startswith("#") for value in links)
     style = render(read(demo)).split("<style>")[1].split("</style>")[0]
     assert "url(" not in style and "@import" not in style and "@media print" in style
-    targets = {attrs["id"] for _, attrs in shown.tags if "id" in attrs}
-    assert {value[1:] for value in fetched if value} <= targets  # every link on the page leads somewhere
+    targets = {attrs["id"] for _, attrs in document.tags if "id" in attrs}
+    assert {value[1:] for value in links if value} <= targets  # every link on the page leads somewhere
 
 
 def test_words_from_outside_are_escaped(demo: Path) -> None:
@@ -200,9 +201,9 @@ def test_a_run_finds_its_brand(demo: Path) -> None:
 
 
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds nothing to report.*manifest.jsonl"):
+    with raises("folder", tmp_path, "fit.json", "manifest.jsonl"):
         read(tmp_path)
-    with pytest.raises(ValueError, match="a folder that exists"):
+    with raises("folder", f"got {tmp_path / 'missing'}"):
         read(tmp_path / "missing")
 
 
@@ -232,8 +233,8 @@ def test_nearly_all_is_not_all(rate: float, text: str) -> None:
 
 
 def test_numbers_of_their_own_scale() -> None:
-    written = [Score("s", "s", value, rate=False).text() for value in (0.75, 1.0, 15.24, 136.6, 9.999)]
-    assert written == [".75", "1.00", "15.2", "137", "10.0"]
+    texts = [Score("s", "s", value, rate=False).text() for value in (0.75, 1.0, 15.24, 136.6, 9.999)]
+    assert texts == [".75", "1.00", "15.2", "137", "10.0"]
     assert Score("s", "s", 0.8, 0.75, 0.85, rate=False).interval() == ".75 to .85"
 
 
@@ -267,8 +268,10 @@ def test_contact_sheet_frames_what_fails() -> None:
     images = [Image.new("RGB", (16, 16), (0, 0, 255))] * 3
     sheet = figures.contact_sheet(images, ["a", "b", "c" * 99], [[], ["background"], []], columns=2, side=40)
     assert sheet.size == (2 * 50 + 10, 2 * 94 + 10)
-    at = sheet.load()
-    assert at is not None and at[60, 30] == figures.BAD and at[9, 30] != figures.BAD  # left frames of b and a
-    assert at[30, 30] == (0, 0, 255)  # drawn at the cell's size, not at 16 pixels
-    with pytest.raises(ValueError, match="at least one image"):
+    colours = sheet.load()
+    assert (
+        colours is not None and colours[60, 30] == figures.BAD and colours[9, 30] != figures.BAD
+    )  # left frames of b and a
+    assert colours[30, 30] == (0, 0, 255)  # drawn at the cell's size, not at 16 pixels
+    with raises("value", "contact sheet", "none"):
         figures.contact_sheet([], [], [])

@@ -11,21 +11,21 @@ import pytest
 TOOLS = Path(__file__).parents[2] / "research"
 
 
-def opened(folder: Any) -> Iterator[Any]:
+def importer(folder: Any) -> Iterator[Any]:
     """`importlib.import_module` with a folder of scripts on the path; afterwards their short names are free again."""
-    before, sys.path[:0] = set(sys.modules), [str(folder)]
+    names, sys.path[:0] = set(sys.modules), [str(folder)]
     yield importlib.import_module
     sys.path.remove(str(folder))
-    for name in set(sys.modules) - before:
+    for name in set(sys.modules) - names:
         if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(TOOLS):
             del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
 def tiny_tool() -> Iterator[Any]:
-    yield from opened(TOOLS / "tiny")
+    yield from importer(TOOLS / "tiny")
 
 
 @pytest.fixture(scope="module")
 def tool() -> Iterator[Any]:
-    yield from opened(TOOLS)
+    yield from importer(TOOLS)

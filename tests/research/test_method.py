@@ -42,35 +42,35 @@ def tool() -> Any:
 
 
 @pytest.fixture(scope="module")
-def printed(tool: Any) -> Any:
+def rows(tool: Any) -> Any:
     lines = [line.strip("|").split("|") for line in tool.ideal_table().splitlines()[2:]]
     return {name: [float(value) for value in values] for name, *values in lines}
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_the_exact_rows(printed: Any, name: Any) -> None:
-    assert printed[name] == pytest.approx(TABLE[name], abs=0.002)
+def test_the_exact_rows(rows: Any, name: Any) -> None:
+    assert rows[name] == pytest.approx(TABLE[name], abs=0.002)
 
 
 @pytest.mark.parametrize("name", SAMPLED)
-def test_the_rows_that_were_sampled(printed: Any, name: Any) -> None:
-    assert printed[name] == pytest.approx(SAMPLED[name], abs=0.011)
+def test_the_rows_that_were_sampled(rows: Any, name: Any) -> None:
+    assert rows[name] == pytest.approx(SAMPLED[name], abs=0.011)
 
 
 def test_the_page_holds_what_the_script_makes(tool: Any) -> None:
     assert tool.fill(PAGE) == PAGE
 
 
-def test_numbers_in_the_prose(tool: Any, printed: Any) -> None:
+def test_numbers_in_the_prose(tool: Any, rows: Any) -> None:
     prose = " ".join(PAGE.split())
     abars = tool.schedule().alphas_cumprod
     assert round(16384 * float(abars[-1].float()), 0) in (76, 77)
     mode = Gaussian(torch.full((1, 1, 1), 110.0), torch.ones(1, 1), torch.tensor([600.0]), 600.0, 100)
     leak = measure_leak(mode, float(abars[951]))
     assert f"{leak.sigma:.1f} standard deviations and {leak.nats:.0f} nats" in prose
-    believed = ratio(abars[951]) / ratio(abars[901])
-    assert f"= {100 * believed:.0f}$ % class mean and {100 * (1 - believed):.0f} %" in prose
-    variances = [f"{printed['mean offset, constant gain'][i]:.2f}".lstrip("0") for i in (1, 4)]
+    share = ratio(abars[951]) / ratio(abars[901])
+    assert f"= {100 * share:.0f}$ % class mean and {100 * (1 - share):.0f} %" in prose
+    variances = [f"{rows['mean offset, constant gain'][i]:.2f}".lstrip("0") for i in (1, 4)]
     assert "{} and {} of it at 20 steps".format(*variances) in prose
     a, b = abars[951], abars[901]
     determinant = a.sqrt() * (1 - b).sqrt() - b.sqrt() * (1 - a).sqrt()
@@ -78,21 +78,21 @@ def test_numbers_in_the_prose(tool: Any, printed: Any) -> None:
 
 
 def test_ddim_holds_what_the_constant_gain_shows_and_the_window_does_not(tool: Any) -> None:
-    held = tool.carried()
+    shares = tool.carried()
     abars, (window, gain) = tool.schedule().alphas_cumprod, tool.GAINS.values()
-    assert len(held) == 20
-    for t, parts in held.items():
+    assert len(shares) == 20
+    for t, parts in shares.items():
         torch.testing.assert_close(parts, tool.state(float(abars[t]), float(gain[t])), atol=2e-5, rtol=0)
-    apart = [t for t in held if abs(held[t][1] - tool.state(float(abars[t]), float(window[t]))[1]) > 1e-3]
-    assert apart == list(held)[1:]
+    timesteps = [t for t in shares if abs(shares[t][1] - tool.state(float(abars[t]), float(window[t]))[1]) > 1e-3]
+    assert timesteps == list(shares)[1:]
 
 
 @pytest.mark.parametrize("name", ["DDIM", "PNDM", "DPMSolverMultistep", "UniPCMultistep", "DEISMultistep"])
 def test_solvers_keep_the_shares_of_the_start_whatever_is_answered(tool: Any, name: Any) -> None:
     """Coefficients of (x_start, eps, answer 0, answer 1, ...): the first two stay training's at every step."""
-    made = getattr(diffusers, f"{name}Scheduler")
-    scheduler = made(**{k: v for k, v in tool.SD.items() if k != "set_alpha_to_one"}, timestep_spacing="trailing",
-                     **({"skip_prk_steps": True} if name == "PNDM" else {}))  # fmt: skip
+    scheduler_class = getattr(diffusers, f"{name}Scheduler")
+    options = {k: v for k, v in tool.SD.items() if k != "set_alpha_to_one"} | {"timestep_spacing": "trailing"}
+    scheduler = scheduler_class(**options, **({"skip_prk_steps": True} if name == "PNDM" else {}))
     scheduler.set_timesteps(20)
     answers = torch.eye(2 + len(scheduler.timesteps))
     abars = scheduler.alphas_cumprod
@@ -120,5 +120,5 @@ def test_fine_steps_lose_what_section_1_says(tool: Any) -> None:
     for mode in tool.MODES.values():
         method = tool.Method("", "noise", steps=1000, options={"timestep_spacing": "trailing"})
         abar = float(tool.schedule().alphas_cumprod[-1])
-        lost = math.sqrt(abar * mode[2] / (abar * mode[2] + 1 - abar))
-        assert tool.propagate(method, mode)[0] == pytest.approx(1 - lost, abs=0.003)
+        loss = math.sqrt(abar * mode[2] / (abar * mode[2] + 1 - abar))
+        assert tool.propagate(method, mode)[0] == pytest.approx(1 - loss, abs=0.003)

@@ -41,19 +41,19 @@ def test_readme_follows_the_figures(tool: Any, copy: Any) -> None:
 
 
 def test_scores_are_found_by_their_present_names_and_by_those_of_schema_1(tool: Any) -> None:
-    filled = tool("results_page").filled
-    former = {"a": {"background": {"value": 0.575, "low": 0.5, "high": 0.6}}}
-    present = {"a": {"background": former["a"]["background"]}}
-    for table in (former, present):
-        assert filled("{a|background} {a|background|} {a|background|%}", table) == ".575 .575 (.500 to .600) 58 %"
+    fill = tool("results_page").filled
+    schema_1 = {"a": {"background": {"value": 0.575, "low": 0.5, "high": 0.6}}}
+    schema_2 = {"a": {"background": schema_1["a"]["background"]}}
+    for table in (schema_1, schema_2):
+        assert fill("{a|background} {a|background|} {a|background|%}", table) == ".575 .575 (.500 to .600) 58 %"
 
 
 def test_paired_differences_are_read_from_the_tables_of_a_comparison(tool: Any) -> None:
     row = "| c/d | +.060 (-.029 to +.092) | -.500 (-1.000 to +.000) |\n"
-    found = tool("results_page").differences(f"## A question\n\n| a/b less | text | all |\n|---|---|---|\n{row}")
-    assert found["A question"]["first"] == "a/b"
-    assert found["A question"]["others"]["c/d"]["text"] == {"value": 0.06, "low": -0.029, "high": 0.092}
-    assert found["A question"]["others"]["c/d"]["all"]["low"] == -1
+    differences = tool("results_page").differences(f"## A question\n\n| a/b less | text | all |\n|---|---|---|\n{row}")
+    assert differences["A question"]["first"] == "a/b"
+    assert differences["A question"]["others"]["c/d"]["text"] == {"value": 0.06, "low": -0.029, "high": 0.092}
+    assert differences["A question"]["others"]["c/d"]["all"]["low"] == -1
 
 
 def test_the_searchable_page_holds_every_row_and_difference(tool: Any) -> None:

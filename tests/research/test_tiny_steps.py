@@ -13,7 +13,7 @@ def steps(tiny_tool: Any) -> Any:
     return tiny_tool("steps")
 
 
-def trained(steps: Any, out: Any, count: Any, device: Any, seconds: Any = math.inf) -> Any:
+def train(steps: Any, out: Any, count: Any, device: Any, seconds: Any = math.inf) -> Any:
     """The weights after a run that learns to give 3 for random numbers."""
     torch.manual_seed(0)
     layer = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1))
@@ -30,19 +30,19 @@ def trained(steps: Any, out: Any, count: Any, device: Any, seconds: Any = math.i
 def test_a_run_that_is_out_of_time_goes_on(
     steps: Any, tmp_path: Path, device: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = trained(steps, tmp_path, 12, device)
+    whole = train(steps, tmp_path, 12, device)
     out = tmp_path / "stopped"
     out.mkdir()
     for _ in range(11):
         with pytest.raises(SystemExit):
-            trained(steps, out, 12, device, seconds=0)
+            train(steps, out, 12, device, seconds=0)
     assert "part: 11 of 12 steps; the same command goes on" in capsys.readouterr().out
-    resumed = trained(steps, out, 12, device, seconds=0)
+    weights = train(steps, out, 12, device, seconds=0)
     if device == "cpu":
-        assert torch.equal(resumed, whole)
+        assert torch.equal(weights, whole)
     else:
         assert not (out / "part.state.pt").exists()
-        assert (trained(steps, out, 12, device) - resumed).abs().max() < 1e-2, "half precision"
+        assert (train(steps, out, 12, device) - weights).abs().max() < 1e-2, "half precision"
 
 
 def test_a_light_state_is_of_small_files_and_read_whole_or_not_at_all(

@@ -42,8 +42,8 @@ def test_the_fuller_part_is_taken(vae: Any) -> None:
     images = torch.full((1, 128, 128, 3), 255, dtype=torch.uint8)
     images[0, 96:, 96:] = torch.randint(0, 255, (32, 32, 3), dtype=torch.uint8)
     parts = vae.crops(images, 400, torch.Generator().manual_seed(0))
-    seen = (parts.amin((1, 2, 3)) < 1).float().mean().item()
-    assert seen == pytest.approx(7 / 16, abs=0.06), "one corner in four shows some of it"
+    share = (parts.amin((1, 2, 3)) < 1).float().mean().item()
+    assert share == pytest.approx(7 / 16, abs=0.06), "one corner in four shows some of it"
 
 
 def test_the_wide_one_has_eight_numbers_for_48(vae: Any) -> None:

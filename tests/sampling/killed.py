@@ -42,8 +42,8 @@ def lines_in(folder: Path) -> int:
 def kill_somewhere(folder: Path) -> int:
     """Kill a run after a random number of its images and a random wait; how many lines it had written."""
     pid = start_child(folder)
-    enough = random.randrange(len(REQUESTS) - 1)
-    while lines_in(folder) < enough:
+    goal = random.randrange(len(REQUESTS) - 1)
+    while lines_in(folder) < goal:
         time.sleep(0.0005)
     time.sleep(random.random() * 0.03)
     os.kill(pid, signal.SIGKILL)
@@ -62,14 +62,16 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     PIPE = tiny_pipeline()
     PRIOR = tiny_prior(PIPE, ("garment",))
-    whole, entries = finish(out / "whole"), read_manifest(out / "whole")
-    assert len(whole) == len(REQUESTS) + 1 and len(entries) == len(REQUESTS)
+    reference, entries = finish(out / "whole"), read_manifest(out / "whole")
+    assert len(reference) == len(REQUESTS) + 1 and len(entries) == len(REQUESTS)
     for moment in range(moments):
         folder = out / f"killed-{moment}"
-        written = [kill_somewhere(folder)]
+        counts = [kill_somewhere(folder)]
         if random.random() < 0.5:
-            written.append(kill_somewhere(folder) if written[0] < len(REQUESTS) - 1 else written[0])
-        resumed = finish(folder)
-        assert resumed == whole, f"killed at {written}: {[name for name in whole if resumed.get(name) != whole[name]]}"
-        assert read_manifest(folder) == entries, f"killed at {written}: the manifests differ"
-        print(f"killed after {written} of {len(REQUESTS)}")
+            counts.append(kill_somewhere(folder) if counts[0] < len(REQUESTS) - 1 else counts[0])
+        images = finish(folder)
+        assert images == reference, (
+            f"killed at {counts}: {[name for name in reference if images.get(name) != reference[name]]}"
+        )
+        assert read_manifest(folder) == entries, f"killed at {counts}: the manifests differ"
+        print(f"killed after {counts} of {len(REQUESTS)}")

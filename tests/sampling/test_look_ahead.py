@@ -24,7 +24,7 @@ from onbrand.sampling.noise import generator_for, noise_for, noise_of
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import plan, sample
 from onbrand.sampling.start import start
-from worlds import tiny_pipeline, tiny_prior
+from worlds import raises, tiny_pipeline, tiny_prior
 
 PROMPTS, SEEDS = ["garment, a red coat", "garment on a person, a dress"], [11, 12]
 CLASSES = ["garment", "garment on a person"]
@@ -40,18 +40,18 @@ def x_start_of(pipe: Any, prior: Any, latents: Any, seeds: Any = SEEDS, steps: A
 
 
 class Ideal(torch.nn.Module):
-    """The exact posterior mean of x0 = m + N(0, left) in every element, as a UNet that predicts epsilon; m lies off MU
-    by what the last number of the prompt's embedding says."""
+    """The exact posterior mean of x0 = m + N(0, variance) in every element, as a UNet that predicts epsilon; m lies off
+    MU by what the last number of the prompt's embedding says."""
 
-    def __init__(self, unet: Any, abars: Any, left: Any) -> None:
+    def __init__(self, unet: Any, abars: Any, variance: Any) -> None:
         super().__init__()
         self.config, self.dtype, self.device = unet.config, unet.dtype, unet.device
-        self.abars, self.left = abars, left
+        self.abars, self.variance = abars, variance
 
     def forward(self, sample: Any, timestep: Any, encoder_hidden_states: Any, **_: Any) -> Any:
         abar = self.abars[int(timestep)]
         m = MU + 30 * encoder_hidden_states[:, -1, 0].double()[:, None, None, None]
-        trust = abar.sqrt() * self.left / (abar * self.left + 1 - abar)
+        trust = abar.sqrt() * self.variance / (abar * self.variance + 1 - abar)
         x0 = m + trust * (sample.double() - abar.sqrt() * m)
         return (((sample.double() - abar.sqrt() * x0) / (1 - abar).sqrt()).to(sample),)
 
@@ -67,13 +67,13 @@ def fine() -> Any:
 
 
 @pytest.mark.parametrize("looks", range(5))
-@pytest.mark.parametrize("left", [300.0, 950.0])
-def test_an_ideal_network_keeps_the_shares_of_the_theory(fine: Any, looks: Any, left: Any) -> None:
+@pytest.mark.parametrize("variance", [300.0, 950.0])
+def test_an_ideal_network_keeps_the_shares_of_the_theory(fine: Any, looks: Any, variance: Any) -> None:
     """docs/concepts/method.md, section 7, end to end through `sample`: what it makes is linear in 1, m and each noise,
     so least squares gives the coefficients, and with them the shares of mean, prompt and variance, exactly."""
     pipe, prior = copy.copy(fine[0]), fine[1]
     abars = pipe.scheduler.alphas_cumprod.double()
-    pipe.unet = Ideal(fine[0].unet, abars, left)
+    pipe.unet = Ideal(fine[0].unet, abars, variance)
     requests = [Request(f"garment {seed * 7}", seed) for seed in range(4)]
     config = SamplingSettings(
         start="mean", zero_mean=False, look_ahead=looks, num_inference_steps=1000, guidance_scale=1.0
@@ -90,18 +90,20 @@ def test_an_ideal_network_keeps_the_shares_of_the_theory(fine: Any, looks: Any, 
     assert float((parts @ shares.solution - x0.flatten()[:, None]).abs().max()) < 0.02, "linear, and in nothing else"
 
     abar = float(abars[999])
-    q2 = abar * left / (abar * left + 1 - abar)
+    q2 = abar * variance / (abar * variance + 1 - abar)
     gain = q2 / math.sqrt(abar)
     of_looks = sum(q2 ** (2 * n) for n in range(looks)) * gain**2 * (1 - abar)
     assert mean == pytest.approx(1, abs=1e-3)
     assert text == pytest.approx(1 - math.sqrt(q2) ** (2 * looks + 1), abs=1e-3)
-    assert sum(c**2 for c in noises) / left == pytest.approx((q2 * of_looks + (1 - q2) * left) / left, abs=1e-3)
+    assert sum(c**2 for c in noises) / variance == pytest.approx(
+        (q2 * of_looks + (1 - q2) * variance) / variance, abs=1e-3
+    )
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("guidance", [1.0, 1.25, 7.5])
-def test_a_look_is_the_schedulers_own_estimate_in_the_components(kind: Any, guidance: Any) -> None:
-    pipe = tiny_pipeline(prediction_type=kind)
+def test_a_look_is_the_schedulers_own_estimate_in_the_components(prediction_type: Any, guidance: Any) -> None:
+    pipe = tiny_pipeline(prediction_type=prediction_type)
     prior = tiny_prior(pipe, tuple(CLASSES))
     call = {"guidance_scale": guidance, "negative_prompt": ["blue", "green"]}
     latents = start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=2, **call)
@@ -117,8 +119,8 @@ def test_a_look_is_the_schedulers_own_estimate_in_the_components(kind: Any, guid
         x0_hat = scheduler.step(plain + scale * (output - plain), 951, x).pred_original_sample
         parts = [(x - prior.gaussians[c].mean).flatten() for x, c in zip(x0_hat, CLASSES, strict=True)]
         basis = [prior.gaussians[name].components for name in CLASSES]
-        moved = torch.stack([(part @ p.T @ p).reshape(4, 8, 8) for part, p in zip(parts, basis, strict=True)])
-        x_start = prior.mean(CLASSES) + moved
+        shift = torch.stack([(part @ p.T @ p).reshape(4, 8, 8) for part, p in zip(parts, basis, strict=True)])
+        x_start = prior.mean(CLASSES) + shift
     expected = scheduler.add_noise(x_start, noise_for(SEEDS, (4, 8, 8), zero_mean=True), scheduler.timesteps[:1])
     torch.testing.assert_close(latents, expected, rtol=1e-3, atol=1e-3)
     loose = start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=1, look_ahead_projection=False, **call)
@@ -131,7 +133,7 @@ def test_every_scheduler_sees_what_ddim_sees(name: Any) -> None:
     """From one first timestep all ask the network the same."""
     pipe = tiny_pipeline()
     prior = tiny_prior(pipe, tuple(CLASSES))
-    looked = {}
+    x_starts = {}
     for each in ("DDIM", name):
         other = copy.copy(pipe)
         other.scheduler = with_options(pipe.scheduler, f"{each}Scheduler", "trailing")
@@ -140,23 +142,23 @@ def test_every_scheduler_sees_what_ddim_sees(name: Any) -> None:
         state = torch.get_rng_state()
         latents = start(other, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=2)
         assert torch.equal(torch.get_rng_state(), state), "nothing of torch's own randomness is used up"
-        looked[each] = x_start_of(other, prior, latents)
-    scale = float((looked["DDIM"] - prior.mean(CLASSES)).abs().max())
+        x_starts[each] = x_start_of(other, prior, latents)
+    scale = float((x_starts["DDIM"] - prior.mean(CLASSES)).abs().max())
     assert scale > 0.1, "a look moves the start"
-    torch.testing.assert_close(looked[name], looked["DDIM"], rtol=0, atol=5e-3 * max(scale, 1))
+    torch.testing.assert_close(x_starts[name], x_starts["DDIM"], rtol=0, atol=5e-3 * max(scale, 1))
 
 
-@pytest.mark.parametrize("kind", ["mean", "pca", "text", "image"])
-def test_every_start_can_look_and_a_seed_looks_alike_in_any_batch(pipe: Any, prior: Any, kind: Any) -> None:
+@pytest.mark.parametrize("start_name", ["mean", "pca", "text", "image"])
+def test_every_start_can_look_and_a_seed_looks_alike_in_any_batch(pipe: Any, prior: Any, start_name: Any) -> None:
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(5)) * 2 - 1
-    options = {"start": kind, "look_ahead": 2} | ({"images": images} if kind == "image" else {})
+    options = {"start": start_name, "look_ahead": 2} | ({"images": images} if start_name == "image" else {})
     whole = start(pipe, prior, PROMPTS, seeds=SEEDS, **options)
     blind = start(pipe, prior, PROMPTS, seeds=SEEDS, **options | {"look_ahead": 0})
     assert (whole - blind).abs().mean() > 1e-3
-    found = x_start_of(pipe, prior, whole)
-    torch.testing.assert_close(prior.project(found, CLASSES), found, rtol=1e-3, atol=2e-3)
+    x_start = x_start_of(pipe, prior, whole)
+    torch.testing.assert_close(prior.project(x_start, CLASSES), x_start, rtol=1e-3, atol=2e-3)
     for i in range(2):
-        alone = options | ({"images": images[i : i + 1]} if kind == "image" else {})
+        alone = options | ({"images": images[i : i + 1]} if start_name == "image" else {})
         part = start(pipe, prior, PROMPTS[i], seeds=SEEDS[i], **alone)
         torch.testing.assert_close(part[0], whole[i], rtol=1e-4, atol=1e-4)
 
@@ -179,24 +181,24 @@ def test_a_controlnet_is_asked_with_its_control_images(pipe: Any, prior: Any) ->
     with torch.no_grad():
         for weight in both.controlnet.parameters():
             weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
-    given = {"seeds": SEEDS, "start": "mean", "look_ahead": 1}
-    dark, light = (start(both, prior, PROMPTS, **given, image=torch.full((2, 3, 16, 16), v)) for v in (0.0, 1.0))
+    arguments = {"seeds": SEEDS, "start": "mean", "look_ahead": 1}
+    dark, light = (start(both, prior, PROMPTS, **arguments, image=torch.full((2, 3, 16, 16), v)) for v in (0.0, 1.0))
     assert (dark - light).abs().mean() > 1e-4
-    assert (dark - start(pipe, prior, PROMPTS, **given)).abs().mean() > 1e-4
+    assert (dark - start(pipe, prior, PROMPTS, **arguments)).abs().mean() > 1e-4
 
 
 def test_looks_where_nothing_is_asked_for(pipe: Any, prior: Any) -> None:
-    """By docs/results-look.md: two from the mean, one from the text, none where there is nothing to gain."""
+    """By docs/research/results.md: two from the mean, one from the text, none where there is nothing to gain."""
 
-    def usual(weights: Any = None, fitted: Any = prior, **options: Any) -> Any:
+    def usual(weights: Any = None, other: Any = prior, **options: Any) -> Any:
         return plan(
-            pipe, fitted, [Request(PROMPTS[0], 1)], SamplingSettings(**options), trained_start=weights
+            pipe, other, [Request(PROMPTS[0], 1)], SamplingSettings(**options), trained_start=weights
         ).config.look_ahead
 
-    assert [usual(start=kind) for kind in ("mean", "text", "pca", "noise")] == [2, 1, 0, 0]
+    assert [usual(start=start_name) for start_name in ("mean", "text", "pca", "noise")] == [2, 1, 0, 0]
     assert usual({"gain": "constant", "start": "mean", "start_timestep": 951}, start="mean") == 0
     flat = {n: replace(g, components=g.components[:0], variances=g.variances[:0]) for n, g in prior.gaussians.items()}
-    assert usual(fitted=Prior(flat, prior.provenance), start="mean") == 0
+    assert usual(other=Prior(flat, prior.provenance), start="mean") == 0
     blind = start(pipe, prior, classes=CLASSES, seeds=SEEDS, start="mean")
     assert torch.equal(blind, start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=0)), (
         "no prompts, no look"
@@ -204,31 +206,31 @@ def test_looks_where_nothing_is_asked_for(pipe: Any, prior: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "values"),
     [
         (
             {"trained_start": {"gain": "constant", "start": "mean", "start_timestep": 951}},
-            "trained with the start mean.*leave",
+            ("start", "look_ahead 1", "start mean"),
         ),
-        ({"start": "noise"}, "a start from noise has none"),
-        ({"prior": None, "start": "image"}, "no prior: give one, or look_ahead_projection off"),
+        ({"start": "noise"}, ("start", "look_ahead 1", "from noise")),
+        ({"prior": None, "start": "image"}, ("start", "look_ahead 1", "no prior", "look_ahead_projection")),
         (
             {"prior": "flat"},
-            "person has none: fit with k of 1 or more, or give look_ahead_projection off",
+            ("start", "look_ahead 1", "'garment', 'garment on a person'", "look_ahead_projection"),
         ),
-        ({"look_ahead": -1}, "look_ahead must be at least 0; got -1"),
-        ({"look_ahead": 0, "look_ahead_projection": False}, "got no look"),
-        ({"prompts": None, "classes": "garment"}, "asks what the network would draw of prompts"),
-        ({"guidance": 5}, "those that StableDiffusionPipeline is called with; got guidance: leave it out"),
+        ({"look_ahead": -1}, ("option", "look_ahead", "at least 0", -1)),
+        ({"look_ahead": 0, "look_ahead_projection": False}, ("option", "look_ahead_projection False", "look_ahead 0")),
+        ({"prompts": None, "classes": "garment"}, ("start", "look_ahead 1", "prompts")),
+        ({"guidance": 5}, ("start", "StableDiffusionPipeline", "got guidance:")),
     ],
 )
-def test_what_a_look_cannot_be_made_of(pipe: Any, prior: Any, options: Any, said: Any) -> None:
+def test_what_a_look_cannot_be_made_of(pipe: Any, prior: Any, options: Any, values: Any) -> None:
     flat = {n: replace(g, components=g.components[:0], variances=g.variances[:0]) for n, g in prior.gaussians.items()}
-    fitted = {"flat": Prior(flat, prior.provenance)}.get(options.get("prior", prior), options.get("prior", prior))
+    choice = {"flat": Prior(flat, prior.provenance)}.get(options.get("prior", prior), options.get("prior", prior))
     prompts = options.get("prompts", PROMPTS)
-    given = {name: value for name, value in options.items() if name not in ("prior", "prompts")}
-    with pytest.raises(ValueError, match=said):
-        start(pipe, fitted, prompts, seeds=SEEDS, **{"start": "mean", "look_ahead": 1} | given)
+    arguments = {name: value for name, value in options.items() if name not in ("prior", "prompts")}
+    with raises(*values):
+        start(pipe, choice, prompts, seeds=SEEDS, **{"start": "mean", "look_ahead": 1} | arguments)
 
 
 def test_zero_terminal_snr_has_nothing_to_look_from(prior: Any) -> None:
@@ -236,7 +238,10 @@ def test_zero_terminal_snr_has_nothing_to_look_from(prior: Any) -> None:
     pipe.scheduler = DDIMScheduler.from_config(
         pipe.scheduler.config, rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )
-    with pytest.warns(UserWarning, match="OB005"), pytest.raises(ValueError, match="x_start has weight 0"):
+    with (
+        pytest.warns(UserWarning, match="OB005"),
+        raises("start", "look_ahead 1", "weight 0", "DDIMScheduler", "zero terminal SNR"),
+    ):
         start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=1)
 
 
@@ -244,7 +249,7 @@ def test_an_estimate_that_is_no_number_is_an_error(prior: Any) -> None:
     pipe = tiny_pipeline()
     with torch.no_grad():
         pipe.unet.conv_out.bias.fill_(float("inf"))
-    with pytest.raises(ValueError, match="overflows in torch.float32"):
+    with raises("model", "overflows in float32", "another model"):
         start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=1)
 
 
@@ -255,7 +260,7 @@ def test_an_image_that_looked_is_made_again_from_its_line(pipe: Any, prior: Any,
     copies = remake(tmp_path, 1, pipe, prior)
     assert copies.image.tobytes() == images[1].image.tobytes()
     assert list(write_images(tmp_path, pipe, prior, requests, config)) == [], "the same command finds all of it done"
-    with pytest.raises(ValueError, match="settings.look_ahead was 2, is 0"):
+    with raises("folder", tmp_path, "settings.look_ahead", "was 2", "is 0"):
         list(write_images(tmp_path, pipe, prior, requests, replace(config, look_ahead=0)))
 
 
@@ -265,8 +270,8 @@ def test_the_public_name_takes_what_the_pipeline_takes(pipe: Any, prior: Any) ->
     latents = onbrand.start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=1, **call)
     other = onbrand.start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=1, num_inference_steps=4)
     assert not torch.equal(latents, other), "guidance is heeded"
-    made = pipe(PROMPTS, latents=latents, output_type="latent", **call).images
+    theirs = pipe(PROMPTS, latents=latents, output_type="latent", **call).images
     requests = [Request(prompt, seed) for prompt, seed in zip(PROMPTS, SEEDS, strict=True)]
     config = SamplingSettings(start="mean", look_ahead=1, num_inference_steps=4, guidance_scale=1.2)
     ours = torch.stack([image.latents for image in sample(pipe, prior, requests, config)])
-    torch.testing.assert_close(made.float(), ours, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(theirs.float(), ours, rtol=1e-4, atol=1e-4)

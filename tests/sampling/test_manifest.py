@@ -21,7 +21,7 @@ from onbrand.models.pipeline import fingerprint
 from onbrand.options.generate import GenerateOptions, SamplingSettings
 from onbrand.sampling.manifest import read_manifest, read_settings, remake, write_images
 from onbrand.sampling.requests import Request
-from worlds import tiny_pipeline, tiny_prior
+from worlds import raises, tiny_pipeline, tiny_prior
 
 REQUESTS = [
     Request(
@@ -33,37 +33,37 @@ CONFIG = SamplingSettings(num_inference_steps=4, guidance_scale=3.0, batch_size=
 
 
 @pytest.fixture(scope="module")
-def made(pipe: Any, prior: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def original(pipe: Any, prior: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("made") / "images"
     assert [image.index for image in write_images(folder, pipe, prior, REQUESTS, CONFIG)] == [0, 1, 2, 3, 4]
     return folder
 
 
 @pytest.fixture
-def folder(made: Any, tmp_path: Path) -> Any:
-    return shutil.copytree(made, tmp_path / "images")
+def folder(original: Any, tmp_path: Path) -> Any:
+    return shutil.copytree(original, tmp_path / "images")
 
 
 def pixels(image: Any) -> Any:
     """(H, W, 3) of an image or of a file."""
     if isinstance(image, Image.Image):
         return np.asarray(image).astype(int)
-    with Image.open(image) as opened:
-        return np.asarray(opened).astype(int)
+    with Image.open(image) as file:
+        return np.asarray(file).astype(int)
 
 
 def bytes_of(folder: Any) -> Any:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
 
 
-def test_what_a_line_says(made: Any, pipe: Any, prior: Any) -> None:
-    entry = read_manifest(made)[4]
-    told = {key: entry[key] for key in ("file", "prompt", "class", "seed", "negative_prompt", "start", "k")}
-    assert told == {"file": "00004.png", "prompt": "garment, item 4", "class": "garment", "seed": 14,
+def test_what_a_line_says(original: Any, pipe: Any, prior: Any) -> None:
+    entry = read_manifest(original)[4]
+    request = {key: entry[key] for key in ("file", "prompt", "class", "seed", "negative_prompt", "start", "k")}
+    assert request == {"file": "00004.png", "prompt": "garment, item 4", "class": "garment", "seed": 14,
                     "negative_prompt": "blue", "start": "pca", "k": 2}  # fmt: skip
     assert entry["scheduler"]["class"] == "DDIMScheduler" and entry["scheduler"]["beta_end"] == 0.012
-    sampled = {key: entry[key] for key in ("schema", "num_inference_steps", "start_timestep", "guidance_scale")}
-    assert sampled == {"schema": 2, "num_inference_steps": 4, "start_timestep": 751, "guidance_scale": 3.0}
+    settings = {key: entry[key] for key in ("schema", "num_inference_steps", "start_timestep", "guidance_scale")}
+    assert settings == {"schema": 2, "num_inference_steps": 4, "start_timestep": 751, "guidance_scale": 3.0}
     assert (entry["dtype"], entry["device"]) == ("float32", "cpu")
     assert entry["abar"] == pytest.approx(float(pipe.scheduler.alphas_cumprod[751]))
     assert entry["batch"] == {"first": 3, "size": 2, "position": 1}
@@ -74,20 +74,20 @@ def test_what_a_line_says(made: Any, pipe: Any, prior: Any) -> None:
         "text_encoder": fingerprint(pipe.text_encoder),
         "prior": prior.fingerprint,
     }
-    assert pixels(made / "00004.png").shape == (16, 16, 3)
+    assert pixels(original / "00004.png").shape == (16, 16, 3)
     files = [f"{i:05d}.png" for i in range(5)] + ["config.json", "manifest.jsonl"]
-    assert sorted(path.name for path in made.iterdir()) == files
+    assert sorted(path.name for path in original.iterdir()) == files
 
 
 @pytest.mark.parametrize("index", [1, 4])
 def test_remade_to_the_byte_in_its_batch_and_closely_alone(
-    made: Any, pipe: Any, prior: Any, index: Any, tmp_path: Path
+    original: Any, pipe: Any, prior: Any, index: Any, tmp_path: Path
 ) -> None:
-    image = remake(made, index, pipe, prior)
+    image = remake(original, index, pipe, prior)
     image.image.save(tmp_path / "again.png")
-    assert (tmp_path / "again.png").read_bytes() == (made / f"{index:05d}.png").read_bytes()
+    assert (tmp_path / "again.png").read_bytes() == (original / f"{index:05d}.png").read_bytes()
     assert (image.index, image.request) == (index, Request(**{**vars(REQUESTS[index]), "class_name": "garment"}))
-    alone = remake(made, index, pipe, prior, alone=True)
+    alone = remake(original, index, pipe, prior, alone=True)
     assert alone.batch == (index, 1)
     assert np.abs(pixels(alone.image) - pixels(image.image)).max() <= 1
 
@@ -96,14 +96,14 @@ def test_remade_with_the_threads_it_was_made_with(pipe: Any, prior: Any, tmp_pat
     own = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        short = SamplingSettings(num_inference_steps=1, guidance_scale=1.0)
+        short = SamplingSettings(num_inference_steps=1, guidance_scale=2.0)
         list(write_images(tmp_path / "two", pipe, prior, REQUESTS[:2], short))
         torch.set_num_threads(1)
-        seen = []
-        handle = pipe.unet.register_forward_hook(lambda *args: seen.append(torch.get_num_threads()))
+        counts = []
+        handle = pipe.unet.register_forward_hook(lambda *args: counts.append(torch.get_num_threads()))
         image = remake(tmp_path / "two", 1, pipe, prior)
         handle.remove()
-        assert set(seen) == {2} and torch.get_num_threads() == 1
+        assert set(counts) == {2} and torch.get_num_threads() == 1
         assert np.array_equal(pixels(image.image), pixels(tmp_path / "two" / "00001.png"))
     finally:
         torch.set_num_threads(own)
@@ -121,23 +121,23 @@ def test_remade_under_another_scheduler_whatever_the_pipeline_has_now(
 ) -> None:
     config = SamplingSettings(num_inference_steps=4, guidance_scale=3.0, batch_size=3, **options)
     list(write_images(tmp_path / "p", pipe, prior, REQUESTS[:2], config))
-    changed = copy.copy(pipe)
-    changed.scheduler = DDIMScheduler(prediction_type="sample")
-    image = remake(tmp_path / "p", 1, changed, prior)
+    other = copy.copy(pipe)
+    other.scheduler = DDIMScheduler(prediction_type="sample")
+    image = remake(tmp_path / "p", 1, other, prior)
     assert np.array_equal(pixels(image.image), pixels(tmp_path / "p" / "00001.png"))
-    assert changed.scheduler.config.prediction_type == "sample"
+    assert other.scheduler.config.prediction_type == "sample"
 
 
 def test_shifted_schedules_are_kept_once_not_in_every_line(pipe: Any, prior: Any, tmp_path: Path) -> None:
     """docs/concepts/method.md, section 3: a small model's schedule is 1,000 trained_betas."""
-    shifted = copy.copy(pipe)
+    other = copy.copy(pipe)
     abars = DDIMScheduler.from_config(pipe.scheduler.config).alphas_cumprod.double()
     abars = 16 * abars / (1 - abars + 16 * abars)
     betas = 1 - abars / torch.cat([torch.ones(1).double(), abars[:-1]])
-    shifted.scheduler = DDIMScheduler(trained_betas=betas.tolist(), clip_sample=False, steps_offset=1)
+    other.scheduler = DDIMScheduler(trained_betas=betas.tolist(), clip_sample=False, steps_offset=1)
     list(
         write_images(
-            tmp_path / "p", shifted, prior, REQUESTS[:1], SamplingSettings(num_inference_steps=20, guidance_scale=1.0)
+            tmp_path / "p", other, prior, REQUESTS[:1], SamplingSettings(num_inference_steps=20, guidance_scale=2.0)
         )
     )
     line = (tmp_path / "p" / "manifest.jsonl").read_text()
@@ -145,9 +145,9 @@ def test_shifted_schedules_are_kept_once_not_in_every_line(pipe: Any, prior: Any
     assert json.loads(line)["abar"] == pytest.approx(0.116, abs=5e-4)
     image = remake(tmp_path / "p", 0, pipe, prior)
     assert np.array_equal(pixels(image.image), pixels(tmp_path / "p" / "00000.png"))
-    with pytest.raises(ValueError, match="scheduler.trained_betas was 'sha256:"):
+    with raises("folder", tmp_path / "p", "scheduler.trained_betas", "'sha256:"):
         write_images(
-            tmp_path / "p", pipe, prior, REQUESTS[:1], SamplingSettings(num_inference_steps=20, guidance_scale=1.0)
+            tmp_path / "p", pipe, prior, REQUESTS[:1], SamplingSettings(num_inference_steps=20, guidance_scale=2.0)
         )
 
 
@@ -158,22 +158,22 @@ def test_image_starts_are_remade_from_the_same_image_only(pipe: Any, prior: Any,
     image = remake(tmp_path / "p", 0, pipe, prior)
     assert np.array_equal(pixels(image.image), pixels(tmp_path / "p" / "00000.png"))
     to_image(torch.ones(3, 16, 16)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="a.png is not the image any more that image 0 started from"):
+    with raises("folder", tmp_path / "a.png", "image 0"):
         remake(tmp_path / "p", 0, pipe, prior)
 
 
 def test_remake_refuses_what_it_cannot_make(folder: Any, pipe: Any, prior: Any) -> None:
-    with pytest.raises(ValueError, match="no image 7 in .*: it has 5"):
+    with raises("folder", folder, "image 7", "has 5"):
         remake(folder, 7, pipe, prior)
-    with pytest.raises(ValueError, match="fingerprints.unet was '"):
+    with raises("folder", "image 1", "fingerprints.unet", fingerprint(pipe.unet)):
         other = copy.copy(pipe)
         other.unet = tiny_pipeline(seed=3).unet
         remake(folder, 1, other, prior)
-    with pytest.raises(ValueError, match="fingerprints.prior was '"):
+    with raises("folder", "image 1", "fingerprints.prior", prior.fingerprint):
         remake(folder, 1, pipe, tiny_prior(pipe, ("garment",)))
-    with pytest.raises(ValueError, match="dtype was 'float32', is 'float16'"):
+    with raises("folder", "image 1", "dtype", "'float32'", "'float16'"):
         remake(folder, 1, copy.deepcopy(pipe).to(torch.float16), prior)
-    with pytest.raises(ValueError, match="no images in .*: looked for manifest.jsonl"):
+    with raises("folder", folder.parent, "manifest.jsonl"):
         remake(folder.parent, 1, pipe, prior)
 
 
@@ -182,11 +182,11 @@ def test_remake_says_what_changed_since(folder: Any, pipe: Any, prior: Any) -> N
     old = json.loads(lines[4])
     old["versions"]["torch"] = "1.0"
     (folder / "manifest.jsonl").write_text("\n".join([*lines[:3], json.dumps(old)]) + "\n")
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(UserWarning) as caught:
         image = remake(folder, 4, pipe, prior)
-    told = [str(warning.message) for warning in said]
-    assert told[0] == "the manifest lacks part of the batch of image 4: made by itself"
-    assert told[1].startswith("image 4 was made with torch 1.0; this is ")
+    messages = [str(warning.message) for warning in caught]
+    assert messages[0] == "the manifest lacks part of the batch of image 4: made by itself"
+    assert messages[1].startswith("image 4 was made with torch 1.0; this is ")
     assert np.abs(pixels(image.image) - pixels(folder / "00004.png")).max() <= 1
 
 
@@ -213,70 +213,71 @@ class TestResume:
         (folder / "00001.png").unlink()
         lines = (folder / "manifest.jsonl").read_text().splitlines()
         (folder / "manifest.jsonl").write_text("\n".join(lines[:4]) + "\n")
-        (folder / "00004.png").write_bytes(b"half a pict")
+        (folder / "00004.png").write_bytes(b"half an ima")
         assert [image.index for image in write_images(folder, pipe, prior, REQUESTS, CONFIG)] == [1, 4]
         assert bytes_of(folder) == before and set(read_manifest(folder)) == {0, 1, 2, 3, 4}
 
     def test_damage_elsewhere_is_an_error(self, folder: Any, pipe: Any, prior: Any) -> None:
         lines = (folder / "manifest.jsonl").read_text().splitlines()
         (folder / "manifest.jsonl").write_text("\n".join([lines[0], "{", *lines[2:]]) + "\n")
-        with pytest.raises(ValueError, match="manifest.jsonl line 2 is damaged"):
+        with raises("folder", f"{folder / 'manifest.jsonl'} line 2"):
             write_images(folder, pipe, prior, REQUESTS, CONFIG)
 
     @pytest.mark.parametrize(
-        ("changed", "said"),
+        ("changes", "values"),
         [
-            ({"config": replace(CONFIG, num_inference_steps=5)}, "settings.num_inference_steps was 4, is 5"),
-            ({"config": replace(CONFIG, batch_size=2)}, "settings.batch_size was 3, is 2"),
-            ({"requests": REQUESTS[:4]}, "requests.count was 5, is 4; requests.sha256 was"),
+            ({"config": replace(CONFIG, num_inference_steps=5)}, ("settings.num_inference_steps", "was 4", "is 5")),
+            ({"config": replace(CONFIG, batch_size=2)}, ("settings.batch_size", "was 3", "is 2")),
+            ({"requests": REQUESTS[:4]}, ("requests.count", "was 5", "is 4", "requests.sha256")),
             (
                 {"trained_start": {"gain": "window", "start": "pca", "k": 2, "start_timestep": 700}},
-                "trained_start.gain was None, is 'window'",
+                ("trained_start.gain", None, "'window'"),
             ),
         ],
     )
     def test_other_settings_are_an_error_that_names_them(
-        self, folder: Any, pipe: Any, prior: Any, changed: Any, said: Any
+        self, folder: Any, pipe: Any, prior: Any, changes: Any, values: Any
     ) -> None:
         before = bytes_of(folder)
-        asked = {"requests": REQUESTS, "config": CONFIG, "trained_start": None} | changed
-        with pytest.raises(ValueError, match=said) as error:
-            write_images(folder, pipe, prior, **asked)
-        assert "made with other settings" in str(error.value) and bytes_of(folder) == before
+        arguments = {"requests": REQUESTS, "config": CONFIG, "trained_start": None} | changes
+        with raises("folder", folder, *values):
+            write_images(folder, pipe, prior, **arguments)
+        assert bytes_of(folder) == before
 
     @pytest.mark.parametrize(
-        ("other", "said"),
-        [({"prompt": "garment, red"}, "prompt of image 2 was 'garment, item 2', is 'garment, red'"),
-         ({"seed": 7}, "seed of image 2 was 12, is 7")],
+        ("other", "values"),
+        [({"prompt": "garment, red"}, ("prompt of image 2", "'garment, item 2'", "'garment, red'")),
+         ({"seed": 7}, ("seed of image 2", "was 12", "is 7"))],
     )  # fmt: skip
     def test_another_request_is_an_error_that_names_the_image(
-        self, folder: Any, pipe: Any, prior: Any, other: Any, said: Any
+        self, folder: Any, pipe: Any, prior: Any, other: Any, values: Any
     ) -> None:
         requests = [*REQUESTS[:2], replace(REQUESTS[2], **other), *REQUESTS[3:]]
-        with pytest.raises(ValueError, match=said):
+        with raises("folder", folder, *values):
             write_images(folder, pipe, prior, requests, CONFIG)
 
-    def test_another_prior_is_another_run(self, folder: Any, pipe: Any) -> None:
-        with pytest.raises(ValueError, match="fingerprints.prior was '.*', is '"):
-            write_images(folder, pipe, tiny_prior(pipe, ("garment",)), REQUESTS, CONFIG)
+    def test_another_prior_is_another_run(self, folder: Any, pipe: Any, prior: Any) -> None:
+        other = tiny_prior(pipe, ("garment",))
+        with raises("folder", folder, "fingerprints.prior", prior.fingerprint, other.fingerprint):
+            write_images(folder, pipe, other, REQUESTS, CONFIG)
 
     def test_strangers_images_are_not_written_over(self, pipe: Any, prior: Any, tmp_path: Path) -> None:
         (tmp_path / "00000.png").write_bytes(b"mine")
-        with pytest.raises(ValueError, match=f"{tmp_path} holds images, but no config.json: take another folder"):
+        with raises("folder", tmp_path, "config.json"):
             write_images(tmp_path, pipe, prior, REQUESTS, CONFIG)
 
 
 def test_traces_lie_beside_the_images_and_leave_them_as_they_are(
-    made: Any, pipe: Any, prior: Any, tmp_path: Path
+    original: Any, pipe: Any, prior: Any, tmp_path: Path
 ) -> None:
     config = replace(CONFIG, trace=1)
     list(write_images(tmp_path / "p", pipe, prior, REQUESTS, config))
-    assert bytes_of(tmp_path / "p") == bytes_of(made)
+    assert bytes_of(tmp_path / "p") == bytes_of(original)
     steps = sorted(path.name for path in (tmp_path / "p" / "trace" / "00000").iterdir())
     assert steps == [f"{i:02d}-t{t:03d}-{what}.png" for i, t in enumerate((751, 501, 251, 1)) for what in ("x", "x0")]
     assert not (tmp_path / "p" / "trace" / "00001").exists()
     last = pixels(tmp_path / "p" / "trace" / "00000" / "03-t001-x0.png")
-    assert np.abs(last - pixels(made / "00000.png")).max() <= 8, "the last estimate is nearly the image"
+    assert np.abs(last - pixels(original / "00000.png")).max() <= 8, "the last estimate is nearly the image"
     assert list(write_images(tmp_path / "p", pipe, prior, REQUESTS, CONFIG)) == [], "tracing is no other run"
 
 
@@ -295,7 +296,7 @@ RECORDS = [
 """Starts that weights were trained with, and how schema 1 had them."""
 
 
-def made_before(folder: Any, record: Any, without: Any = ()) -> None:
+def write_schema_1(folder: Any, record: Any, without: Any = ()) -> None:
     """Rewrites a folder as schema 1 had it, less the settings that were not there yet."""
     settings = json.loads((folder / "config.json").read_text())
     del settings["schema"], settings["trained_start"]
@@ -315,21 +316,21 @@ def test_a_folder_of_schema_1_is_read_resumed_and_remade(
 ) -> None:
     folder, options = tmp_path / "p", {"timestep_spacing": "leading", "guidance_scale": 2.0, "trace": 1}
     list(write_images(folder, pipe, prior, REQUESTS, replace(CONFIG, **options), trained))
-    now, before = read_settings(folder), bytes_of(folder)
-    made_before(folder, record)
+    present, former = read_settings(folder), bytes_of(folder)
+    write_schema_1(folder, record)
     assert {"config", "offset"} < set(json.loads((folder / "config.json").read_text()))
-    upgraded = read_settings(folder)
+    settings = read_settings(folder)
     expected = {"schema": 2} | trained if trained else None
-    assert upgraded == now | {"trained_start": expected}
-    assert SamplingSettings(**upgraded["settings"]) == replace(CONFIG, **options, zero_mean=True, look_ahead=0)
+    assert settings == present | {"trained_start": expected}
+    assert SamplingSettings(**settings["settings"]) == replace(CONFIG, **options, zero_mean=True, look_ahead=0)
     assert list(write_images(folder, pipe, prior, REQUESTS, replace(CONFIG, **options), trained)) == []
     (folder / "00004.png").unlink()
     images = list(write_images(folder, pipe, prior, REQUESTS, replace(CONFIG, **options), trained))
-    assert [image.index for image in images] == [4] and bytes_of(folder) == before
+    assert [image.index for image in images] == [4] and bytes_of(folder) == former
     for index in (1, 4):  # a line of either schema
         remake(folder, index, pipe, prior).image.save(tmp_path / "again.png")
-        assert (tmp_path / "again.png").read_bytes() == before[f"{index:05d}.png"]
-    with pytest.raises(ValueError, match="other settings: settings.guidance_scale was 2.0, is 3.0. Set them so"):
+        assert (tmp_path / "again.png").read_bytes() == former[f"{index:05d}.png"]
+    with raises("folder", folder, "settings.guidance_scale", 2.0, 3.0):
         write_images(folder, pipe, prior, REQUESTS, replace(CONFIG, **options | {"guidance_scale": 3.0}), trained)
 
 
@@ -337,11 +338,11 @@ def test_a_folder_from_before_a_setting_was_there_is_resumed(pipe: Any, prior: A
     config = replace(CONFIG, zero_mean=False, look_ahead=0)
     list(write_images(tmp_path / "p", pipe, prior, REQUESTS, config))
     later = ("zero_mean", "handoff", "look_ahead", "look_ahead_projection", "controlnet_scale", "overlay")
-    made_before(tmp_path / "p", None, later)
+    write_schema_1(tmp_path / "p", None, later)
     assert list(write_images(tmp_path / "p", pipe, prior, REQUESTS, config)) == []
-    with pytest.raises(ValueError, match="settings.zero_mean was False, is True"):
+    with raises("folder", tmp_path / "p", "settings.zero_mean", False, True):
         write_images(tmp_path / "p", pipe, prior, REQUESTS, replace(config, zero_mean=True))
-    with pytest.raises(ValueError, match="settings.look_ahead was 0, is 2"):
+    with raises("folder", tmp_path / "p", "settings.look_ahead", "was 0", "is 2"):
         write_images(tmp_path / "p", pipe, prior, REQUESTS, replace(config, look_ahead=2))
     assert remake(tmp_path / "p", 0, pipe, prior).image.tobytes()
 
@@ -353,7 +354,7 @@ def test_a_folder_from_before_a_setting_was_there_is_resumed(pipe: Any, prior: A
 def test_a_damaged_config_is_an_error_that_names_it(folder: Any, pipe: Any, prior: Any, content: Any) -> None:
     (folder / "config.json").write_text(content)
     for use in (lambda: write_images(folder, pipe, prior, REQUESTS, CONFIG), lambda: remake(folder, 1, pipe, prior)):
-        with pytest.raises(ValueError, match=f"{folder / 'config.json'} is damaged"):
+        with raises("folder", f"{folder / 'config.json'} is damaged"):
             use()
 
 
@@ -362,18 +363,18 @@ def test_of_generates_options_those_of_the_images_are_recorded(pipe: Any, prior:
     options = GenerateOptions(model="tiny", output_dir=tmp_path, prompt="garment", num_inference_steps=2, start="mean")
     list(write_images(tmp_path / "p", pipe, prior, REQUESTS[:1], options))
     assert set(read_settings(tmp_path / "p")["settings"]) == set(SamplingSettings.__dataclass_fields__)
-    moved = replace(options, output_dir=tmp_path / "other", device="cpu")
-    assert list(write_images(tmp_path / "p", pipe, prior, REQUESTS[:1], moved)) == []
+    other = replace(options, output_dir=tmp_path / "other", device="cpu")
+    assert list(write_images(tmp_path / "p", pipe, prior, REQUESTS[:1], other)) == []
     assert remake(tmp_path / "p", 0, pipe, prior).image.tobytes()
 
 
 def test_settings_of_a_later_version_or_none_are_refused(folder: Any, pipe: Any, prior: Any) -> None:
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"schema": 99}))
-    with pytest.raises(ValueError, match="config.json is of schema 99, this onbrand knows up to 2"):
+    with raises("folder", folder / "config.json", "schema 99", "to 2"):
         remake(folder, 1, pipe, prior)
     (folder / "config.json").unlink()
-    with pytest.raises(ValueError, match="looked for config.json"):
+    with raises("folder", folder, "config.json"):
         remake(folder, 1, pipe, prior)
 
 

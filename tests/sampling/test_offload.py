@@ -41,21 +41,21 @@ def test_images_are_the_same_with_parts_that_wait(model: Any, prior: Any) -> Non
 
 def test_generate_takes_it(model: Any, prior: Any, tmp_path: Path) -> None:
     prior.save(tmp_path / "prior.safetensors")
-    given = {"model": model, "prior": tmp_path / "prior.safetensors", "prompt": "garment"} | vars(CONFIG)
+    arguments = {"model": model, "prior": tmp_path / "prior.safetensors", "prompt": "garment"} | vars(CONFIG)
     for out, offload in (("plain", False), ("away", True)):
-        api.generate(output_dir=tmp_path / out, device="cpu", offload=offload, **given)
+        api.generate(output_dir=tmp_path / out, device="cpu", offload=offload, **arguments)
     assert read_manifest(tmp_path / "plain")[0]["device"] == read_manifest(tmp_path / "away")[0]["device"] == "cpu"
-    assert api.generate(output_dir=tmp_path / "plain", device="cpu", offload=True, **given), "the same run goes on"
+    assert api.generate(output_dir=tmp_path / "plain", device="cpu", offload=True, **arguments), "the same run goes on"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_parts_are_there_only_while_they_are_called(model: Any, prior: Any, tmp_path: Path) -> None:
-    away, seen = pipeline.load(model, "cuda", offload=True), []
+    away, names = pipeline.load(model, "cuda", offload=True), []
     parts = {"unet": away.unet, "vae": away.vae, "text_encoder": away.text_encoder}
-    for hooked in (away.unet, away.vae.decoder):
-        hooked.register_forward_hook(lambda *_: seen.append({n for n, p in parts.items() if p.device.type == "cuda"}))
+    for module in (away.unet, away.vae.decoder):
+        module.register_forward_hook(lambda *_: names.append({n for n, p in parts.items() if p.device.type == "cuda"}))
     ours = list(sample(away, prior, REQUESTS, CONFIG))
-    assert seen[0] == {"unet"} and seen[-1] == {"vae"}
+    assert names[0] == {"unet"} and names[-1] == {"vae"}
     assert {part.device.type for part in parts.values()} == {"cpu"} and device_of(away).type == "cuda"
     for one, other in zip(ours, sample(pipeline.load(model, "cuda"), prior, REQUESTS, CONFIG), strict=True):
         torch.testing.assert_close(one.latents, other.latents, rtol=1e-3, atol=1e-3)

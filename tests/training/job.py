@@ -32,13 +32,18 @@ def lay(folder: Path, prediction_type: str = "epsilon", flip: bool = False) -> N
     (photos / "cut").mkdir(parents=True)
     rows = []
     for i in range(COUNT):
-        image, cut = Image.new("RGB", (16, 16), "white"), Image.new("RGBA", (16, 16))
-        for one in (image, cut):
+        image, cutout = Image.new("RGB", (16, 16), "white"), Image.new("RGBA", (16, 16))
+        for one in (image, cutout):
             one.paste((20 * i, 255 - 30 * i, 90), (3, 3 + i % 4, 11, 14))
         image.save(photos / f"{i}.png")
-        cut.save(photos / "cut" / f"{i}.png")
-        kind = CLASSES[i % 2]
-        row = {"file_name": f"{i}.png", "text": f"{kind} {i}", "class": kind, "conditioning_file_name": f"cut/{i}.png"}
+        cutout.save(photos / "cut" / f"{i}.png")
+        class_name = CLASSES[i % 2]
+        row = {
+            "file_name": f"{i}.png",
+            "text": f"{class_name} {i}",
+            "class": class_name,
+            "conditioning_file_name": f"cut/{i}.png",
+        }
         rows.append(json.dumps(row))
     (photos / "metadata.jsonl").write_text("\n".join(rows) + "\n")
     pipe = tiny_pipeline(prediction_type=prediction_type)
@@ -57,19 +62,19 @@ def open_all(folder: Path, flip: bool = False, method: str = "full") -> Any:
     return pipe, read_folder(folder / "photos")[0], store, Prior.load(folder / "prior.safetensors")
 
 
-def settings(**given: Any) -> TrainSettings:
+def settings(**options: Any) -> TrainSettings:
     """A short run, by the paper's start and gain."""
     short = {"start": "mean", "gain": "window", "max_train_steps": 6, "train_batch_size": 4, "learning_rate": 1e-3}
-    return TrainSettings(**short | given)
+    return TrainSettings(**short | options)
 
 
-def run(folder: str | Path, out: str | Path, given: dict[str, Any]) -> None:
+def run(folder: str | Path, out: str | Path, options: dict[str, Any]) -> None:
     """Trains to the end, from wherever `out` stands."""
     from onbrand.training.loop import train
 
     torch.set_num_threads(1)
-    opened = open_all(Path(folder), method=given.get("method", "full"))
-    for _ in train(*opened, settings(**given), Path(out)):
+    parts = open_all(Path(folder), method=options.get("method", "full"))
+    for _ in train(*parts, settings(**options), Path(out)):
         pass
 
 

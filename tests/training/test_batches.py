@@ -21,9 +21,9 @@ def parts(home: Any) -> Any:
     return pipe, store.look_up(records), store, prior
 
 
-def batch_of(parts: Any, positions: Any = range(COUNT), **given: Any) -> Any:
+def batch_of(parts: Any, positions: Any = range(COUNT), **options: Any) -> Any:
     pipe, images, store, prior = parts
-    return Batches(pipe, images, store, prior, settings(**given), 1000)(positions)
+    return Batches(pipe, images, store, prior, settings(**options), 1000)(positions)
 
 
 def chosen_of(parts: Any, positions: Any = range(COUNT)) -> Any:
@@ -45,8 +45,8 @@ def test_each_start_is_what_generation_would_have(parts: Any) -> None:
     assert set(classes) == set(CLASSES)
     mean = batch_of(parts, start="mean")
     assert torch.equal(mean.x_start, prior.mean(classes))
-    projected = batch_of(parts, start="pca", k=2)
-    torch.testing.assert_close(projected.x_start, prior.project(projected.x0, classes, 2))
+    batch = batch_of(parts, start="pca", k=2)
+    torch.testing.assert_close(batch.x_start, prior.project(batch.x0, classes, 2))
     _, pooled = embed(parts[0], [record.text for record in chosen_of(parts)])
     text = batch_of(parts, start="text").x_start
     for i, name in enumerate(classes):
@@ -57,28 +57,38 @@ def test_each_start_is_what_generation_would_have(parts: Any) -> None:
 def test_a_sampled_start_is_drawn_from_the_prior_and_knows_nothing_of_the_image(parts: Any) -> None:
     prior = parts[3]
     positions = range(80 * COUNT)
-    drawn = batch_of(parts, positions, start="pca", k=3, draw="sampled")
+    batch = batch_of(parts, positions, start="pca", k=3, draw="sampled")
     name = CLASSES[0]
     here = torch.tensor([record.class_name == name for record in chosen_of(parts, positions)])
     gaussian = prior.gaussians[name]
-    coordinates = gaussian.coordinates(drawn.x_start[here])
+    coordinates = gaussian.coordinates(batch.x_start[here])
     torch.testing.assert_close(coordinates.var(0), gaussian.variances, rtol=0.35, atol=0)
-    torch.testing.assert_close(gaussian.place(coordinates), drawn.x_start[here], atol=1e-4, rtol=0)
-    own = gaussian.coordinates(drawn.x0[here])
+    torch.testing.assert_close(gaussian.place(coordinates), batch.x_start[here], atol=1e-4, rtol=0)
+    own = gaussian.coordinates(batch.x0[here])
     correlation = torch.corrcoef(torch.cat([coordinates, own], dim=1).T)[:3, 3:]
     assert correlation.abs().max() < 0.25
 
 
 @pytest.mark.parametrize("start", ["mean", "pca", "text"])
 def test_a_dropped_caption_keeps_its_start(parts: Any, start: Any) -> None:
-    kept = batch_of(parts, start=start, caption_dropout_rate=0.0)
-    dropped = batch_of(parts, start=start, caption_dropout_rate=1.0)
-    assert torch.equal(kept.x_start, dropped.x_start) and torch.equal(kept.noise, dropped.noise)
+    with_captions = batch_of(parts, start=start, caption_dropout_rate=0.0)
+    without_captions = batch_of(parts, start=start, caption_dropout_rate=1.0)
+    assert torch.equal(with_captions.x_start, without_captions.x_start) and torch.equal(
+        with_captions.noise, without_captions.noise
+    )
     empty, _ = embed(parts[0], [""])
-    torch.testing.assert_close(dropped.hidden, empty.expand_as(dropped.hidden))
+    torch.testing.assert_close(without_captions.hidden, empty.expand_as(without_captions.hidden))
     full, _ = embed(parts[0], [record.text for record in chosen_of(parts)])
-    torch.testing.assert_close(kept.hidden, full)
+    torch.testing.assert_close(with_captions.hidden, full)
     assert not torch.allclose(full, empty.expand_as(full))
+
+
+def test_captions_that_are_cut_are_warned_of_once(parts: Any) -> None:
+    texts = [f"{number} {'x' * 40}" for number in range(100)]
+    with pytest.warns(UserWarning, match="100 of 101 texts are longer than the tokenizer's 32 tokens") as caught:
+        captions = Captions(parts[0], ["short", *texts[1:], texts[0]])
+        captions(texts)
+    assert len(caught) == 1
 
 
 def test_captions_are_dropped_at_their_rate(parts: Any) -> None:
@@ -94,9 +104,9 @@ def test_mirrored_images_are_taken_half_the_time(parts: Any, tmp_path: Path) -> 
 
     lay(tmp_path / "flip", flip=True)
     pipe, records, store, prior = open_all(tmp_path / "flip", flip=True)
-    mirrored = (pipe, store.look_up(records), store, prior)
+    mirror = (pipe, store.look_up(records), store, prior)
     positions = range(COUNT * 10)
-    plain, both = batch_of(parts, positions).x0, batch_of(mirrored, positions).x0
+    plain, both = batch_of(parts, positions).x0, batch_of(mirror, positions).x0
     same = (plain - both).flatten(1).abs().amax(1) < 1e-6
     assert 0.3 < same.float().mean() < 0.7
 
@@ -110,25 +120,25 @@ def test_the_same_batch_for_every_kind_of_training_but_for_the_start(parts: Any)
 
 def test_offset_noise_shifts_whole_channels(parts: Any) -> None:
     plain = batch_of(parts, start="noise")
-    shifted = batch_of(parts, start="noise", noise_offset=0.1)
-    difference = shifted.noise - plain.noise
+    offset = batch_of(parts, start="noise", noise_offset=0.1)
+    difference = offset.noise - plain.noise
     assert difference.std((2, 3)).max() < 1e-6 and 0.05 < difference.std() < 0.2
 
 
 def test_perturbation_is_another_noise_and_changes_nothing_else(parts: Any) -> None:
-    plain, perturbed = batch_of(parts, range(80)), batch_of(parts, range(80), input_perturbation=0.1)
+    plain, perturbation = batch_of(parts, range(80)), batch_of(parts, range(80), input_perturbation=0.1)
     assert plain.perturbation is None
     for name in ("x0", "x_start", "noise", "timesteps", "hidden"):
-        assert torch.equal(getattr(plain, name), getattr(perturbed, name)), name
-    xi = perturbed.perturbation.flatten() / 0.1
+        assert torch.equal(getattr(plain, name), getattr(perturbation, name)), name
+    xi = perturbation.perturbation.flatten() / 0.1
     assert abs(xi.mean()) < 0.02 and abs(xi.std() - 1) < 0.02
     for other in (plain.noise, plain.x0):
         assert abs(torch.corrcoef(torch.stack([xi, other.flatten()]))[0, 1]) < 0.02
 
 
 def test_only_the_timesteps_asked_for_are_drawn_and_all_of_them_alike(parts: Any) -> None:
-    drawn = batch_of(parts, range(600), timestep_range=[990, 999]).timesteps
-    counts = torch.bincount(drawn, minlength=1000)
+    timesteps = batch_of(parts, range(600), timestep_range=[990, 999]).timesteps
+    counts = torch.bincount(timesteps, minlength=1000)
     assert counts[:990].sum() == 0 and stats.chisquare(counts[990:]).pvalue > 1e-3
     assert torch.equal(batch_of(parts, timestep_range=[0, 999]).timesteps, batch_of(parts).timesteps)
 
@@ -136,6 +146,6 @@ def test_only_the_timesteps_asked_for_are_drawn_and_all_of_them_alike(parts: Any
 def test_captions_that_do_not_fit_in_memory_are_encoded_when_needed(parts: Any) -> None:
     texts = [record.text for record in parts[1].used]
     table, none = Captions(parts[0], texts), Captions(parts[0], texts, limit=0)
-    for kept, fresh in zip(table(texts[:3]), none(texts[:3]), strict=True):
-        torch.testing.assert_close(kept, fresh)
+    for embedding, expected in zip(table(texts[:3]), none(texts[:3]), strict=True):
+        torch.testing.assert_close(embedding, expected)
     assert torch.equal(none(texts[:3])[0], none(texts[:3])[0])

@@ -15,11 +15,12 @@ from onbrand.models.pipeline import decode, embed, encode, fingerprint, load
 from onbrand.sampling.start import start
 from onbrand.training.export import save_model
 from onbrand.training.loop import train
+from worlds import raises
 
-FROZEN = {"lora": LORA, "controlnet": CONTROL}
+METHODS = {"lora": LORA, "controlnet": CONTROL}
 
 
-def opened(home: Any, more: Any) -> Any:
+def parts_of(home: Any, more: Any) -> Any:
     AcceleratorState._reset_state(reset_partial_state=True)
     return open_all(home, method=more.get("method", "full"))
 
@@ -28,30 +29,36 @@ def layers(network: Any) -> Any:
     return [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
 
 
-@pytest.mark.parametrize("more", FROZEN.values(), ids=FROZEN)
+@pytest.mark.parametrize("more", METHODS.values(), ids=METHODS)
 def test_frozen_layers_in_half_precision_are_what_autocast_makes_of_float32(
     home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: Any
 ) -> None:
     """To the byte, the saved model too: against a run whose weights stay in float32 under accelerate's autocast."""
     config = settings(**EVERYTHING | more | HALF)
-    pipe, *rest = opened(home, more)
+    pipe, *rest = parts_of(home, more)
     run = train(pipe, *rest, config, tmp_path / "kept")
     next(run)
-    learns = {weight.dtype for layer in layers(pipe.unet) for weight in layer.parameters() if weight.requires_grad}
-    frozen = [weight.dtype for layer in layers(pipe.unet) for weight in layer.parameters() if not weight.requires_grad]
-    assert frozen[:2] == [torch.float32] * 2 and set(frozen[2:]) == {torch.bfloat16}, "all but the first layer"
-    assert learns == ({torch.float32} if more is LORA else set())
+    learning_dtypes = {
+        weight.dtype for layer in layers(pipe.unet) for weight in layer.parameters() if weight.requires_grad
+    }
+    frozen_dtypes = [
+        weight.dtype for layer in layers(pipe.unet) for weight in layer.parameters() if not weight.requires_grad
+    ]
+    assert frozen_dtypes[:2] == [torch.float32] * 2 and set(frozen_dtypes[2:]) == {torch.bfloat16}, (
+        "all but the first layer"
+    )
+    assert learning_dtypes == ({torch.float32} if more is LORA else set())
     for network in (pipe.vae, pipe.text_encoder, getattr(pipe, "controlnet", pipe.vae)):
         assert {weight.dtype for weight in network.parameters()} == {torch.float32}
     list(run)
     monkeypatch.setattr(Denoiser, "lower", lambda *_, **__: None)
-    list(train(*opened(home, more), config, tmp_path / "cast"))
+    list(train(*parts_of(home, more), config, tmp_path / "cast"))
     same(tmp_path / "kept", tmp_path / "cast")
 
 
 @pytest.mark.parametrize("more", [{}, BOTH], ids=["full", "controlnet and UNet"])
 def test_weights_that_learn_stay_in_float32(home: Any, tmp_path: Path, more: Any) -> None:
-    pipe, *rest = opened(home, more)
+    pipe, *rest = parts_of(home, more)
     list(train(pipe, *rest, settings(**EVERYTHING | more | HALF), tmp_path))
     for network in (pipe.unet, pipe.vae, pipe.text_encoder):
         assert {weight.dtype for weight in network.parameters()} == {torch.float32}
@@ -61,50 +68,50 @@ def test_the_unet_beside_a_controlnet_is_saved_as_it_was_also_by_a_run_that_was_
     home: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = settings(**CONTROL | HALF | {"checkpointing_steps": 1})
-    pipe, *rest = opened(home, CONTROL)
+    pipe, *rest = parts_of(home, CONTROL)
     capsys.readouterr()
     run = train(pipe, *rest, config, tmp_path)
     next(run), next(run)
     run.close()
     assert not capsys.readouterr().err, "diffusers has nothing to say of it"
     save_model(pipe, rest[2], config, tmp_path)
-    before, saved = load(home / "model"), load(tmp_path)
-    for name, weight in before.unet.state_dict().items():
-        assert torch.equal(saved.unet.state_dict()[name], weight), name
-    assert fingerprint(saved.vae) == fingerprint(before.vae)
+    base, model = load(home / "model"), load(tmp_path)
+    for name, weight in base.unet.state_dict().items():
+        assert torch.equal(model.unet.state_dict()[name], weight), name
+    assert fingerprint(model.vae) == fingerprint(base.vae)
     assert {file.name for file in tmp_path.iterdir()} == {"config.yaml", "log.jsonl", "state", "model"}
 
 
 def test_a_pipeline_left_in_half_precision_is_not_trained_again(home: Any, tmp_path: Path) -> None:
-    pipe, *rest = opened(home, CONTROL)
+    pipe, *rest = parts_of(home, CONTROL)
     list(train(pipe, *rest, settings(**CONTROL | HALF, max_train_steps=1), tmp_path))
-    with pytest.raises(ValueError, match="these are bfloat16, float32: load it anew"):
+    with raises("training", "in float32", "bfloat16, float32"):
         train(pipe, *rest, settings(**CONTROL | HALF, max_train_steps=2), tmp_path)
 
 
-@pytest.mark.parametrize("more", [{}, *FROZEN.values()], ids=["full", *FROZEN])
+@pytest.mark.parametrize("more", [{}, *METHODS.values()], ids=["full", *METHODS])
 def test_whoever_calls_the_unet_during_a_run_has_it_in_half_precision_from_an_exact_start(
     home: Any, tmp_path: Path, more: Any
 ) -> None:
     """Validation, and a caller between two steps; behind the run it is in half precision by itself."""
-    pipe, records, store, prior = opened(home, more)
+    pipe, records, store, prior = parts_of(home, more)
     exact = start(pipe, prior, ["product photo 1"], seeds=3, start="text", look_ahead=0)
     image, hidden = decode(pipe, exact), embed(pipe, ["product photo 1"])[0]
-    means, seen = encode(pipe, image)[0], []
+    means, outputs = encode(pipe, image)[0], []
 
     def look(*_: Any) -> None:
         assert torch.equal(start(pipe, prior, ["product photo 1"], seeds=3, start="text", look_ahead=0), exact)
         assert torch.equal(decode(pipe, exact), image) and torch.equal(encode(pipe, image)[0], means)
         with torch.no_grad():
-            seen.append(pipe.unet(exact, 900, hidden).sample)
+            outputs.append(pipe.unet(exact, 900, hidden).sample)
 
     config = settings(**more | HALF, max_train_steps=1, validation_steps=1)
     for _ in train(pipe, records, store, prior, config, tmp_path, look):
         look()
-    assert [noise.dtype for noise in seen] == [torch.bfloat16] * 2 and torch.equal(*seen)
+    assert [noise.dtype for noise in outputs] == [torch.bfloat16] * 2 and torch.equal(*outputs)
     dtype = torch.bfloat16 if more else torch.float32
     with torch.no_grad():
-        behind = pipe.unet(exact.to(dtype), 900, hidden.to(dtype)).sample
-    assert behind.dtype == dtype == pipe.unet.dtype
-    torch.testing.assert_close(behind.float(), seen[0].float(), rtol=0.05, atol=0.05)
+        expected = pipe.unet(exact.to(dtype), 900, hidden.to(dtype)).sample
+    assert expected.dtype == dtype == pipe.unet.dtype
+    torch.testing.assert_close(expected.float(), outputs[0].float(), rtol=0.05, atol=0.05)
     assert "forward" not in vars(pipe.unet)

@@ -20,9 +20,18 @@ from onbrand.models.lora import KOHYA
 from onbrand.models.pipeline import embed
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import plan
+from onbrand.training.defaults import check_rank
 from onbrand.training.loop import train
+from worlds import raises
 
-GIVEN = {"method": "lora", "rank": 3, "lora_alpha": 6, "max_train_steps": 4, "learning_rate": 1e-2, "gain": "constant"}
+OPTIONS = {
+    "method": "lora",
+    "rank": 3,
+    "lora_alpha": 6,
+    "max_train_steps": 4,
+    "learning_rate": 1e-2,
+    "gain": "constant",
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +39,7 @@ def run(home: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run folder, its base and the pipeline as training left it."""
     out = tmp_path_factory.mktemp("lora")
     pipe, records, store, prior = open_all(home)
-    for _ in train(pipe, records, store, prior, settings(**GIVEN), out):
+    for _ in train(pipe, records, store, prior, settings(**OPTIONS), out):
         pass
     return out, home / "model", pipe
 
@@ -51,10 +60,10 @@ def plain(base: Any) -> StableDiffusionPipeline:
 def test_only_the_low_rank_weights_learn(run: Any) -> None:
     out, base, pipe = run
     before = plain(base).unet.state_dict()
-    learnt = {name.replace(".base_layer.", "."): weight for name, weight in pipe.unet.state_dict().items()}
-    assert len(before) < len(learnt)
+    weights = {name.replace(".base_layer.", "."): weight for name, weight in pipe.unet.state_dict().items()}
+    assert len(before) < len(weights)
     for name, weight in before.items():
-        assert torch.equal(learnt[name], weight), name
+        assert torch.equal(weights[name], weight), name
     assert not torch.allclose(answer(pipe), answer(plain(base)), atol=1e-3), "and something was learnt"
     state = load_file(max((out / "state").iterdir()) / "weights.safetensors")
     assert all(".lora_A." in name or ".lora_B." in name for name in state)
@@ -63,37 +72,37 @@ def test_only_the_low_rank_weights_learn(run: Any) -> None:
 @pytest.mark.parametrize("file", [LORA, KOHYA])
 def test_diffusers_loads_what_was_trained(run: Any, file: Any) -> None:
     out, base, pipe = run
-    loaded = plain(base)
-    loaded.load_lora_weights(out / "model", weight_name=file)
-    torch.testing.assert_close(answer(loaded), answer(pipe), atol=1e-5, rtol=1e-5)
+    model = plain(base)
+    model.load_lora_weights(out / "model", weight_name=file)
+    torch.testing.assert_close(answer(model), answer(pipe), atol=1e-5, rtol=1e-5)
 
 
 def test_the_files_are_w_plus_alpha_over_rank_b_a(run: Any) -> None:
     """By hand, from kohya's file and the base alone."""
     out, base, pipe = run
     file, unet = load_file(out / "model" / KOHYA), plain(base).unet
-    found = 0
+    count = 0
     for name, layer in unet.named_modules():
         stem = "lora_unet_" + name.replace(".", "_")
         if f"{stem}.alpha" in file:
             up, down, alpha = (file[f"{stem}.{part}"] for part in ("lora_up.weight", "lora_down.weight", "alpha"))
             assert down.shape[0] == 3 and float(alpha) == 6
             layer.weight.data += 6 / 3 * (up.flatten(1) @ down.flatten(1)).view_as(layer.weight)
-            found += 1
-    assert found * 3 == len(file) and any("conv1" in name for name in file), "convolutions too"
+            count += 1
+    assert count * 3 == len(file) and any("conv1" in name for name in file), "convolutions too"
     torch.testing.assert_close(answer(type("", (), {"unet": unet})()), answer(pipe), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("file", [LORA, KOHYA])
 def test_the_metadata_says_how_it_is_to_be_started(run: Any, home: Any, file: Any) -> None:
     out, base, _ = run
-    told = lora_metadata(out / "model" / file)[1]
+    fields = lora_metadata(out / "model" / file)[1]
     prior = open_all(home)[3]
-    assert Path(told["base"]) == base
+    assert Path(fields["base"]) == base
     record = {"schema": 2, "gain": "constant", "start": "mean", "k": 0, "start_timestep": 951}
-    assert told["trained_start"] == record | {"prior": prior.fingerprint} == pipeline.trained_start_in(out)
-    with safe_open(out / "model" / file, "pt") as opened:
-        metadata = opened.metadata()
+    assert fields["trained_start"] == record | {"prior": prior.fingerprint} == pipeline.trained_start_in(out)
+    with safe_open(out / "model" / file, "pt") as tensors:
+        metadata = tensors.metadata()
     if file == KOHYA:
         assert metadata["ss_network_module"] == "networks.lora" and metadata["ss_network_dim"] == "3"
     else:
@@ -102,9 +111,9 @@ def test_the_metadata_says_how_it_is_to_be_started(run: Any, home: Any, file: An
 
 def test_a_run_is_loaded_with_its_base_and_its_record(run: Any) -> None:
     out, base, pipe = run
-    for loaded in (pipeline.load(out), pipeline.load(base, lora=out), pipeline.load(base, lora=out / "model" / KOHYA)):
-        torch.testing.assert_close(answer(loaded), answer(pipe), atol=1e-5, rtol=1e-5)
-        assert pipeline.trained_start_of(loaded) == pipeline.trained_start_in(out)
+    for model in (pipeline.load(out), pipeline.load(base, lora=out), pipeline.load(base, lora=out / "model" / KOHYA)):
+        torch.testing.assert_close(answer(model), answer(pipe), atol=1e-5, rtol=1e-5)
+        assert pipeline.trained_start_of(model) == pipeline.trained_start_in(out)
     assert hasattr(pipeline.load(out, offload=True).vae, "_hf_hook")
     for none in (pipeline.load(base, lora=out, lora_scale=0.0), pipeline.load(out, lora_scale=0.0)):
         torch.testing.assert_close(answer(none), answer(plain(base)))
@@ -112,13 +121,15 @@ def test_a_run_is_loaded_with_its_base_and_its_record(run: Any) -> None:
 
 def test_a_start_it_was_not_trained_for_is_refused(home: Any, tmp_path: Path) -> None:
     pipe, records, store, prior = open_all(home)
-    for _ in train(pipe, records, store, prior, settings(**GIVEN | {"gain": "window", "max_train_steps": 1}), tmp_path):
+    for _ in train(
+        pipe, records, store, prior, settings(**OPTIONS | {"gain": "window", "max_train_steps": 1}), tmp_path
+    ):
         pass
     from onbrand.options.generate import SamplingSettings
 
     requests, prior = [Request("product photo 1", 0)], open_all(home)[3]
     plan(pipeline.load(tmp_path), prior, requests, SamplingSettings(num_inference_steps=20))
-    with pytest.raises(ValueError, match="OB003"):
+    with raises("start", "OB003", "timestep 950", "timestep 901"):
         plan(pipeline.load(tmp_path), prior, requests, SamplingSettings(num_inference_steps=10))
 
 
@@ -131,9 +142,9 @@ def test_merged_it_is_a_whole_model_and_taken_out_again_the_base(run: Any, tmp_p
     api.merge(out, tmp_path / "again", model=tmp_path / "merged", lora_scale=-1)
     torch.testing.assert_close(answer(plain(tmp_path / "again")), answer(plain(base)), atol=1e-5, rtol=1e-5)
     assert pipeline.trained_start_in(tmp_path / "again") is None
-    for taken in (tmp_path / "merged", out):  # the run's own folder would be read as the merged model from then on
-        with pytest.raises(ValueError, match="is not empty"):
-            api.merge(out, taken)
+    for folder in (tmp_path / "merged", out):  # the run's own folder would be read as the merged model from then on
+        with raises("folder", folder, "not empty"):
+            api.merge(out, folder)
 
 
 def test_images_of_a_lora_start_from_the_prior_beside_it(run: Any, tmp_path: Path) -> None:
@@ -141,8 +152,8 @@ def test_images_of_a_lora_start_from_the_prior_beside_it(run: Any, tmp_path: Pat
     from onbrand.options.generate import SamplingSettings
 
     few = SamplingSettings(num_inference_steps=20, guidance_scale=1)
-    for name, given in (("run", {"model": out}), ("both", {"model": base, "lora": out})):
-        api.generate(prompt="product photo 1", output_dir=tmp_path / name, **vars(few), **given)
+    for name, options in (("run", {"model": out}), ("both", {"model": base, "lora": out})):
+        api.generate(prompt="product photo 1", output_dir=tmp_path / name, **vars(few), **options)
         settings = json.loads((tmp_path / name / "config.json").read_text())
         assert settings["settings"]["start"] == "mean" and settings["trained_start"]["gain"] == "constant"
     assert (tmp_path / "run" / "00000.png").read_bytes() == (tmp_path / "both" / "00000.png").read_bytes()
@@ -150,8 +161,8 @@ def test_images_of_a_lora_start_from_the_prior_beside_it(run: Any, tmp_path: Pat
 
 def test_a_lora_on_a_lora_and_a_model_beside_a_lora(run: Any, home: Any, tmp_path: Path) -> None:
     out, base, pipe = run
-    with pytest.raises(ValueError, match="onbrand merge"):
-        api.train(home / "photos", out, tmp_path / "run", prior=home / "prior.safetensors", **vars(settings(**GIVEN)))
+    with raises("training", out, "method lora", "onbrand merge"):
+        api.train(home / "photos", out, tmp_path / "run", prior=home / "prior.safetensors", **vars(settings(**OPTIONS)))
     assert not (tmp_path / "run").exists()
     shutil.copytree(base, tmp_path / "whole")
     shutil.copy(out / "model" / LORA, tmp_path / "whole")
@@ -160,26 +171,45 @@ def test_a_lora_on_a_lora_and_a_model_beside_a_lora(run: Any, home: Any, tmp_pat
 
 def test_what_cannot_be_a_lora_is_refused(home: Any, tmp_path: Path) -> None:
     pipe = open_all(home)[0]
-    with pytest.raises(ValueError, match="none ends in 'to_x'"):
+    with raises("model", "target_modules", "'to_x'"):
         lora(pipe, 4, None, ["to_q", "to_x"])
     assert full(pipe).learned, "and the pipeline is as it was"
-    with pytest.raises(ValueError, match="a LoRA is a .safetensors file"):
+    with raises("checkpoint", ".safetensors", f"{tmp_path}, a folder"):
         pipeline.load(home / "model", lora=tmp_path)
-    with pytest.raises(ValueError, match="lora.safetensors, which is not there"):
+    with raises("checkpoint", tmp_path / "lora.safetensors", "not there"):
         pipeline.load(home / "model", lora=tmp_path / "lora.safetensors")
-    with pytest.raises(ValueError, match="got 0.5 and none: give lora"):
+    with raises("model", "lora_scale", "got 0.5", "none"):
         pipeline.load(home / "model", lora_scale=0.5)
-    with pytest.raises(ValueError, match="rank must be at least 1"):
-        settings(**GIVEN | {"rank": 0})
+    with raises("option", "rank", "at least 1", "got 0"):
+        settings(**OPTIONS | {"rank": 0})
+
+
+@pytest.mark.parametrize(
+    ("options", "values"),
+    [
+        ({"rank": 100_000}, ("at most", "16 of down_blocks.0.", "got 100000", "take 16 or less")),
+        ({"rank": 17}, ("16 of down_blocks.0.", "got 17")),
+        ({"rank": 33, "target_modules": ("down_blocks.1.resnets.0.conv2",)}, ("32 of down_blocks.1.resnets.0.conv2",)),
+        ({"rank": 17, "target_modules": ("conv1",), "train_text_encoder": True, "start": "mean"}, ("16 of ", "got 17")),
+    ],
+)
+def test_a_rank_that_no_layer_has_is_refused_before_it_is_built(
+    home: Any, tmp_path: Path, options: Any, values: Any
+) -> None:
+    pipe, *rest = open_all(home)
+    with raises("training", "rank", *values):
+        train(pipe, *rest, settings(**OPTIONS | {"lora_alpha": None} | options), tmp_path)
+    assert not hasattr(pipe.unet, "peft_config") and not list(tmp_path.iterdir())
+    check_rank(pipe, settings(**OPTIONS | options | {"rank": 16}))
 
 
 def test_the_first_weights_follow_from_the_seed_alone(home: Any) -> None:
-    def drawn(seed: Any) -> Any:
+    def weights_from(seed: Any) -> Any:
         torch.rand(seed + 5)  # whatever was drawn before
         return torch.cat([w.flatten() for w in lora(open_all(home)[0], 4, None, ["to_q"], seed).learned.values()])
 
-    first = drawn(1)
-    assert torch.equal(first, drawn(1)) and not torch.equal(first, drawn(2))
+    first = weights_from(1)
+    assert torch.equal(first, weights_from(1)) and not torch.equal(first, weights_from(2))
 
 
 def test_a_lora_is_resumed_on_its_own_base_alone(run: Any, home: Any) -> None:
@@ -187,8 +217,8 @@ def test_a_lora_is_resumed_on_its_own_base_alone(run: Any, home: Any) -> None:
     pipe, records, store, prior = open_all(home)
     with torch.no_grad():
         pipe.unet.conv_in.bias += 1
-    with pytest.raises(ValueError, match="the model given now"):
-        train(pipe, records, store, prior, settings(**GIVEN), out)
+    with raises("resume", "the model", "4 steps"):
+        train(pipe, records, store, prior, settings(**OPTIONS), out)
 
 
 def words_of(pipe: Any) -> torch.Tensor:
@@ -200,34 +230,34 @@ def words_of(pipe: Any) -> torch.Tensor:
 def test_the_text_encoder_learns_too_and_starts_are_told_of_it_as_it_was(home: Any, tmp_path: Path) -> None:
     """diffusers loads it from both files; the prior, fitted to the old one's output, is given that."""
     pipe, records, store, prior = open_all(home)
-    given = GIVEN | {"rank": 3, "lora_alpha": 6, "train_text_encoder": True, "start": "text"}
-    for _ in train(pipe, records, store, prior, settings(**given), tmp_path / "run"):
+    options = OPTIONS | {"rank": 3, "lora_alpha": 6, "train_text_encoder": True, "start": "text"}
+    for _ in train(pipe, records, store, prior, settings(**options), tmp_path / "run"):
         pass
-    base, taught = plain(home / "model"), words_of(pipe)
-    assert not torch.allclose(taught, words_of(base), atol=1e-3)
+    base, expected = plain(home / "model"), words_of(pipe)
+    assert not torch.allclose(expected, words_of(base), atol=1e-3)
     for file in (LORA, KOHYA):
-        loaded = plain(home / "model")
-        loaded.load_lora_weights(tmp_path / "run" / "model", weight_name=file)
-        torch.testing.assert_close(words_of(loaded), taught, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(answer(loaded), answer(pipe), atol=1e-5, rtol=1e-5)
+        model = plain(home / "model")
+        model.load_lora_weights(tmp_path / "run" / "model", weight_name=file)
+        torch.testing.assert_close(words_of(model), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(answer(model), answer(pipe), atol=1e-5, rtol=1e-5)
     stems = {name.split(".")[0] for name in load_file(tmp_path / "run" / "model" / KOHYA)}
     assert "lora_te_text_model_encoder_layers_0_self_attn_q_proj" in stems
-    loaded, half = (pipeline.load(home / "model", lora=tmp_path / "run", lora_scale=scale) for scale in (1.0, 0.5))
-    torch.testing.assert_close(words_of(loaded), taught, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(words_of(half), taught, atol=1e-3)
-    for one in (loaded, half, pipe):
+    model, half = (pipeline.load(home / "model", lora=tmp_path / "run", lora_scale=scale) for scale in (1.0, 0.5))
+    torch.testing.assert_close(words_of(model), expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(words_of(half), expected, atol=1e-3)
+    for one in (model, half, pipe):
         assert torch.equal(embed(one, ["product photo 1"])[1], embed(base, ["product photo 1"])[1])
         assert torch.equal(words_of(one), words_of(one)), "and the LoRA counts again afterwards"
-    assert not any(weight.requires_grad for weight in loaded.text_encoder.parameters())
-    with pytest.raises(ValueError, match="would be read wrong"):
+    assert not any(weight.requires_grad for weight in model.text_encoder.parameters())
+    with raises("lora", "text encoder", "train_text_encoder"):
         api.merge(tmp_path / "run", tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 
 def test_merged_the_text_encoder_is_a_whole_one(home: Any, tmp_path: Path) -> None:
     pipe, records, store, prior = open_all(home)
-    given = GIVEN | {"rank": 3, "lora_alpha": None, "train_text_encoder": True}
-    for _ in train(pipe, records, store, prior, settings(**given), tmp_path / "run"):
+    options = OPTIONS | {"rank": 3, "lora_alpha": None, "train_text_encoder": True}
+    for _ in train(pipe, records, store, prior, settings(**options), tmp_path / "run"):
         pass
     api.merge(tmp_path / "run", tmp_path / "merged")
     torch.testing.assert_close(words_of(plain(tmp_path / "merged")), words_of(pipe), atol=1e-5, rtol=1e-5)

@@ -9,9 +9,9 @@ import torch
 from job import open_all, settings
 
 from onbrand.models.pipeline import load
+from onbrand.training.early_stopping import has_stalled, read_pass_rates
 from onbrand.training.export import save_model
 from onbrand.training.loop import train
-from onbrand.training.state import has_stalled, read_pass_rates
 
 
 @pytest.mark.parametrize(
@@ -26,28 +26,28 @@ from onbrand.training.state import has_stalled, read_pass_rates
     ],
 )
 def test_it_stalls_after_as_many_as_patience_that_raise_nothing(shares: Any, patience: Any, end: Any) -> None:
-    found = [count for count in range(len(shares) + 1) if has_stalled(shares[:count], patience)]
-    assert found[:1] == ([] if end is None else [end])
+    counts = [count for count in range(len(shares) + 1) if has_stalled(shares[:count], patience)]
+    assert counts[:1] == ([] if end is None else [end])
 
 
 def test_a_share_is_kept_with_a_state_from_which_the_caller_may_finish(home: Any, tmp_path: Path) -> None:
     pipe, *rest = open_all(home)
     config = settings(max_train_steps=9, learning_rate=1e-2, ema_decay=0.5, validation_steps=2, checkpointing_steps=100)
-    shown = {}
+    weights = {}
 
     def validate(pipe: Any, step: Any) -> Any:
-        shown[step] = [weight.detach().clone() for weight in pipe.unet.parameters()]
+        weights[step] = [weight.detach().clone() for weight in pipe.unet.parameters()]
         return step / 10
 
     run = train(pipe, *rest, config, tmp_path, validate)
-    taken = [next(run) for _ in range(4)]
+    steps = [next(run) for _ in range(4)]
     run.close()
-    assert [step.passed for step in taken] == [None, 0.2, None, 0.4]
+    assert [step.passed for step in steps] == [None, 0.2, None, 0.4]
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["passed"] for line in lines] == [None, 0.2, None, 0.4]
     assert read_pass_rates(tmp_path) == [0.2, 0.4] and read_pass_rates(tmp_path / "nowhere") == []
     save_model(pipe, rest[-1], config, tmp_path)
-    assert all(map(torch.equal, shown[4], load(tmp_path).unet.parameters())), "what was looked at last is saved"
+    assert all(map(torch.equal, weights[4], load(tmp_path).unet.parameters())), "what was looked at last is saved"
 
 
 def test_a_kill_after_the_last_state_takes_back_what_was_seen_since(home: Any, tmp_path: Path) -> None:

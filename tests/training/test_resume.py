@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from onbrand.data.records import Record
 from onbrand.training.loop import train
+from worlds import raises
 
 EVERYTHING = {
     "max_train_steps": 7,
@@ -73,24 +74,24 @@ OTHERS = {"adafactor": ("transformers", 1e-3), "prodigy": ("prodigyopt", 1.0), "
 
 
 @pytest.mark.parametrize(
-    "given",
+    "options",
     [{"max_train_steps": 5, "checkpointing_steps": 2}, *(EVERYTHING | more for more in ({}, LORA, CONTROL, BOTH))]
     + [EVERYTHING | more | HALF for more in (LORA, CONTROL)]
     + [EVERYTHING | {"optimizer": name, "learning_rate": lr} for name, (_, lr) in OTHERS.items()],
     ids=["paper", "everything", "lora", "controlnet", "controlnet and UNet", "lora, half", "controlnet, half", *OTHERS],
 )
-def test_stopped_and_resumed_is_the_run_that_went_through(home: Any, tmp_path: Path, given: Any) -> None:
-    if name := given.get("optimizer"):
+def test_stopped_and_resumed_is_the_run_that_went_through(home: Any, tmp_path: Path, options: Any) -> None:
+    if name := options.get("optimizer"):
         pytest.importorskip(OTHERS[name][0])
-    config, opened = settings(**given), partial(open_all, home, method=given.get("method", "full"))
-    through(train(*opened(), config, tmp_path / "whole"))
-    run = train(*opened(), config, tmp_path / "parts")
+    config, parts_of = settings(**options), partial(open_all, home, method=options.get("method", "full"))
+    through(train(*parts_of(), config, tmp_path / "whole"))
+    run = train(*parts_of(), config, tmp_path / "parts")
     assert [next(run).step for _ in range(3)] == [1, 2, 3]
     run.close()
-    resumed = through(train(*opened(), config, tmp_path / "parts"))
-    assert resumed[0].step == 3, "from the state after step 2"
+    steps = through(train(*parts_of(), config, tmp_path / "parts"))
+    assert steps[0].step == 3, "from the state after step 2"
     same(tmp_path / "whole", tmp_path / "parts")
-    assert through(train(*opened(), config, tmp_path / "parts")) == [], "nothing is left to do"
+    assert through(train(*parts_of(), config, tmp_path / "parts")) == [], "nothing is left to do"
 
 
 def test_a_run_is_made_longer_as_if_it_had_been_so_from_the_beginning(home: Any, tmp_path: Path) -> None:
@@ -104,27 +105,27 @@ def test_other_settings_images_or_priors_are_not_resumed(home: Any, tmp_path: Pa
     pipe, records, store, prior = open_all(home)
     through(train(pipe, records, store, prior, settings(max_train_steps=1), tmp_path))
     before = sorted(tmp_path.rglob("*"))
-    renamed = [replace(records[0], text="product photo, other")] + records[1:]
-    assert isinstance(renamed[0], Record)
+    other_records = [replace(records[0], text="product photo, other")] + records[1:]
+    assert isinstance(other_records[0], Record)
     slower = settings(max_train_steps=2, learning_rate=1e-4)
-    for changed, said in [
-        ((records, prior, slower), "learning_rate was 0.001 and now is 0.0001"),
-        ((records, prior, settings(max_train_steps=2, gain="constant")), "gain was window and now is constant"),
-        ((renamed, prior, settings(max_train_steps=2)), "the images given now"),
-        ((records[:-1], prior, settings(max_train_steps=2)), "the images given now"),
-        ((records, job.tiny_prior(pipe, job.CLASSES, k=2), settings(max_train_steps=2)), "the prior given now"),
+    for arguments, values in [
+        ((records, prior, slower), ("learning_rate", "0.001", "0.0001")),
+        ((records, prior, settings(max_train_steps=2, gain="constant")), ("gain", "window", "constant")),
+        ((other_records, prior, settings(max_train_steps=2)), ("the images", "1 steps")),
+        ((records[:-1], prior, settings(max_train_steps=2)), ("the images", "1 steps")),
+        ((records, job.tiny_prior(pipe, job.CLASSES, k=2), settings(max_train_steps=2)), ("the prior", "1 steps")),
     ]:
-        with pytest.raises(ValueError, match=said):
-            train(pipe, changed[0], store, changed[1], changed[2], tmp_path)
+        with raises("resume", *values):
+            train(pipe, arguments[0], store, arguments[1], arguments[2], tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def in_process(home: Any, out: Any, given: Any, lines: Any = None, pause: Any = 0.0) -> Any:
+def in_process(home: Any, out: Any, options: Any, lines: Any = None, pause: Any = 0.0) -> Any:
     """A run in a process of its own: to its end, or killed `pause` seconds after its log has so many lines; whether
     the kill came before its end."""
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["onbrand.training.loop", "onbrand.data.encode"])
-    process = server.Process(target=job.run, args=(home, out, given))
+    process = server.Process(target=job.run, args=(home, out, options))
     process.start()
     if lines is None:
         process.join()
@@ -142,19 +143,20 @@ def in_process(home: Any, out: Any, given: Any, lines: Any = None, pause: Any = 
 
 def kill_and_compare(home: Any, tmp_path: Path, pairs: Any, more: Any) -> None:
     """Runs killed twice each, at random moments, against one that was not; half of the time goes into saving."""
-    given = EVERYTHING | more | {"max_train_steps": 8, "checkpointing_steps": 1}
+    options = EVERYTHING | more | {"max_train_steps": 8, "checkpointing_steps": 1}
     seed = random.randrange(2**32)
     print(f"moments from seed {seed}")
     draw = random.Random(seed)
-    in_process(home, tmp_path / "whole", given)
+    in_process(home, tmp_path / "whole", options)
     for pair in range(pairs):
         moments = sorted(draw.sample(range(6), 2))
-        killed = [in_process(home, tmp_path / str(pair), given, lines, draw.uniform(0, 0.15)) for lines in moments]
-        assert any(killed), "on a busy machine a run can end before the kill; not before both"
-        in_process(home, tmp_path / str(pair), given)
+        kills = [in_process(home, tmp_path / str(pair), options, lines, draw.uniform(0, 0.15)) for lines in moments]
+        assert any(kills), "on a busy machine a run can end before the kill; not before both"
+        in_process(home, tmp_path / str(pair), options)
         same(tmp_path / "whole", tmp_path / str(pair))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, LORA, CONTROL], ids=["full", "lora", "controlnet"])
 def test_killed_twice_it_is_the_run_that_was_not(home: Any, tmp_path: Path, more: Any) -> None:
     kill_and_compare(home, tmp_path, 1, more)
@@ -170,16 +172,16 @@ def test_killed_ten_times_it_is_the_run_that_was_not(home: Any, tmp_path: Path, 
 @pytest.mark.parametrize("accumulation, more", [(1, {}), (2, {}), (1, LORA), (1, CONTROL)])
 def test_two_processes_make_the_run_of_one(home: Any, tmp_path: Path, accumulation: Any, more: Any) -> None:
     """Two processes, on gloo: the same batches, hence the same losses."""
-    given = EVERYTHING | more | {"max_train_steps": 4, "gradient_accumulation_steps": accumulation}
-    alone, shared = (given | {"train_batch_size": 4 // accumulation // processes} for processes in (1, 2))
-    through(train(*open_all(home, method=given.get("method", "full")), settings(**alone), tmp_path / "one"))
+    options = EVERYTHING | more | {"max_train_steps": 4, "gradient_accumulation_steps": accumulation}
+    alone, pair = (options | {"train_batch_size": 4 // accumulation // processes} for processes in (1, 2))
+    through(train(*open_all(home, method=options.get("method", "full")), settings(**alone), tmp_path / "one"))
     # what `accelerate launch` starts on GPUs; on a CPU it starts one process alone, whatever is asked for
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [job.__file__, str(home), str(tmp_path / "two"), json.dumps(shared)]
-    done = subprocess.run(
+    command += [job.__file__, str(home), str(tmp_path / "two"), json.dumps(pair)]
+    process = subprocess.run(
         command, capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    assert done.returncode == 0 and "one of 2" in done.stdout, done.stderr[-3000:]
+    assert process.returncode == 0 and "one of 2" in process.stdout, process.stderr[-3000:]
     logs = [
         [json.loads(line) for line in (tmp_path / out / "log.jsonl").read_text().splitlines()] for out in ("one", "two")
     ]

@@ -21,8 +21,8 @@ def test_a_sample_draws_the_same_in_any_batch() -> None:
 
 
 def test_purposes_and_seeds_and_samples_are_independent() -> None:
-    drawn = [rng.normal(s, p, [i], (1000,))[0] for s in (0, 1) for p in ("noise", "posterior") for i in (0, 1)]
-    correlation = torch.corrcoef(torch.stack(drawn)) - torch.eye(8)
+    draws = [rng.normal(s, p, [i], (1000,))[0] for s in (0, 1) for p in ("noise", "posterior") for i in (0, 1)]
+    correlation = torch.corrcoef(torch.stack(draws)) - torch.eye(8)
     assert correlation.abs().max() < 5 / 1000**0.5
 
 

@@ -16,12 +16,12 @@ spec.loader.exec_module(sd15)
 @pytest.mark.parametrize("part", [name for name in sd15.PARTS if not name.endswith("bfloat16")])
 @pytest.mark.filterwarnings("ignore:.* was fitted on 2 images")
 def test_a_tenth_of_its_width(part: Any, tmp_path: Path) -> None:
-    told = sd15.do(part, 0.1, 64, tmp_path)
-    assert told["seconds"] > 0 and told["parameters"] > 5e6
+    result = sd15.do(part, 0.1, 64, tmp_path)
+    assert result["seconds"] > 0 and result["parameters"] > 5e6
     if "LoRA" in part:
-        assert 0.05 < told["learned"] / told["parameters"] < 0.3
+        assert 0.05 < result["learned"] / result["parameters"] < 0.3
     elif "ControlNet" in part:
-        assert 0.3 < told["learned"] / told["parameters"] < 0.6, "SD1.5's: 361 of 860 million"
+        assert 0.3 < result["learned"] / result["parameters"] < 0.6, "SD1.5's: 361 of 860 million"
 
 
 def test_at_full_width_it_is_sd15s() -> None:

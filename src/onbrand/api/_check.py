@@ -35,78 +35,46 @@ def check(options: CheckOptions) -> Checked:
     95 % intervals; writes check.json and the contact sheet check.png beside the images.
 
     Returns:
-        The rate of images that pass, whether it reaches `require`, and what check.json says.
+        The rate of images that pass, whether it reaches `require`, and what check.json says. An image that does not
+        open is listed, and passes nothing.
 
     Raises:
-        OnbrandError: no images, images that do not open, or too few photos to learn from.
+        OnbrandError: no image that opens, or too few photos to learn from.
     """
     from json import dumps
 
-    from onbrand.api._inputs import open_model, open_prior
+    from onbrand.api._inputs import brand_folder, open_model, open_prior, say_folders
     from onbrand.data.records import CHECK, SHEET
     from onbrand.evaluation.check import judge_images, open_judges
     from onbrand.evaluation.joints import BlazePose
     from onbrand.evaluation.loading import open_images, open_reference, open_stances, size_of_first
     from onbrand.reporting.figures import contact_sheet
+    from onbrand.reporting.table import lines_of
 
     folder, photos, split, require = Path(options.images), options.against, options.split, options.require
     prior = None if options.prior is None else open_prior(options.prior)
-    judges = open_judges(options.attributes, options.clip)
-    net = None if options.pose is None else BlazePose(options.pose)
-    pipe = open_model(options.model or prior.provenance.model, options.device) if prior else None
+    say_folders(folder, photos, split, options.json)
+    judges, net = open_judges(options.attributes, options.clip), BlazePose(options.pose) if options.pose else None
+    model = options.model or (prior.provenance.model if prior else "")
+    pipe = open_model(model, options.device, config=options.model_config) if prior else None
     size = prior.provenance.resolution if prior else size_of_first(folder)
     images = open_images(folder, size, prior)
-    brand = Path(options.prior) if options.prior is not None and Path(options.prior).is_dir() else None
     stances = open_stances(net, photos, size, prior, split) if net else None
-    reference = open_reference(photos, size, prior, pipe, brand, split)
+    reference = open_reference(photos, size, prior, pipe, brand_folder(options.prior), split)
     content = judge_images(images, reference, prior, pipe, judges, stances, net(images.pixels) if net else None)
     content |= {
-        "against": str(photos),
-        "command": command("check", options),
-        "versions": versions(),
+        "against": str(photos), "command": command("check", options), "versions": versions(),
         "fingerprints": {"prior": prior.fingerprint} if prior else {},
-    }
+    }  # fmt: skip
     write_json(folder / CHECK, content)
-    failures = [entry["failed"] for entry in content["images"]]
-    contact_sheet(images.images[:SHOWN], images.prompts[:SHOWN], failures[:SHOWN]).save(folder / SHEET)
-
+    failures = [entry["failed"] for entry in content["images"][:SHOWN]]
+    contact_sheet(*images.tiles(SHOWN), failures).save(folder / SHEET)
     rate = float(content["all"]["rate"])
-    passed = require is None or rate >= require
+    checked = Checked(rate, require is None or rate >= require, content)
+    print(dumps(content, indent=2, ensure_ascii=False) if options.json else "\n".join(lines_of(content)))
     if options.json:
-        print(dumps(content, indent=2, ensure_ascii=False))
-        return Checked(rate, passed, content)
-    say(content)
+        return checked
     if require is not None:
-        print(f"{rate:.1%} pass every check, {'as' if passed else 'fewer than the'} required {require:.1%}")
-    print(f"wrote {folder / 'check.json'} and check.png")
-    return Checked(rate, passed, content)
-
-
-def say(content: dict[str, Any]) -> None:
-    """Print the table: a line a property or measure, with its interval and the value of the held-out photos.
-
-    Args:
-        content: what check.json says.
-    """
-    from onbrand.evaluation.properties import ALL
-
-    rows = {"all": {"title": ALL[0], **content["all"]}, **content["properties"]}
-    width = max(len(entry["title"]) for entry in [*rows.values(), *content["measures"].values()])
-    print(f"{content['count']} images, {content['n_reference']} photos learned from\n")
-    print(f"{'':<{width}}    rate  95 % interval   held-out photos")
-    for name, entry in rows.items():
-        held_out = content["held_out"].get(name)
-        interval = f"{entry['low']:6.1%} to {entry['high']:6.1%}"
-        print(
-            f"{entry['title']:<{width}}  {entry['rate']:6.1%}  {interval}"
-            + (f"  {held_out:6.1%}" if held_out is not None else "")
-        )
-    for name, entry in content["attributes"].items():
-        print(f"{'of these, ' + name:<{width}}  {entry['rate']:6.1%}  {entry['low']:6.1%} to {entry['high']:6.1%}")
-    for name, entry in content["measures"].items():
-        held_out = content["held_out"].get(name)
-        interval = f"{entry['low']:6.3g} to {entry['high']:6.3g}"
-        print(
-            f"{entry['title']:<{width}}  {entry['value']:6.3g}  {interval}"
-            + (f"  {held_out:6.3g}" if held_out is not None else "")
-        )
+        print(f"{rate:.1%} pass every check, {'as' if checked.passed else 'fewer than the'} required {require:.1%}")
+    print(f"wrote {folder / CHECK} and {SHEET}")
+    return checked

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 
 from onbrand.core import Prior
 from onbrand.core.prior import FILE as PRIOR
-from onbrand.data.latents import Summary
-from onbrand.errors import OnbrandError
+from onbrand.data.latents import FOLDER as LATENTS
+from onbrand.data.latents import Store, Summary
+from onbrand.data.records import Folder, open_folder
+from onbrand.errors import OnbrandError, UnreadableImage
 from onbrand.models import pipeline
-from onbrand.models.checkpoint import model_folder
+from onbrand.models.checkpoint import is_lora, model_folder
+from onbrand.models.controlnet import nets_of, new_controlnet
+from onbrand.models.fitting import encode_photos
+from onbrand.options.train import TrainOptions
+from onbrand.sampling.manifest import LINES as MANIFEST
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -27,6 +35,7 @@ def open_model(
     scale: float = 1.0,
     controlnet: Sequence[str | Path] = (),
     offload: bool = False,
+    config: str | Path | None = None,
 ) -> StableDiffusionPipeline:
     """A model as a pipeline.
 
@@ -38,6 +47,7 @@ def open_model(
         scale: strength of the LoRA.
         controlnet: ControlNets to put beside it.
         offload: its parts wait on the CPU until they are called.
+        config: of a model in one file: a folder of its kind in diffusers' layout.
 
     Returns:
         The pipeline on the device.
@@ -51,9 +61,36 @@ def open_model(
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise OnbrandError(
-            "model", f"the device must be one that torch has here; got {device!r} ({reason}): take cpu"
+            "option", f"the device must be one that torch has here; got {device!r} ({reason}): take cpu"
         ) from error
-    return pipeline.load(model, device, dtype, lora=lora, lora_scale=scale, controlnet=controlnet, offload=offload)
+    return pipeline.load(model, device, dtype, config, lora, scale, controlnet, offload)
+
+
+def open_model_to_train(options: TrainOptions) -> StableDiffusionPipeline:
+    """The model to start from, with a ControlNet if the method trains one and the model has none.
+
+    Raises:
+        OnbrandError: as `open_model`; or the model is a LoRA and the method starts from a whole model.
+    """
+    from onbrand.training.defaults import check_rank
+    from onbrand.training.rng import seed_of
+
+    if options.method != "full" and is_lora(options.model):
+        raise OnbrandError(
+            "training",
+            f"method {options.method} starts from a whole model; {options.model} is a LoRA: `onbrand merge` it first",
+        )
+    pipe = open_model(options.model, options.device, config=options.model_config)
+    if options.method == "lora":
+        check_rank(pipe, options)
+    if options.method == "controlnet" and not nets_of(pipe):
+        return new_controlnet(pipe, seed_of(options.seed, "controlnet", 0))
+    return pipe
+
+
+def brand_folder(prior: str | Path | None) -> Path | None:
+    """The brand's folder, which `fit` wrote, if that is what `prior` names; None for a prior's file."""
+    return Path(prior) if prior is not None and Path(prior).is_dir() else None
 
 
 def prior_file(prior: str | Path) -> Path:
@@ -86,7 +123,10 @@ def size_of(pipe: StableDiffusionPipeline, resolution: int | tuple[int, int] | N
     if resolution is None:
         side = pipe.unet.config.sample_size
         resolution = side * factor if isinstance(side, int) else (side[0] * factor, side[1] * factor)
-    height, width = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
+    sides = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
+    if len(sides) != 2:
+        raise OnbrandError("option", f"resolution is one number or two, height and width; got {resolution}")
+    height, width = sides
     if min(height, width) < factor or height % factor or width % factor:
         raise OnbrandError(
             "model",
@@ -96,11 +136,87 @@ def size_of(pipe: StableDiffusionPipeline, resolution: int | tuple[int, int] | N
     return height, width
 
 
+def size_and_flip(
+    pipe: StableDiffusionPipeline, prior: Prior | None, options: TrainOptions
+) -> tuple[tuple[int, int], bool]:
+    """(H, W) of the images trained on, and whether they are mirrored at random: as the prior was fitted, if any.
+
+    Raises:
+        OnbrandError: the options ask for another size, or for mirrored images of a prior that has seen none.
+    """
+    size = size_of(pipe, options.resolution)
+    if prior is None:
+        return size, options.random_flip
+    provenance = prior.provenance
+    size = provenance.resolution if options.resolution is None else size
+    prior.check(resolution=size)
+    if options.random_flip and not provenance.flip:
+        raise OnbrandError(
+            "training",
+            f"the prior {options.prior} was fitted without mirrored images; got random_flip: fit with it too, or leave "
+            "it out",
+        )
+    return size, provenance.flip
+
+
+def encode_training_data(
+    pipe: StableDiffusionPipeline, options: TrainOptions, folder: Path, size: tuple[int, int], flip: bool
+) -> tuple[Store, Summary, Summary | None]:
+    """The photos' latents in `folder`, the photos, and the validation data, if there are any."""
+    validation_data, name = None, options.validation_data
+    if name is not None:
+        photos = open_photos(name) if Path(name).exists() else open_photos(options.images, str(name))
+        _, validation_data = encode_photos(pipe, photos, folder / LATENTS, size, flip)
+    store, images = encode_photos(pipe, open_photos(options.images, options.split), folder / LATENTS, size, flip)
+    return store, images, validation_data
+
+
+def open_photos(images: str | Path, split: str | None = None, file: TextIO | None = None) -> Folder:
+    """A folder of photos, read; print what was found there, once for all processes, to `file` (stdout)."""
+    photos = open_folder(images, split)
+    if os.environ.get("RANK", "0") == "0":
+        print("\n".join(photos.contents), file=file)
+    return photos
+
+
+def say_folders(images: Path, photos: str | Path, split: str | None, json: bool) -> None:
+    """Print what was found in the photos, and in the images if no manifest says it; to stderr beside JSON."""
+    file = sys.stderr if json else sys.stdout
+    say_refused(open_photos(photos, split, file).refused, file=file)
+    if images.resolve() != Path(photos).resolve() and not (images / MANIFEST).is_file():
+        open_photos(images, file=file)
+
+
 def say_summary(summary: Summary, limit: int = 20) -> None:
     """Print how many photos are used, and the refused ones with their reasons (the first `limit`)."""
     rate = f", {summary.encoded / summary.seconds:.0f} a second" if summary.encoded and summary.seconds else ""
     print(f"{len(summary.used)} photos used ({summary.encoded} encoded now{rate}), {len(summary.refused)} refused")
-    for refused in summary.refused[:limit]:
-        print(f"  {refused}")
-    if len(summary.refused) > limit:
-        print(f"  ... and {len(summary.refused) - limit} more, all in fit.json")
+    say_refused(summary.refused, ", all in fit.json", limit)
+
+
+def say_refused(
+    refused: Sequence[UnreadableImage], where: str = "", limit: int = 20, file: TextIO | None = None
+) -> None:
+    """Print the refused images with their reasons, the first `limit`; where: all of them are listed there."""
+    for entry in refused[:limit]:
+        print(f"  {entry}", file=file)
+    if len(refused) > limit:
+        print(f"  ... and {len(refused) - limit} more{where}", file=file)
+
+
+def origin_of(options: TrainOptions, prior: Prior | None) -> dict[str, Any]:
+    """What run.json says of the model, photos and prior of a run."""
+    return {
+        "model": str(options.model), "photos": str(options.images),
+        "prior": None if options.prior is None else str(options.prior),
+        "fingerprints": {"prior": prior.fingerprint} if prior else {},
+    }  # fmt: skip
+
+
+def say_training_data(images: Summary, validation_data: Summary | None, compiles: bool) -> None:
+    """Print what is trained and validated on, and why the first step takes long if the networks are compiled."""
+    say_summary(images)
+    if validation_data:
+        print(f"{len(validation_data.used)} validation photos, {len(validation_data.refused)} refused")
+    if compiles:
+        print("the networks are compiled before the first step, which takes some minutes")

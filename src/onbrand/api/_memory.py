@@ -12,6 +12,9 @@ from onbrand.errors import OnbrandError
 if TYPE_CHECKING:
     import torch
 
+PEAK = ("peak_memory_gb", "peak_memory_of")
+"""What run.json says of a run's memory: GB (1e9 bytes), and what was measured."""
+
 
 @contextmanager
 def enough_memory(remedy: str) -> Iterator[None]:
@@ -37,8 +40,7 @@ def peak_memory(device: torch.device) -> dict[str, Any]:
         device: where the run computes.
 
     Returns:
-        {"peak_memory_gb": GB (1e9 bytes), "peak_memory_of": what was measured}; {} on a system that does not count it
-        (Windows).
+        A value for each name of PEAK; {} on a system that does not count it (Windows).
     """
     if device.type == "cuda":
         from torch.cuda import max_memory_allocated
@@ -53,4 +55,4 @@ def peak_memory(device: torch.device) -> dict[str, Any]:
 
 
 def _peak(size: int, what: str) -> dict[str, Any]:
-    return {"peak_memory_gb": round(size / 1e9, 3), "peak_memory_of": what}
+    return dict(zip(PEAK, (round(size / 1e9, 3), what), strict=True))

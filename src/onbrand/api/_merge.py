@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from onbrand.errors import OnbrandError
+from onbrand.io import whole_folder
 from onbrand.options._verb import verb
 from onbrand.options.merge import MergeOptions
 
@@ -25,11 +26,16 @@ def merge(options: MergeOptions) -> Path:
     from onbrand.models.lora import fuse_words
 
     out, lora, scale = Path(options.output_dir), options.lora, options.lora_scale
+    if out.is_file():
+        raise OnbrandError("folder", f"a merged model is a folder; got {out}, a file: take another output_dir")
     if out.is_dir() and any(out.iterdir()):
         raise OnbrandError("folder", f"a merged model goes into a folder of its own; {out} is not empty: take another")
-    pipe = open_model(options.model or base_of(lora), options.device, lora=lora, scale=scale)
+    model = options.model or base_of(lora)
+    pipe = open_model(model, options.device, lora=lora, scale=scale, config=options.model_config)
     trained_start = pipeline.trained_start_of(pipe) if scale > 0 else None
     fuse_words(pipe, trained_start)
-    pipeline.save(pipe, out, open_prior(None, lora) if trained_start else None, trained_start)
+    prior = open_prior(None, lora) if trained_start else None
+    with whole_folder(out) as draft:  # a kill leaves nothing that the same command would stumble over
+        pipeline.save(pipe, draft, prior, trained_start)
     print(f"wrote {out}")
     return out

@@ -70,7 +70,7 @@ def compare(options: CompareOptions) -> dict[str, Any]:
     requests = {name: read_requests(file) for name, file in files.items()}
     if prompts:
         requests[""] = read_requests(prompts)
-    pipe = open_model(model, device)
+    pipe = open_model(model, device, config=options.model_config)
     for method in methods:
         check_solver(method, pipe.scheduler)
     files[""] = Path(prompts) if prompts else default_requests(photos, split, out / "prompts.jsonl")
@@ -78,13 +78,16 @@ def compare(options: CompareOptions) -> dict[str, Any]:
     if (out / "pictures").is_dir() and not (out / "images").exists():  # its name in schema 1
         (out / "pictures").rename(out / "images")
     with FileLock(out / "locks" / "prepared.lock"):
-        priors, fitted, models = prepare(pipe, methods, photos, model, out, options.prior, split, device)
+        priors, fitted, models = prepare(
+            pipe, methods, photos, model, out, options.prior, split, device, options.model_config
+        )
     for request in (request for rows in requests.values() for request in rows):
         fitted.mean(request.class_name or fitted.class_of(request.prompt))
     weights = pipeline.fingerprint(pipe.unet) + pipeline.fingerprint(pipe.text_encoder)
     trials = Trials(
-        photos, model, out, split, device, options.attributes, options.clip, files, priors, models, fitted, weights
-    )
+        photos, model, out, split, device, options.attributes, options.clip, files, priors, models, fitted, weights,
+        options.model_config,
+    )  # fmt: skip
     references = {} if real is None else trials.references(real)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # starts that weights were not trained for are the question here

@@ -109,7 +109,8 @@ def read_file(file: str | Path, config: CompareSettings) -> list[Method]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise OnbrandError("method", f"{file} must be a YAML file that can be read: {error}") from error
     if not isinstance(content, Mapping) or not content:
-        raise OnbrandError("method", f"{file} must hold methods, NAME: {{train: ..., generate: ...}}; it has none")
+        found = type(content).__name__ if content else "nothing"
+        raise OnbrandError("method", f"{file} must hold methods, NAME: {{train: ..., generate: ...}}; it holds {found}")
     return [_own_method(name, data, config, f"{file}: method {name!r}") for name, data in content.items()]
 
 

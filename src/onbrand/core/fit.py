@@ -140,7 +140,9 @@ class Fitter:
                     tensor = state[f"{part}/{name}"]
                     if tensor.shape != empty.shape or tensor.dtype != torch.float64:
                         raise OnbrandError(
-                            "value", f"{part} of {name!r} is {tuple(empty.shape)} here: got {tuple(tensor.shape)}"
+                            "value",
+                            f"{part} of {name!r} is float64 {tuple(empty.shape)}: got "
+                            f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}",
                         )
                     setattr(sums, part, tensor.clone())
         return fitter

@@ -43,14 +43,21 @@ class Gaussian:
                 f"{tuple(self.variances.shape)} for a mean of {d} numbers; flatten the components",
             )
         parts = (self.mean, self.components, self.variances, torch.tensor(self.total))
-        if not all(bool(part.isfinite().all()) for part in parts) or self.total < 0 or bool((self.variances < 0).any()):
+        names = ("mean", "components", "variances", "total")
+        wrong = [name for name, part in zip(names, parts, strict=True) if not bool(part.isfinite().all())]
+        wrong += ["a negative variance"] if self.total < 0 or bool((self.variances < 0).any()) else []
+        if wrong:
             raise OnbrandError(
-                "value", "a Gaussian holds finite numbers and no negative variance: got others; fit it again"
+                "value",
+                f"a Gaussian holds finite numbers and no negative variance: not so {', '.join(wrong)}; fit it again",
             )
         gram = self.components.float() @ self.components.float().T
-        if k and (gram - torch.eye(k, device=gram.device)).abs().max() > 0.02:
+        off = float((gram - torch.eye(k, device=gram.device)).abs().max()) if k else 0.0
+        if off > 0.02:
             raise OnbrandError(
-                "value", "components are orthonormal rows: got others; orthonormalise them (torch.linalg.qr)"
+                "value",
+                f"components are orthonormal rows: got products that are off by {off:.3g}; orthonormalise them "
+                "(torch.linalg.qr)",
             )
 
     @property

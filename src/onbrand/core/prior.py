@@ -43,6 +43,9 @@ class Provenance:
     """Whether mirrored images were fitted too."""
     background: tuple[int, int, int]
     """RGB, 0..255, of the images' background."""
+    text_encoder: str | None = None
+    """sha256 hex fingerprint of the text encoder whose output the regressions read; None: there are none, or the file
+    is of before it was written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +61,7 @@ class Prior:
 
     def __post_init__(self) -> None:
         if not self.gaussians:
-            raise OnbrandError("prior", "a prior holds at least one class: got none; fit it on at least one image")
+            raise OnbrandError("prior", "a prior holds at least one class: this one holds none; fit it on images")
         shapes = {gaussian.shape for gaussian in self.gaussians.values()}
         if len(shapes) > 1:
             raise OnbrandError(
@@ -90,7 +93,9 @@ class Prior:
     @property
     def fingerprint(self) -> str:
         """sha256 hex of the tensors and all that is said of them."""
-        digest = hashlib.sha256(json.dumps(self._header(), sort_keys=True).encode())
+        header = self._header()
+        header["provenance"].pop("text_encoder", None)  # the regressions' own numbers stand for it, as in older files
+        digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         for name, tensor in sorted(self._tensors().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else b"")
@@ -168,18 +173,24 @@ class Prior:
         resolution: tuple[int, int] | int | None = None,
         scaling_factor: float | None = None,
         shift_factor: float | None = None,
+        text_encoder: str | None = None,
     ) -> None:
-        """Raise OnbrandError unless this prior belongs to a model so described; what is None is not compared."""
+        """Raise OnbrandError unless this prior belongs to a model so described; what is None, here or there, is not
+        compared."""
         if isinstance(resolution, int):
             resolution = (resolution, resolution)
-        values = {"vae": vae, "resolution": resolution, "scaling_factor": scaling_factor, "shift_factor": shift_factor}
+        values = {
+            "vae": vae, "resolution": resolution, "scaling_factor": scaling_factor, "shift_factor": shift_factor,
+            "text_encoder": text_encoder,
+        }  # fmt: skip
         for name, value in values.items():
             own = getattr(self.provenance, name)
-            if value is not None and own != (tuple(value) if name == "resolution" else value):  # type: ignore[arg-type]
+            if value is not None and own is not None and own != (tuple(value) if name == "resolution" else value):  # type: ignore[arg-type]
+                remedy = ", or take start mean, which reads no text" if name == "text_encoder" else ""
                 raise OnbrandError(
                     "prior",
                     f"this prior was fitted with {name} {own} (model {self.provenance.model!r}): got {value}; "
-                    "its x_start means nothing there, fit a prior with this model",
+                    f"its x_start means nothing there, fit a prior with this model{remedy}",
                 )
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Prior":
@@ -199,11 +210,10 @@ class Prior:
         """Read what `save` wrote; nothing in the file is executed.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            OnbrandError: it is no prior, of another format, or altered since it was saved.
+            OnbrandError: there is no such file, it is no prior, of another format, or altered since it was saved.
         """
         if not Path(path).is_file():
-            raise FileNotFoundError(f"no prior at {path}: write one with `onbrand fit`")
+            raise OnbrandError("prior", f"no prior at {path}: write one with `onbrand fit`")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -251,6 +261,8 @@ class Prior:
         ]
         provenance = asdict(self.provenance)
         provenance[BACKGROUND] = provenance.pop("background")
+        if provenance["text_encoder"] is None:
+            del provenance["text_encoder"]
         return {"format": FORMAT, "provenance": provenance, "classes": classes}
 
     def _tensors(self) -> dict[str, Tensor]:

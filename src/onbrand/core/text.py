@@ -51,8 +51,9 @@ class Conditional:
                 raise OnbrandError(
                     "value", f"a regression's {name} is {shape} here: got {tuple(getattr(self, name).shape)}"
                 )
-        if not all(bool(getattr(self, name).isfinite().all()) for name in self.TENSORS):
-            raise OnbrandError("value", "a regression holds finite numbers: got others; fit it again")
+        wrong = [name for name in self.TENSORS if not bool(getattr(self, name).isfinite().all())]
+        if wrong:
+            raise OnbrandError("value", f"a regression holds finite numbers: not so {', '.join(wrong)}; fit it again")
 
     def coordinates(self, text: Tensor) -> Tensor:
         """Mean coordinates `(B, K)` given pooled text embeddings `(B, E)`. Raises OnbrandError on another width."""
@@ -174,8 +175,12 @@ class ConditionalFitter:
             raise OnbrandError(
                 "value", f"one text encoder a fit: got embeddings of {len(other.text)} and {text.shape[1]} numbers"
             )
-        if not bool(text.isfinite().all()) or not bool(x0.isfinite().all()):
-            raise OnbrandError("value", "text and x0 must be finite: got others; encode them again, in float32")
+        finite = text.isfinite().flatten(1).all(1) & x0.isfinite().flatten(1).all(1).to(text.device)
+        if not bool(finite.all()):
+            rows = (~finite).nonzero().flatten().tolist()
+            raise OnbrandError(
+                "value", f"text and x0 must be finite: not so rows {rows[:20]}; encode them again, in float32"
+            )
         t, y = text.detach().cpu().double(), self.gaussian.to("cpu", torch.float64).coordinates(x0.detach())
         for fold in sorted(set(folds.tolist())):
             a, b = t[folds == fold], y[folds == fold]

@@ -14,7 +14,7 @@ from onbrand.errors import OnbrandError, UnreadableImage
 CONDITION_BACKGROUND: RGB = (0, 255, 0)
 """What a control image's transparency is laid over: a film's green, far from any dye of the catalogue.
 
-Measured in docs/garments.md: white lies near white garments, and mid-grey nearer still to grey ones.
+Measured in docs/research/catalogue.md: white lies near white garments, and mid-grey nearer still to grey ones.
 """
 
 

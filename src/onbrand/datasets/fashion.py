@@ -53,7 +53,7 @@ def photos(split: str = "train", source: str | Path | None = None) -> tuple[np.n
     """
     stem = {"train": "train", "test": "t10k"}.get(split)
     if stem is None:
-        raise OnbrandError("dataset", f'split must be "train" or "test", got {split!r}')
+        raise OnbrandError("dataset", f"split must be 'train' or 'test'; got {split!r}")
     folder = Path(source) if source else Path(str(resources.files("onbrand") / "assets" / "photos"))
     pixels, labels = folder / f"{stem}-images-idx3-ubyte.gz", folder / f"{stem}-labels-idx1-ubyte.gz"
     if not pixels.exists():

@@ -81,18 +81,31 @@ def split_file(split: str) -> Path:
     return garment_folder() / f"{split}-00000-of-00001.parquet"
 
 
-def garments(split: str = "train", images: bool = True) -> tuple[np.ndarray, list[dict[str, Any]]]:
+def garments(
+    split: str = "train", images: bool = True, count: int | None = None
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Images `(N, 128, 128, 3)` uint8 with background 255, and their rows: text, class, view, pair, attributes ...
 
-    `split` is "train", "validation" or "test". Rows 2i and 2i + 1 are a pair: a garment alone and on a person. Without
-    `images` none is decoded and the array is `(0, 128, 128, 3)`. Columns: docs/garments.md; for `region`, `tryon`.
+    Rows 2i and 2i + 1 are a pair: a garment alone and on a person. Columns: docs/research/catalogue.md; for `region`,
+    `tryon`.
+
+    Args:
+        split: "train", "validation" or "test".
+        images: whether they are decoded; if not, the array is `(0, 128, 128, 3)`.
+        count: only the first so many; None: all.
+
+    Raises:
+        OnbrandError: an unknown split, or one that holds fewer than `count`.
     """
     import pyarrow.parquet as pq
 
     file = split_file(split)
     skipped = {"region"} if images else {"region", "image"}
     columns = [name for name in pq.read_schema(file).names if name not in skipped]
-    rows = pq.read_table(file, columns=columns).to_pylist()
+    table = pq.read_table(file, columns=columns)
+    if count is not None and not 0 < count <= len(table):
+        raise OnbrandError("dataset", f"count must be 1..{len(table)}, what {split!r} holds, got {count}")
+    rows = table.slice(0, count).to_pylist()
     out = np.empty((len(rows) if images else 0, SIZE, SIZE, 3), np.uint8)
     for i, row in enumerate(rows if images else ()):
         out[i] = np.asarray(Image.open(io.BytesIO(row.pop("image")["bytes"])).convert("RGB"))
@@ -106,13 +119,11 @@ def shown(row: Mapping[str, Any]) -> dict[str, str]:
 
 def write_garments(folder: str | Path, split: str = "test", count: int | None = None) -> Path:
     """Write the first images of a split as PNG, with `metadata.jsonl` (file_name, text, class, attributes)."""
+    images, rows = garments(split, count=count)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    images, rows = garments(split)
-    if count is not None and not 0 < count <= len(rows):
-        raise OnbrandError("dataset", f"count must be 1..{len(rows)}, what {split!r} holds, got {count}")
     lines = []
-    for i, row in enumerate(rows[:count]):
+    for i, row in enumerate(rows):
         Image.fromarray(images[i]).save(folder / f"{i:05d}.png")
         entry = {"file_name": f"{i:05d}.png", "text": row["text"], "class": row["class"], "attributes": shown(row)}
         lines.append(json.dumps(entry) + "\n")

@@ -195,8 +195,11 @@ def learn(
             "value", f"decoded are the same images: got {tuple(decoded.shape)} for {tuple(images.shape)}"
         )
     likelihoods = likelihoods or {}
-    if any(len(column) != len(images) for column in likelihoods.values()):
-        raise OnbrandError("value", f"likelihoods holds the numbers of each of the {len(images)} images: got others")
+    for name, column in likelihoods.items():
+        if len(column) != len(images):
+            raise OnbrandError(
+                "value", f"likelihoods has a number for each of the {len(images)} images: {name} has {len(column)}"
+            )
     if classes is not None and len(classes) != len(images):
         raise OnbrandError("value", f"each image has one class: got {len(classes)} classes for {len(images)} images")
     background = background or background_colour(images)

@@ -65,11 +65,12 @@ def labels_of(prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
     """
     by_length = sorted(range(len(labels)), key=lambda i: -len(labels[i]))
     indices = []
-    for prompt in prompts:
+    for prompt in map(str.casefold, prompts):
         places = {
             i: match.start()
             for i in by_length
-            if (match := re.search(rf"(?<![\w-]){re.escape(labels[i].casefold())}(?![\w-])", prompt.casefold()))
+            if (label := labels[i].casefold()) in prompt  # of a book the expression would take a second
+            and (match := re.search(rf"(?<![\w-]){re.escape(label)}(?![\w-])", prompt))
         }
         indices.append(min(places, key=lambda i: (-len(labels[i]), places[i]), default=-1))
     return torch.tensor(indices, dtype=torch.int64)
@@ -101,7 +102,7 @@ def read(
         OnbrandError: another number of prompts than of images, or a label that the classifier does not know.
     """
     if len(images) != len(prompts):
-        raise OnbrandError("classifier", f"one prompt an image: got {len(prompts)} prompts for {len(images)} images")
+        raise OnbrandError("classifier", f"one prompt an image: got {len(prompts)} for {len(images)} images")
     parts = [classifier(part) for part in torch.split(images, batch)]
     right = {}
     for name, labels in classifier.attributes.items():

@@ -94,7 +94,7 @@ def contact_sheet(
         OnbrandError: no images.
     """
     if not images:
-        raise OnbrandError("folder", "a contact sheet needs at least one image, got none")
+        raise OnbrandError("value", "a contact sheet needs at least one image: got none")
     columns = min(columns, len(images))
     gap, text = 10, 44
     rows = math.ceil(len(images) / columns)
@@ -125,6 +125,7 @@ def _two_lines(names: Sequence[str], font: Any, width: int) -> tuple[str, str]:
 
 def _fit(text: str, font: Any, width: int) -> str:
     """The text; an ellipsis replaces its end if it is wider than `width` pixels."""
+    text = text[: max(width, 1)]  # no letter is narrower than a pixel, and Pillow refuses to measure a book
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

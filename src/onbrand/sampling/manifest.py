@@ -24,7 +24,7 @@ from onbrand.models.scheduler import restore
 from onbrand.options.former import upgrade
 from onbrand.options.generate import SamplingSettings
 from onbrand.sampling.requests import Request
-from onbrand.sampling.sampler import GeneratedImage, Plan, plan, run
+from onbrand.sampling.sampler import GeneratedImage, Plan, overflow, plan, run, usable
 from onbrand.sampling.stochastic import scheduled
 from onbrand.sampling.trace import Trace
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from onbrand.sampling.sampler import Plan
 
 LINES, SETTINGS = "manifest.jsonl", "config.json"
+ELSEWHERE = ("place", "asked")
+"""Of a request: what is no part of what is asked for."""
 SCHEMA = 2
 """Of config.json and of the manifest's lines."""
 
@@ -134,8 +136,9 @@ def remake(
     requests = [_request(line, config) for line in batch]
     config = replace(config, scheduler=None, timestep_spacing=None, use_karras_sigmas=None, batch_size=size, trace=0)
     with _threads(entry["threads"]), scheduled(pipe, restore(settings["scheduler"])):
-        images = list(run(plan(pipe, prior, requests, config, settings["trained_start"])))
-    return replace(images[index - first], index=index, batch=(first, size))
+        work = plan(pipe, prior, requests, config, settings["trained_start"])
+        images = list(run(work))
+    return replace(usable(work, images[index - first]), index=index, batch=(first, size))
 
 
 def _write(folder: Path, work: Plan, settings: Mapping[str, Any], indices: set[int]) -> Iterator[GeneratedImage]:
@@ -155,8 +158,12 @@ def _write(folder: Path, work: Plan, settings: Mapping[str, Any], indices: set[i
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
         "fingerprints": settings["fingerprints"],
     }
+    failed: list[int] = []
     with open(folder / LINES, "ab") as lines:
         for image in run(work, indices):
+            if not image.finite:
+                failed.append(image.index)
+                continue
             file = f"{image.index:05d}.png"
             if image.trace is not None:
                 _write_trace(folder / "trace" / f"{image.index:05d}", image.trace, work)
@@ -179,6 +186,12 @@ def _write(folder: Path, work: Plan, settings: Mapping[str, Any], indices: set[i
             lines.flush()
             os.fsync(lines.fileno())
             yield image
+    if failed:
+        raise OnbrandError(
+            "image",
+            f"{len(failed)} of {len(work.requests)} images could not be made ({', '.join(map(str, failed[:10]))}), the "
+            f"others are in {folder.absolute()}: {overflow(work)}",
+        )
 
 
 def _open(folder: Path, settings: Mapping[str, Any], requests: Sequence[Request]) -> set[int]:
@@ -287,7 +300,10 @@ def settings_of(work: Plan) -> dict[str, Any]:
     entries = [asdict(request) for request in work.requests]
     if nets_of(work.pipe):
         entries = [entry | {"read": [sha256_of(file) for file in entry["conditioning"]]} for entry in entries]
-    plain = [{name: value for name, value in entry.items() if name != "conditioning" or value} for entry in entries]
+    plain = [
+        {name: value for name, value in entry.items() if name not in ELSEWHERE and (name != "conditioning" or value)}
+        for entry in entries
+    ]
     return {
         "schema": SCHEMA,
         "settings": json.loads(json.dumps(asdict(work.config))),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from torch import Tensor
 
 from onbrand.errors import OnbrandError
 from onbrand.io import discard, read_json, whole_file, whole_folder, write_json
+from onbrand.options._base import unread
 from onbrand.options.former import upgrade
-from onbrand.options.train import METHOD_SETTINGS, TrainSettings
+from onbrand.options.train import METHOD_SETTINGS, NEEDS, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -134,22 +134,6 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def has_stalled(rates: Sequence[float], patience: int | None) -> bool:
-    """Whether none of the last `patience` rates is above the best of those before them; never if it is None."""
-    return patience is not None and bool(rates) and len(rates) - 1 - rates.index(max(rates)) >= patience
-
-
-def read_pass_rates(out: str | Path) -> list[float]:
-    """The pass rates in the log of the run in `out`, up to its last state: what it is resumed with."""
-    out = Path(out)
-    log, last = out / "log.jsonl", last_step(out / "state")
-    if not log.exists():
-        return []
-    # a kill may tear a line, but none up to a state
-    lines = [json.loads(line) for line in log.read_text().splitlines()[:last]]
-    return [line["passed"] for line in lines if line.get("passed") is not None]
-
-
 STEPLESS = ("constant", "constant_with_warmup")
 """Learning-rate schedules that do not depend on the number of steps: a run with one of them may be made longer."""
 
@@ -182,8 +166,8 @@ def counting(settings: dict[str, Any]) -> dict[str, Any]:
 def check_same(recorded: dict[str, Any], config: TrainSettings, total: int) -> None:
     """Check that `config` is what a recorded run had.
 
-    What changes no weight may differ: WEIGHTLESS, the processes that a step's images are spread over, and more steps
-    under a schedule that does not count them.
+    What changes no weight may differ: WEIGHTLESS, settings that nothing reads, the processes that a step's images are
+    spread over, and more steps under a schedule that does not count them.
 
     Args:
         recorded: `settings_of` that run and its total_batch_size, or the settings of schema 1.
@@ -197,9 +181,10 @@ def check_same(recorded: dict[str, Any], config: TrainSettings, total: int) -> N
         recorded = recorded | {"total_batch_size": recorded["batch"]}
     recorded = upgrade("train", recorded)
     present = counting(settings_of(config)) | {"total_batch_size": total}
+    idle = {name for name, _ in unread(present, NEEDS)}
     for name, value in present.items():
         longer = name == "max_train_steps" and config.lr_scheduler in STEPLESS and value >= recorded[name]
-        if name in WEIGHTLESS or name == "train_batch_size" or longer or recorded[name] == value:
+        if name in WEIGHTLESS | idle or name == "train_batch_size" or longer or recorded[name] == value:
             continue
         raise OnbrandError(
             "resume",

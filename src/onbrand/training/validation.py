@@ -23,9 +23,10 @@ from onbrand.options.generate import SamplingSettings
 from onbrand.options.train import TrainSettings
 from onbrand.reporting.figures import contact_sheet
 from onbrand.sampling.requests import Request
-from onbrand.sampling.sampler import Plan, plan, run
+from onbrand.sampling.sampler import Plan, plan, run, usable
 from onbrand.training import rng
 from onbrand.training.batches import Batches
+from onbrand.training.defaults import check_control_images
 from onbrand.training.export import describe_start
 from onbrand.training.objective import Batch, Objective, make_objective
 
@@ -149,7 +150,7 @@ class Validation:
             With a reference, the rate in [0, 1] of images that pass every property which `check` judges without an
             attribute classifier; else none.
         """
-        results = list(run(self.plan))
+        results = [usable(self.plan, image) for image in run(self.plan)]
         images, texts = [result.image for result in results], [result.request.prompt for result in results]
         failures: list[Sequence[str]] = [()] * len(results)
         rate = None
@@ -180,8 +181,11 @@ def make_validation(
         The validation, without a reference.
 
     Raises:
-        OnbrandError: the start and the model's own 20 steps do not go together.
+        OnbrandError: the start and the model's own 20 steps do not go together, or a ControlNet is trained and an image
+            has no control image.
     """
+    if config.method == "controlnet":
+        check_control_images(records)
     captions = dict.fromkeys((record.text, record.class_name, _controls(record, config)) for record in records)
     cases = islice(cycle(captions), config.num_validation_images)
     requests = [Request(text, seed, name, conditioning=files) for seed, (text, name, files) in enumerate(cases)]
