@@ -67,7 +67,7 @@ def test_every_option_is_documented_and_its_choices_are_shown(
     output = " ".join(capsys.readouterr().out.replace("│", " ").split())
     words = " ".join(f"{options_class.__doc__}" for options_class in one.options.__mro__)
     for field in dataclasses.fields(one.options):
-        assert re.search(rf"\n        {field.name}: ", words), f"{field.name} says nothing in Attributes:"
+        assert re.search(rf"\n +{field.name}: ", words), f"{field.name} says nothing in Attributes:"
         if field.name == dataclasses.fields(one.options)[0].name:
             continue
         assert f"--{field.name}" in output
