@@ -451,3 +451,13 @@ def test_from_python_a_verb_takes_its_fields_or_its_options(calls: list[TrainOpt
     with pytest.raises(TypeError, match="bogus"):
         train("p", "M", "o", bogus=1)
     assert onbrand.fit.__doc__ and "images" in str(onbrand.fit.__signature__)
+
+
+@pytest.mark.parametrize(
+    "content", ["a: " + "[" * 9999, "a: " + "9" * 5000, "- a", "1: 2", "a: *b", "{[]: 1}", "a: &a [*a]"]
+)
+def test_a_damaged_config_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
+    (file := tmp_path / "config.yaml").write_text(content)
+    assert cli.main(["train", "photos", "--model", "tiny", "--output_dir", "run", "--config", str(file)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(file) in line and "--config" in line and "[option]" in line

@@ -22,6 +22,7 @@ from onbrand import __version__, api
 from onbrand.comparison.compare import compare
 from onbrand.comparison.presets import listing
 from onbrand.errors import OnbrandError
+from onbrand.io import read_yaml
 from onbrand.options._base import place
 from onbrand.options._verb import Verb, positional, settings, words
 from onbrand.options.former import present, renamed
@@ -140,10 +141,10 @@ def with_config(verb: Verb[Any, Any, Any], line: Sequence[str]) -> list[str]:
 def read_config(verb: Verb[Any, Any, Any], file: str) -> dict[str, Any]:
     """The settings in a YAML file, such as a run's config.yaml, by their present names."""
     try:
-        content = yaml.safe_load(Path(place(file)).read_text(encoding="utf-8-sig")) or {}
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        content = read_yaml(Path(place(file))) or {}
+    except (OSError, ValueError) as error:
         raise OnbrandError("option", f"--config must be a YAML file that can be read; got {file} ({error})") from error
-    if not isinstance(content, Mapping):
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         raise OnbrandError("option", f"--config must hold one setting a line, NAME: VALUE; got {file}")
     known = {field.name for field in dataclasses.fields(verb.options)}
     values = {name: value for name, value in content.items() if name != "schema"}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+LONGEST = 1200
+"""Characters of a message."""
+
 
 def printable(text: str) -> str:
     """Text that can be printed on one line and written: control characters, and bytes that are no UTF-8, escaped."""
@@ -21,6 +24,8 @@ class OnbrandError(ValueError):
     """
 
     def __init__(self, code: str, message: str) -> None:
+        if len(message) > LONGEST:  # it holds a value as long as a book; the remedy is at its end
+            message = f"{message[: LONGEST - 300]} ... {message[-300:]}"
         super().__init__("\n".join(map(printable, message.split("\n"))))
         self.code = code
 

@@ -23,7 +23,7 @@ from onbrand.models.pipeline import decode
 from onbrand.training import batches
 from onbrand.training.batches import Batches
 from onbrand.training.loop import train
-from onbrand.training.state import check_same, settings_of
+from onbrand.training.state import check_same, read_state, save_state, settings_of
 from worlds import raises
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -142,14 +142,13 @@ def test_an_optimiser_state_of_a_gpu_is_gone_on_with(home: Any, tmp_path: Path, 
     through, parts = settings(max_train_steps=4), settings(max_train_steps=2)
     list(train(*open_all(home), through, tmp_path / "whole"))
     list(train(*open_all(home), parts, tmp_path / "parts"))
-    file = tmp_path / "parts" / "state" / "step-00000002" / "optimizer.pt"
-    state = torch.load(file, weights_only=True)
-    for moments in state["state"].values():
+    state = read_state(tmp_path / "parts" / "state" / "step-00000002")
+    for moments in state.optimizer["state"].values():
         for name, moment in moments.items():
             if moment.ndim == 4:
                 moments[name] = moment.contiguous(memory_format=torch.channels_last)
-    state["param_groups"][0]["fused"] = fused
-    torch.save(state, file)
+    state.optimizer["param_groups"][0]["fused"] = fused
+    save_state(tmp_path / "parts" / "state", state, limit=1)
     list(train(*open_all(home), replace(parts, max_train_steps=4), tmp_path / "parts"))
     same(tmp_path / "whole", tmp_path / "parts")
 

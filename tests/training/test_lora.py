@@ -217,7 +217,7 @@ def test_a_lora_is_resumed_on_its_own_base_alone(run: Any, home: Any) -> None:
     pipe, records, store, prior = open_all(home)
     with torch.no_grad():
         pipe.unet.conv_in.bias += 1
-    with raises("resume", "the model", "4 steps"):
+    with raises("resume", out / "state", "4 steps of another model"):
         train(pipe, records, store, prior, settings(**OPTIONS), out)
 
 

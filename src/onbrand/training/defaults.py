@@ -152,7 +152,7 @@ def check_prior(
         )
     if config.start == "pca":
         for name in classes:
-            prior.gaussians[name].check_k(config.k)
+            prior.check_k(name, config.k)
     mean, _ = store.get(images.keys[:1])
     if mean.shape[1:] != prior.shape:
         raise OnbrandError(

@@ -137,7 +137,7 @@ def train(
     process, processes = accelerator.process_index, accelerator.num_processes
     batch_size, max_steps = total_batch_size(config, processes), config.max_train_steps
     if last_state is not None:
-        check_resumable(last_state, config, batch_size, origin)
+        check_resumable(last_state, config, batch_size, origin, out / "state")
     objective = objective.to(device)
 
     def steps(state: State | None) -> Generator[Step, None, None]:
