@@ -35,9 +35,7 @@ class Clip:
         """Cosine in [-1, 1], `(B,)`, of images `(B, 3, H, W)` in [0, 1] and one prompt each (Eq. in CLIPScore
         without its factor and clipping). OnbrandError unless there are as many prompts as images."""
         if len(images) != len(prompts):
-            raise OnbrandError(
-                "classifier", f"one prompt an image: got {len(prompts)} for {len(images)} images"
-            )
+            raise OnbrandError("classifier", f"one prompt an image: got {len(prompts)} for {len(images)} images")
         length = self.model.config.text_config.max_position_embeddings
         if lost := losses(self.tokenizer, prompts, length):
             index, words = next(iter(lost.items()))
