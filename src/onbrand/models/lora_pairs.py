@@ -95,7 +95,7 @@ def read_pairs(file: Path, pipe: StableDiffusionPipeline) -> Pairs:
     model, or if nothing of it takes.
     """
     tensors, metadata = read_safetensors(file, "lora")
-    check_numbers(tensors, file, "lora")
+    check_numbers(tensors, str(file.absolute()), "lora")
     groups: dict[str, dict[str, Tensor]] = {}
     others, adapters = {}, set()
     for name, tensor in tensors.items():
