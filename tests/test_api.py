@@ -353,7 +353,7 @@ def test_generate_one_prompt(world: Path, run: Path, tmp_path: Path) -> None:
             model=run, output_dir=tmp_path, prompt="block", num_images_per_prompt=2, seed=5, **vars(config)
         )
     assert [file.name for file in files] == ["00000.png", "00001.png"]
-    with raises("request", "either a file of requests or one prompt"):
+    with raises("request", "prompts", "(prompt)", "neither"):
         api.generate(model=run, output_dir=tmp_path / "other")
 
 

@@ -23,7 +23,7 @@ from onbrand.core import Prior
 from onbrand.errors import OnbrandError
 from onbrand.evaluation.statistics import difference
 from onbrand.options.compare import CompareSettings
-from worlds import tiny_pipeline
+from worlds import CHECK, MANIFEST_LINE, tiny_pipeline
 
 CONFIG = CompareSettings(
     max_train_steps=4, train_batch_size=4, learning_rate=1e-3, num_inference_steps=2, guidance_scale=1, batch_size=8
@@ -90,8 +90,8 @@ def test_a_question_is_answered_in_pairs(world: Path, compared: dict[str, object
 
 def test_what_passes_by_image(tmp_path: Path) -> None:
     told = [("b.png", ["background"]), ("a.png", []), ("c.png", ["text"])]
-    entries = [{"file": file, "failed": failed} for file, failed in told]
-    (tmp_path / "check.json").write_text(json.dumps({"images": entries}))
+    entries = [{"file": file, "failed": failed, "values": {}} for file, failed in told]
+    (tmp_path / "check.json").write_text(json.dumps(CHECK | {"images": entries}))
     assert passed(tmp_path, "all").tolist() == [1, 0, 0] and passed(tmp_path, "background").tolist() == [1, 0, 1]
 
 
@@ -149,7 +149,7 @@ def test_a_folder_is_pasted_on_white(tmp_path: Path) -> None:
     ImageDraw.Draw(image).rectangle((5, 5, 10, 10), (200, 30, 40))
     (tmp_path / "made").mkdir()
     image.save(tmp_path / "made" / "00000.png")
-    line = json.dumps({"index": 0, "file": "00000.png", "prompt": "block", "class": "block"})
+    line = json.dumps(MANIFEST_LINE | {"index": 0, "file": "00000.png", "prompt": "block", "class": "block"})
     (tmp_path / "made" / "manifest.jsonl").write_text(line + "\n")
     paste(tmp_path / "made", tmp_path / "out", (16, 16))
     out = np.asarray(Image.open(tmp_path / "out" / "00000.png"))

@@ -27,7 +27,7 @@ from onbrand.evaluation.reference import learn
 from onbrand.io import read_json
 from onbrand.models import pipeline
 from onbrand.reporting import folder as report
-from worlds import raises
+from worlds import MANIFEST_LINE, raises
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:real photos kept back pass less often"),
@@ -102,7 +102,7 @@ def test_the_brands_next_photos_pass_however_few_the_prior_has_seen(
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("diversity")]
     assert line.endswith(f"{expected:.3g}") and expected == pytest.approx(first["measures"]["diversity"]["value"], 0.15)
     assert expected < 0.8, "what the prior has seen lies along its components more than new photos"
-    unseen = json.loads((brand / "unseen.json").read_text())
+    unseen = read_json(brand / "unseen.json")
     (brand / "unseen.json").write_text(json.dumps(unseen | {"prior": "another"}))
     with pytest.warns(UserWarning, match="fewer than 500 of female garment"):
         second = api.check(new, photos, prior=brand).content
@@ -147,7 +147,7 @@ def manifest_of(folder: Path) -> None:
     """Makes the images of a folder those of a manifest, as `generate` writes it."""
     rows = rows_of(folder)
     lines = [
-        {"index": i, "file": row["file_name"], "prompt": row["text"], "class": row["class"], "seed": i}
+        MANIFEST_LINE | {"index": i, "file": row["file_name"], "prompt": row["text"], "class": row["class"], "seed": i}
         for i, row in enumerate(rows)
     ]
     (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -185,8 +185,8 @@ def test_a_manifest_opens_nothing_outside_of_its_folder(photos: Path, tmp_path: 
     lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
     lines[1]["file"] = file
     (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (error,) = open_images(folder, (128, 128), None).refused.values()
-    assert "outside the folder" in error.reason
+    with raises("folder", f"{folder / 'manifest.jsonl'} line 2", "file in this folder", repr(file)):
+        open_images(folder, (128, 128), None)
 
 
 def test_where_nothing_opens_there_is_nothing_to_check(tmp_path: Path) -> None:

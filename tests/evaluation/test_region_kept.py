@@ -11,7 +11,7 @@ from PIL import Image
 
 from onbrand import api
 from onbrand.comparison.tables import OVERALL, Line, legend, markdown, scores, table_of
-from worlds import raises
+from worlds import MANIFEST_LINE, raises
 
 SHIFTS = (0, 2, 4, 6, 8, 100)
 """In 1/255, of an image's garment; one more image was made from edges, one from nothing."""
@@ -40,7 +40,8 @@ def images(tmp_path: Path) -> Any:
         Image.fromarray(image).save(tmp_path / "images" / f"{i:05d}.png")
         conditioning = None if i == 7 else [str(tmp_path / "conditions" / f"{i}.png")]
         lines.append(
-            {"index": i, "file": f"{i:05d}.png", "prompt": "a square", "class": "", "conditioning": conditioning}
+            MANIFEST_LINE
+            | {"index": i, "file": f"{i:05d}.png", "prompt": "a square", "class": "", "conditioning": conditioning}
         )
     (tmp_path / "images" / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return tmp_path / "images"

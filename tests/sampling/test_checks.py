@@ -190,7 +190,7 @@ def test_other_mistakes_with_the_hand_off(pipe: Any, prior: Any) -> None:
         raises("handoff", "timestep 950", "10 steps", "DDIMScheduler", 901),
     ):
         sample(pipe, prior, REQUESTS, SamplingSettings(num_inference_steps=10, start="noise", handoff=True), WINDOW)
-    with raises("handoff", "2 latents", "got 1"):
+    with raises("handoff", "got 1 for 2 latents"):
         HandOff(pipe, latents, seeds=3, trained_start=WINDOW)
     with raises("handoff", "seed 5"):
         HandOff(pipe, latents, seeds=[3, 5], trained_start=WINDOW)

@@ -83,6 +83,7 @@ def open_model_to_train(options: TrainOptions) -> StableDiffusionPipeline:
     Raises:
         OnbrandError: as `open_model`; or the model is a LoRA and the method starts from a whole model.
     """
+    from onbrand.training.defaults import check_rank
     from onbrand.training.rng import seed_of
 
     if options.method != "full" and is_lora(options.model):
@@ -91,6 +92,8 @@ def open_model_to_train(options: TrainOptions) -> StableDiffusionPipeline:
             f"method {options.method} starts from a whole model; {options.model} is a LoRA: `onbrand merge` it first",
         )
     pipe = open_model(options.model, options.device, config=options.model_config)
+    if options.method == "lora":
+        check_rank(pipe, options)
     if options.method == "controlnet" and not nets_of(pipe):
         return new_controlnet(pipe, seed_of(options.seed, "controlnet", 0))
     return pipe

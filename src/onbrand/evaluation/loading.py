@@ -208,7 +208,7 @@ def open_reference(
         decoded = decode_x0(pipe, x0)
     reference = learn(pixels, likelihoods, classes=classes, decoded=decoded)
     if file:
-        write_json(file, {"key": key, "reference": json.loads(reference.to_json())})
+        write_json(file, {"key": key, "reference": json.loads(reference.to_json())}, sealed=True)
     return reference
 
 

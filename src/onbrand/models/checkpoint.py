@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from onbrand.errors import OnbrandError
-from onbrand.io import write_json
-from onbrand.models.weights import read_config, read_metadata
+from onbrand.errors import OnbrandError, quote
+from onbrand.io import read_content, read_json, write_json
+from onbrand.models.weights import read_metadata
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -31,16 +30,18 @@ timestep, or the one that the constant gain's start belongs to · prior: fingerp
 def checked(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The record by the present KEYS; OnbrandError, saying `where`, unless it is whole and has no others."""
     entries = _upgraded(record) if isinstance(record, Mapping) else {}
-    timestep, k, prior = (entries.get(name) for name in ("start_timestep", "k", "prior"))
+    timestep = entries.get("start_timestep")
     if isinstance(timestep, float) and timestep.is_integer():  # as schedulers name it
-        entries["start_timestep"] = timestep = int(timestep)
-    complete = entries.get("gain") in ("window", "constant") and isinstance(timestep, int)
-    complete = complete and isinstance(k, int | None) and isinstance(prior, str | None)
-    if set(entries) - set(KEYS) or not complete or entries.get("start") not in ("mean", "pca", "text"):
+        entries["start_timestep"] = int(timestep)
+    from onbrand.schemas import TrainedStart, fault
+
+    reason = fault(entries, TrainedStart)
+    if set(entries) - set(KEYS) or reason:
         raise OnbrandError(
             "checkpoint",
             f"{where}: weights trained with a start record gain (window or constant), start (mean, pca or text) and "
-            f"start_timestep; keys {', '.join(KEYS)}; got {record}: copy it anew",
+            f"start_timestep; keys {', '.join(KEYS)}; got {quote(dict(record), 200)} ({reason or 'another key'}): copy "
+            "it anew",
         )
     return entries
 
@@ -80,19 +81,10 @@ def lora_metadata(lora: str | Path) -> tuple[Path, dict[str, Any]]:
             f"a LoRA is a .safetensors file, or a folder that holds {LORA} or {PEFT_LORA}; got {path.absolute()}, "
             f"{here}: give another",
         )
-    text = read_metadata(file, "lora").get("onbrand", "{}")
-    try:
-        metadata = json.loads(text)
-    except (ValueError, RecursionError):
-        metadata = None
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("base", ""), str):
-        raise OnbrandError(
-            "checkpoint",
-            f"{file.absolute()}: its metadata onbrand must be what `onbrand train` writes; got {text[:60]!r}: download "
-            "or copy it anew",
-        )
-    if not metadata:
+    text = read_metadata(file, "lora").get("onbrand")
+    if text is None:
         return file, {}
+    metadata = read_content(text, f"what onbrand wrote into {file}", "lora")
     start = metadata.pop("offset", None) or metadata.get("trained_start")  # offset: its name in schema 1
     return file, metadata | {"trained_start": checked(start, str(file)) if start else None}
 
@@ -133,7 +125,8 @@ def write_record(folder: Path, prior: Prior | None, trained_start: Mapping[str, 
 def trained_start_in(folder: str | Path) -> dict[str, Any] | None:
     """The start that the weights in `folder` (a model or run folder) were trained with (KEYS); None: noise."""
     file = model_folder(folder) / "onbrand" / "config.json"
-    return checked(read_config(file, "checkpoint"), str(file)) if file.is_file() else None
+    record = read_json(file, "onbrand/config.json", _upgraded)
+    return checked(record, str(file)) if record else None
 
 
 def trained_start_of(pipe: StableDiffusionPipeline) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from huggingface_hub import snapshot_download
 
 from onbrand.errors import OnbrandError
+from onbrand.io import read_json
 from onbrand.models.checkpoint import model_folder, trained_start_in
 from onbrand.models.weights import first_line, is_hub_id, open_network, read_config
 
@@ -93,7 +94,7 @@ def nets_of(pipe: StableDiffusionPipeline | StableDiffusionControlNetPipeline) -
 def _open(place: str | Path, dtype: torch.dtype) -> ControlNetModel:
     folder = Path(place).expanduser()
     model = model_folder(folder)
-    if (model / TOGETHER).is_file() and read_config(model / TOGETHER, "controlnet").get("unet"):
+    if read_json(model / TOGETHER).get("unet"):
         raise OnbrandError(
             "controlnet", f"the UNet in {folder.absolute()} learnt with its ControlNet: give it as the model, whole"
         )

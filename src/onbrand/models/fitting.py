@@ -228,11 +228,9 @@ def lines_of(result: Mapping[str, Any], prior: Prior) -> list[str]:
 def embed_captions(pipe: StableDiffusionPipeline, captions: Sequence[str], batch: int = 64) -> dict[str, Tensor]:
     """Each caption's pooled embedding `(E,)` float32 on the CPU; over-long ones are warned of once."""
     embeddings: dict[str, Tensor] = {}
-    with warnings.catch_warnings(record=True):
-        warnings.simplefilter("always")
-        for first in range(0, len(captions), batch):
-            part = captions[first : first + batch]
-            embeddings |= dict(zip(part, embed(pipe, part)[1].float().cpu(), strict=True))
+    for first in range(0, len(captions), batch):
+        part = captions[first : first + batch]
+        embeddings |= dict(zip(part, embed(pipe, part)[1].float().cpu(), strict=True))
     warn_long(pipe, captions)
     return embeddings
 

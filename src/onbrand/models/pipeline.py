@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import BatchEncoding
 
-from onbrand.errors import OnbrandError
+from onbrand.errors import OnbrandError, quote
 from onbrand.models.checkpoint import model_folder as model_folder
 from onbrand.models.checkpoint import trained_start_in as trained_start_in
 from onbrand.models.checkpoint import trained_start_of as trained_start_of
@@ -122,7 +122,7 @@ def encode(pipe: StableDiffusionPipeline, images: Tensor) -> tuple[Tensor, Tenso
     posterior = pipe.vae.encode(images.to(device_of(pipe), pipe.vae.dtype)).latent_dist
     pipe.maybe_free_model_hooks()
     if not torch.isfinite(posterior.mean).all():
-        raise OnbrandError("model", f"the VAE overflows in {pipe.vae.dtype}: load the model with dtype='float32'")
+        raise OnbrandError("model", overflow("VAE", pipe.vae.dtype))
     return posterior.mean.float(), posterior.logvar.float()
 
 
@@ -166,10 +166,11 @@ def to_x0(
 
 @torch.no_grad()
 def decode(pipe: StableDiffusionPipeline, x0: Tensor) -> Tensor:
-    """x0 (B, C, h, w) -> images (B, 3, H, W) in [-1, 1], float32."""
+    """x0 (B, C, h, w) -> images (B, 3, H, W) in [-1, 1], float32; NaN where the VAE overflows."""
     latents = x0.to(device_of(pipe), pipe.vae.dtype) / pipe.vae.config.scaling_factor
     latents = latents + (pipe.vae.config.shift_factor or 0.0)
-    images: Tensor = pipe.vae.decode(latents).sample.float().clamp(-1, 1)
+    images: Tensor = pipe.vae.decode(latents).sample.float()
+    images = images.clamp(-1, 1).masked_fill(~torch.isfinite(images), torch.nan)  # an infinity would pass for white
     pipe.maybe_free_model_hooks()  # where its parts wait on the CPU, they go back there
     return images
 
@@ -178,10 +179,9 @@ def decode(pipe: StableDiffusionPipeline, x0: Tensor) -> Tensor:
 def embed(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Prompts -> (hidden (B, L, E), what the UNet attends to; pooled (B, E)), in the text encoder's dtype and device.
 
-    L is the tokenizer's length; a prompt over it is cut, and warned of. A LoRA of the text encoder is left out: a prior
-    was fitted without it.
+    L is the tokenizer's length; a prompt over it is cut (`warn_long`, once for all texts of a run, says so). A LoRA of
+    the text encoder is left out: a prior was fitted without it.
     """
-    warn_long(pipe, prompts)
     encoder, tokens = pipe.text_encoder, _tokenized(pipe, prompts).to(pipe.text_encoder.device)
     uses_mask = getattr(encoder.config, "use_attention_mask", False)
     with without_lora(encoder):
@@ -215,15 +215,26 @@ def _tokenized(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> BatchEn
     return tokenized(pipe.tokenizer, prompts, pipe.tokenizer.model_max_length)
 
 
-def warn_long(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> list[int]:
-    """Indices of the prompts over the tokenizer's length; warns of them, once, with what the first one loses."""
+def warn_long(pipe: StableDiffusionPipeline, texts: Sequence[str]) -> list[int]:
+    """Indices of the texts over the tokenizer's length, which are cut; one warning shows the first and its lost end.
+
+    Prompts, negative prompts and captions alike: called once for all that a run embeds.
+    """
     length = pipe.tokenizer.model_max_length
-    long = losses(pipe.tokenizer, prompts, length)
-    if long:
-        first = next(iter(long))
+    lost = losses(pipe.tokenizer, texts, length)
+    if lost:
+        first, words = next(iter(lost.items()))
         warnings.warn(
-            f"{len(long)} of {len(prompts)} prompts are longer than the tokenizer's {length} tokens and are cut: "
-            f"prompt {first} loses {long[first]!r}",
+            f"{len(lost)} of {len(texts)} texts are longer than the tokenizer's {length} tokens and are cut: "
+            f"{quote(texts[first], 60)} loses {quote(words, 60)}",
             stacklevel=3,
         )
-    return list(long)
+    return list(lost)
+
+
+def overflow(network: str, dtype: torch.dtype) -> str:
+    """What to say, and do, when numbers that a network gives are not finite."""
+    remedy = "load the model with dtype float32"
+    if dtype == torch.float32:
+        remedy = "its weights may be damaged, take another model"
+    return f"the {network} overflows in {str(dtype).removeprefix('torch.')}, its numbers are not finite: {remedy}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
-from onbrand.options._base import File, First
+from onbrand.options._base import File, First, Word, check_options
 
 
 @dataclass(frozen=True)
@@ -25,5 +25,8 @@ class MergeOptions:
     _: KW_ONLY
     model: File | None = None
     lora_scale: float = 1.0
-    device: str | None = None
+    device: Word | None = None
     model_config: File | None = None
+
+    def __post_init__(self) -> None:
+        check_options(self)

@@ -53,7 +53,7 @@ def read(folder: str | Path) -> Page:
     brand = folder if (folder / "fit.json").exists() else folder / "brand"
     if not brand.is_dir():
         paths = [Path(prior) for run in (*runs.values(), folder) if (prior := read_json(run / "run.json").get("prior"))]
-        brand = next((path for path in paths if path.is_dir()), brand)
+        brand = next((path for path in paths if os.path.isdir(path)), brand)
     images = {folder.resolve().name: folder} if (folder / "manifest.jsonl").exists() else folders(images_of(folder))
 
     rows, columns, ending = read_rows(images, plan)
@@ -147,7 +147,7 @@ def _brand(brand: Path) -> dict[str, Any]:
     leaks = leak.get("classes", {})
     cards = []
     for name, entry in fit.get("classes", {}).items():
-        file = brand / "means" / f"{entry.get('file', name)}.png"
+        file = brand / "means" / f"{entry['file']}.png"
         mean = image(file, f"Mean of the class {name}") if file.exists() else None
         facts = []
         if name in leaks:
@@ -254,7 +254,7 @@ def _images(folder: Path) -> list[dict[str, Any]]:
     if lines:
         return [{"file": line["file"], "prompt": line["prompt"], "seed": line["seed"]} for line in lines]
     rows = read_lines(folder / "metadata.jsonl")
-    return [{"file": row["file_name"], "prompt": row.get("text", ""), "seed": None} for row in rows]
+    return [{"file": row["file_name"], "prompt": row.get("text") or "", "seed": None} for row in rows]
 
 
 def _ending(prompts: Sequence[str]) -> str:
