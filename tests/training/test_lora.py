@@ -16,7 +16,7 @@ from onbrand import api
 from onbrand.models import pipeline
 from onbrand.models.checkpoint import LORA, lora_metadata
 from onbrand.models.denoiser import full, lora
-from onbrand.models.lora import KOHYA
+from onbrand.models.lora import KOHYA, save
 from onbrand.models.pipeline import embed
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import plan
@@ -182,6 +182,16 @@ def test_what_cannot_be_a_lora_is_refused(home: Any, tmp_path: Path) -> None:
         pipeline.load(home / "model", lora_scale=0.5)
     with raises("option", "rank", "at least 1", "got 0"):
         settings(**OPTIONS | {"rank": 0})
+
+
+def test_a_lora_of_no_numbers_is_not_written(home: Any, tmp_path: Path) -> None:
+    pipe = open_all(home)[0]
+    weights = lora(pipe, 2, None, ["to_q"]).learned
+    with torch.no_grad():
+        next(iter(weights.values()))[0, 0] = float("nan")
+    with raises("lora", tmp_path / "out", "lora_A", "NaN"):
+        save(pipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def check(options: CheckOptions) -> Checked:
     """
     from json import dumps
 
-    from onbrand.api._inputs import brand_folder, open_model, open_prior, say_folders
+    from onbrand.api._inputs import brand_folder, open_autoencoder, open_prior, say_folders
     from onbrand.data.records import CHECK, SHEET
     from onbrand.evaluation.check import judge_images, open_judges
     from onbrand.evaluation.joints import BlazePose
@@ -55,8 +55,7 @@ def check(options: CheckOptions) -> Checked:
     prior = None if options.prior is None else open_prior(options.prior)
     say_folders(folder, photos, split, options.json)
     judges, net = open_judges(options.attributes, options.clip), BlazePose(options.pose) if options.pose else None
-    model = options.model or (prior.provenance.model if prior else "")
-    pipe = open_model(model, options.device, config=options.model_config) if prior else None
+    pipe = open_autoencoder(options, prior)
     size = prior.provenance.resolution if prior else size_of_first(folder)
     images = open_images(folder, size, prior)
     stances = open_stances(net, photos, size, prior, split) if net else None

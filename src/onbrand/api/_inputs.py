@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,6 +21,7 @@ from onbrand.models import pipeline
 from onbrand.models.checkpoint import is_lora, model_folder
 from onbrand.models.controlnet import nets_of, new_controlnet
 from onbrand.models.fitting import encode_photos
+from onbrand.options.check import CheckOptions
 from onbrand.options.train import TrainOptions
 from onbrand.sampling.manifest import LINES as MANIFEST
 
@@ -64,6 +66,15 @@ def open_model(
             "option", f"the device must be one that torch has here; got {device!r} ({reason}): take cpu"
         ) from error
     return pipeline.load(model, device, dtype, config, lora, scale, controlnet, offload)
+
+
+def open_autoencoder(options: CheckOptions, prior: Prior | None) -> StableDiffusionPipeline | None:
+    """The model that encodes images for the prior: the one that is named, or the one that it was fitted with. None
+    without a prior. What it says of its LoRA goes to stderr: beside JSON."""
+    if prior is None:
+        return None
+    with redirect_stdout(sys.stderr):
+        return open_model(options.model or prior.provenance.model, options.device, config=options.model_config)
 
 
 def open_model_to_train(options: TrainOptions) -> StableDiffusionPipeline:

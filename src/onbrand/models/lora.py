@@ -23,7 +23,7 @@ from onbrand.io import whole_file
 from onbrand.models.checkpoint import LORA, SCHEMA, write_record
 from onbrand.models.denoiser import NAME
 from onbrand.models.lora_pairs import put, read_pairs
-from onbrand.models.weights import check_finite
+from onbrand.models.weights import check_finite, check_numbers
 
 if TYPE_CHECKING:
     from onbrand.core.prior import Prior
@@ -45,9 +45,10 @@ def save(
     files' metadata, under "onbrand", with the prior's fingerprint; kohya's file has the usual ss_ keys too.
     """
     folder = Path(folder)
-    record = write_record(folder, prior, trained_start)
     unet, unet_config = _layers(pipe.unet)
     words, words_config = _layers(pipe.text_encoder)
+    check_numbers(unet | words, f"{folder} is not written", "lora")
+    record = write_record(folder, prior, trained_start)
     # as older transformers name them, and kohya; newer ones know both
     words = {f"text_model.{name.removeprefix('text_model.')}": weight for name, weight in words.items()}
     metadata = {"onbrand": json.dumps({"schema": SCHEMA, "base": base, "trained_start": record or None})}

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
-from torch import Tensor
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
 
 from onbrand.errors import OnbrandError
 from onbrand.models.checkpoint import PEFT_LORA
@@ -95,7 +95,7 @@ def read_pairs(file: Path, pipe: StableDiffusionPipeline) -> Pairs:
     model, or if nothing of it takes.
     """
     tensors, metadata = read_safetensors(file, "lora")
-    check_numbers(tensors, file, "lora")
+    check_numbers(tensors, str(file.absolute()), "lora")
     groups: dict[str, dict[str, Tensor]] = {}
     others, adapters = {}, set()
     for name, tensor in tensors.items():
@@ -157,12 +157,11 @@ def put(network: Any, pairs: Mapping[str, Pair]) -> None:
     config = LoraConfig(
         target_modules="|".join(re.escape(name) for name in pairs), rank_pattern=ranks, alpha_pattern=alphas
     )
-    state = {f"{name}.lora_A.weight": pair.down for name, pair in pairs.items()}
-    state |= {f"{name}.lora_B.weight": pair.up for name, pair in pairs.items()}
-    dtype = network.dtype
-    state = {name: weight.to(dtype).contiguous() for name, weight in state.items()}
     inject_adapter_in_model(config, network, NAME, low_cpu_mem_usage=True)
-    set_peft_model_state_dict(network, state, NAME, low_cpu_mem_usage=True)
+    for name, pair in pairs.items():  # not by a state dict, whose names peft changes with the version of transformers
+        layer = network.get_submodule(name)
+        for part, half in ((layer.lora_A, pair.down), (layer.lora_B, pair.up)):
+            part[NAME].weight = nn.Parameter(half.to(network.device, network.dtype).contiguous(), requires_grad=False)
     network._hf_peft_config_loaded = True  # as diffusers and transformers mark it
     network.eval()
 

@@ -184,14 +184,15 @@ def check_finite(network: nn.Module, where: str, code: str) -> None:
             )
 
 
-def check_numbers(tensors: Mapping[str, Tensor], file: Path, code: str) -> None:
-    """OnbrandError, of this code, that names the tensor, if one of the file's is NaN or infinite."""
+def check_numbers(tensors: Mapping[str, Tensor], where: str, code: str) -> None:
+    """OnbrandError, of this code, that names the tensor and `where` it stands, if one is NaN or infinite."""
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
             raise OnbrandError(
-                code, f"{file.absolute()}: numbers of {name} are NaN or infinite, as training that broke down leaves "
-                "them: take another copy"
-            )  # fmt: skip
+                code,
+                f"{where}: numbers of {name} are NaN or infinite, as training that broke down leaves them: take "
+                "another copy, or train with a smaller learning_rate",
+            )
 
 
 def is_hub_id(name: str | Path) -> bool:
