@@ -56,6 +56,19 @@ def test_a_round_trip_changes_nothing(prior: Any, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["prior.safetensors"]
 
 
+def test_numbers_are_the_same_bytes_however_long_the_header_is(tmp_path: Path) -> None:
+    """A longer model name moves the tensors in the file; a product of them is rounded by where they begin in memory."""
+    generator = torch.Generator().manual_seed(0)
+    components = torch.linalg.qr(torch.randn(4 * 32 * 32, 16, generator=generator))[0].T.contiguous()
+    garment = Gaussian(torch.randn(4, 32, 32, generator=generator), components, torch.ones(16), 99.5, 60)
+    x0 = torch.randn(1, 4, 32, 32, generator=generator)
+    projections = []
+    for letters in range(0, 64, 8):
+        Prior({"garment": garment}, replace(ABOUT, model="m" * letters)).save(tmp_path / "prior.safetensors")
+        projections.append(Prior.load(tmp_path / "prior.safetensors").project(x0, "garment"))
+    assert all(torch.equal(projection, projections[0]) for projection in projections)
+
+
 def test_equal_priors_are_equal_bytes(prior: Any, tmp_path: Path) -> None:
     for name in "abcdef":
         prior.save(tmp_path / name)

@@ -248,7 +248,9 @@ class Prior:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no dict)
+                # copied: in the file they lie behind a header of any length, and a product of tensors that begin at
+                # another place in memory is rounded otherwise
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (no dict)
         except SafetensorError as error:
             raise OnbrandError(
                 "prior", f"a prior is a safetensors file: {path} is not ({error}); fit it again"
