@@ -90,6 +90,7 @@ def test_text_with_other_ends_of_lines_is_one_line(tmp_path: Path) -> None:
         (b"", ("no JSON", "column 1")),
         (b"{", ("no JSON", "at column 2")),
         (b'{"a": 1,\n"b" 2}', ("no JSON", "line 2 column 5")),
+        (b'{"a": "b', ("no JSON", "starting at column 7")),
         (b"\x00\x00\x00", ("no JSON",)),
         (b"\xff{}", ("byte 0", "UTF-8")),
         (b"[]", ("object", "[]")),

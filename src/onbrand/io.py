@@ -185,7 +185,8 @@ def parse(content: str | bytes) -> Any:
         raise ValueError(f"byte {error.start} is no UTF-8 text") from error
     except json.JSONDecodeError as error:
         line = f"line {error.lineno} " if "\n" in error.doc.strip() else ""
-        raise ValueError(f"it is no JSON: {error.msg} at {line}column {error.colno}") from error
+        message = error.msg.removesuffix(" at")  # as of "Unterminated string starting at"
+        raise ValueError(f"it is no JSON: {message} at {line}column {error.colno}") from error
     except RecursionError as error:
         raise ValueError(f"it is nested too deeply, over {DEEPEST}") from error
     except ValueError as error:  # a key twice; Python reads no number of so many digits
