@@ -1,6 +1,7 @@
 """Stopping: after how many validations without a better one, from where a run is resumed, and what is saved."""
 
 import json
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import torch
 from job import open_all, settings
 
 from onbrand.models.pipeline import load
-from onbrand.training.early_stopping import has_stalled, read_pass_rates
+from onbrand.training.early_stopping import has_stalled, read_pass_rates, until_stalled
 from onbrand.training.export import save_model
-from onbrand.training.loop import train
+from onbrand.training.loop import Step, train
 from worlds import raises
 
 
@@ -77,3 +78,20 @@ def test_a_damaged_line_of_the_log_is_named(tmp_path: Path) -> None:
         (tmp_path / "log.jsonl").write_text("\n".join([line, *lines[1:]]) + "\n")
         with raises("folder", f"{tmp_path / 'log.jsonl'} line 1 is damaged"):
             read_pass_rates(tmp_path)
+
+
+def test_a_run_that_stalls_is_closed_and_one_that_has_stalled_is_not_begun() -> None:
+    events = []
+
+    def run() -> Generator[Step, None, None]:
+        events.append("begun")
+        try:
+            for number in range(1, 10):
+                yield Step(number, 1.0, None, None, 1e-3, 0.1, passed=None if number % 2 else 0.5)
+        finally:
+            events.append("closed")
+
+    steps, rates = run(), [0.4]
+    assert [step.step for step in until_stalled(steps, rates, 1)] == [1, 2, 3, 4]
+    assert rates == [0.4, 0.5, 0.5] and events == ["begun", "closed"]
+    assert list(until_stalled(run(), rates, 1)) == [] and events == ["begun", "closed"]
