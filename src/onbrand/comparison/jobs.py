@@ -17,12 +17,14 @@ from filelock import FileLock, Timeout
 from onbrand.api._check import check
 from onbrand.api._generate import generate
 from onbrand.api._inputs import open_model
+from onbrand.api._output import LOCK
 from onbrand.api._train import train
 from onbrand.comparison.baselines import paste, through
 from onbrand.comparison.methods import Method, Training
 from onbrand.core import Prior
 from onbrand.core.prior import FILE as PRIOR
 from onbrand.errors import OnbrandError
+from onbrand.io import whole_folder
 from onbrand.options.former import BEFORE, GENERATE, downgrade
 from onbrand.options.generate import SamplingSettings
 from onbrand.training.state import STEPLESS, counting, settings_of
@@ -157,9 +159,8 @@ class Trials:
         listed = sorted((str(file.relative_to(real)), file.stat().st_size) for file in Path(real).rglob("*"))
         folder = self.out / "images" / f"real-{named(str(real), listed)}"
         if not folder.exists():
-            draft = folder.with_name(f".{folder.name}.tmp")
-            shutil.copytree(real, draft, ignore=shutil.ignore_patterns("check.*"), dirs_exist_ok=True)
-            draft.rename(folder)
+            with whole_folder(folder) as draft:
+                shutil.copytree(real, draft, ignore=shutil.ignore_patterns("check.*", LOCK), dirs_exist_ok=True)
         return {"real": folder, "autoencoder": folder.with_name(f"autoencoder-{named(folder.name, *self.origin)}")}
 
     def checked(self, folder: Path) -> Path:
@@ -202,11 +203,9 @@ class Trials:
         run = self.run_of(training)
         assert training.config is not None
         if shorter and not run.exists():
-            source, draft = self.run_of(shorter), run.with_name(f".{run.name}.tmp")
-            shutil.rmtree(draft, ignore_errors=True)
-            shutil.copytree(source / "state", draft / "state")
-            shutil.copy2(source / "log.jsonl", draft)
-            draft.rename(run)
+            with whole_folder(run) as draft:
+                shutil.copytree(self.run_of(shorter) / "state", draft / "state")
+                shutil.copy2(self.run_of(shorter) / "log.jsonl", draft)
         model, prior = self.models.get(training.schedule, self.model), self.priors[training.prior]
         train(self.photos, model, run, prior=prior, **vars(training.config), split=self.split, device=self.device)
 

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from onbrand.data.images import open_image
 from onbrand.evaluation import statistics
 from onbrand.evaluation.properties import ALL, MEASURES, PROPERTIES, WORDS
-from onbrand.io import read_json
+from onbrand.io import read_json, whole_file
 from onbrand.reporting.figures import COLOURS, DASHES, LINE
 
 Table = dict[str, dict[str, dict[str, float]]]
@@ -238,10 +239,10 @@ def grid(folders: Sequence[Path], path: Path, columns: int = SHOWN) -> None:
     rows = []
     for folder in folders:
         files = sorted(folder.glob("[0-9]*.png"))[:columns]
-        rows.append(np.concatenate([np.asarray(Image.open(file).convert("RGB")) for file in files], 1))
+        rows.append(np.concatenate([np.asarray(open_image(file, smallest=1)) for file in files], 1))
     width = min(row.shape[1] for row in rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate([row[:, :width] for row in rows])).save(path, quality=90, method=6)
+    with whole_file(path) as draft:
+        Image.fromarray(np.concatenate([row[:, :width] for row in rows])).save(draft, "WEBP", quality=90, method=6)
 
 
 def curves(
@@ -279,8 +280,8 @@ def curves(
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", color=LINE, linewidth=0.6)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with whole_file(path) as draft:
+        figure.savefig(draft, format="png", dpi=130)
 
 
 def scatter(table: Table, lines: Sequence[Line], score: str, path: Path) -> None:
@@ -300,5 +301,5 @@ def scatter(table: Table, lines: Sequence[Line], score: str, path: Path) -> None
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", color=LINE, linewidth=0.6)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with whole_file(path) as draft:
+        figure.savefig(draft, format="png", dpi=130)

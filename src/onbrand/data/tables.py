@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onbrand.data.images import read_bytes
 from onbrand.errors import OnbrandError
 
 if TYPE_CHECKING:
@@ -181,6 +182,6 @@ def _bytes(value: Any) -> bytes:
     if isinstance(value, dict):
         content = value.get("bytes")
         if content is None and value.get("path"):
-            return Path(value["path"]).read_bytes()
+            return read_bytes(value["path"])
         return content or b""
     return value or b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from onbrand.evaluation.joints import Net, Stance, learn_stances
 from onbrand.evaluation.likelihood import FILE as UNSEEN
 from onbrand.evaluation.likelihood import class_values_of_photos
 from onbrand.evaluation.reference import Reference, learn
-from onbrand.io import read_json, write_json
+from onbrand.io import keep_json, read_json
 from onbrand.models.fitting import encode_records
 from onbrand.models.pipeline import channels_last, decode, encode, to_x0
 from onbrand.sampling import manifest
@@ -148,13 +149,13 @@ def open_reference(
         raise OnbrandError("image", f"photos to learn from are needed; {photos} has none that can be opened")
     likelihoods, classes, decoded = None, None, None
     if prior and pipe:
-        x0, keys = (encode_x0(pipe, pixels), []) if brand is None else _stored_x0(pipe, used, brand, size, prior)
+        x0, keys = _stored_x0(pipe, pixels, used, brand, size, prior)
         classes = [_class(prior, record.class_name, record.text) for record in used]
         likelihoods = class_values_of_photos(prior, x0, classes, keys, brand)
         decoded = decode_x0(pipe, x0)
     reference = learn(pixels, likelihoods, classes=classes, decoded=decoded)
     if file:
-        write_json(file, {"key": key, "reference": json.loads(reference.to_json())})
+        keep_json(file, {"key": key, "reference": json.loads(reference.to_json())})
     return reference
 
 
@@ -216,11 +217,23 @@ def decode_x0(pipe: StableDiffusionPipeline, x0: Tensor, batch: int = 8) -> Tens
 
 
 def _stored_x0(
-    pipe: StableDiffusionPipeline, records: Sequence[Record], brand: Path, size: tuple[int, int], prior: Prior
-) -> tuple[Tensor, list[str]]:
-    """x0 of the records, from the brand's store (what it lacks is encoded), and their keys in it."""
-    store, summary = encode_records(pipe, records, brand / LATENTS, size, prior.provenance.flip)
-    return to_x0(pipe, store.get(summary.keys)[0]).cpu(), summary.keys
+    pipe: StableDiffusionPipeline, pixels: Tensor, records: Sequence[Record], brand: Path | None, size: tuple[int, int],
+    prior: Prior,
+) -> tuple[Tensor, list[str]]:  # fmt: skip
+    """x0 of the records from the brand's store, which is given what it lacks, and their keys in it.
+
+    Without a store, or if it cannot be written, x0 of the pixels and no keys.
+    """
+    if brand is not None:
+        try:
+            store, summary = encode_records(pipe, records, brand / LATENTS, size, prior.provenance.flip)
+            return to_x0(pipe, store.get(summary.keys)[0]).cpu(), summary.keys
+        except OSError as error:
+            warnings.warn(
+                f"latents are not kept in {brand} ({error.strerror or error}): they are computed again when needed",
+                stacklevel=3,
+            )
+    return encode_x0(pipe, pixels), []
 
 
 def pixels_of(images: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:

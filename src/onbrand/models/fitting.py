@@ -24,7 +24,7 @@ from onbrand.data.images import RGB, background_of, to_image
 from onbrand.data.latents import Key, Store, Summary, iterate
 from onbrand.data.records import Record, read_folder
 from onbrand.errors import OnbrandError, UnreadableImage
-from onbrand.io import whole_file
+from onbrand.io import write_png
 from onbrand.models.pipeline import channels_last, decode, embed, encode, factor_of, fingerprint, to_x0, warn_long
 
 if TYPE_CHECKING:
@@ -40,15 +40,13 @@ SEEN = 200
 
 
 def check_folder(folder: Path, photos: Path) -> Path:
-    """The brand's folder as it is; OnbrandError if it lies inside of the photos, or is a file."""
+    """The brand's folder as it is; OnbrandError if it lies inside of the photos."""
     if folder.resolve().is_relative_to(photos.resolve()):
         raise OnbrandError(
             "folder",
             "the brand's folder lies beside the photos, or its images would be read as photos; "
             f"got {folder}: take another",
         )
-    if folder.is_file():
-        raise OnbrandError("folder", f"the brand's folder is a folder; got {folder}, a file: take another")
     return folder
 
 
@@ -251,6 +249,5 @@ def draw_means(pipe: StableDiffusionPipeline, prior: Prior, folder: Path) -> dic
     for number, name in enumerate(prior.classes):
         file = re.sub(r"[^\w ,.-]", "_", name)[:80]
         files[name] = f"{file} {number}" if file in files.values() else file
-        with whole_file(folder / f"{files[name]}.png") as draft:
-            to_image(decode(pipe, prior.mean(name))[0]).save(draft, format="PNG")
+        write_png(folder / f"{files[name]}.png", to_image(decode(pipe, prior.mean(name))[0]))
     return files

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from onbrand.data.images import to_image
+from onbrand.data.images import read_bytes, to_image
 from onbrand.errors import OnbrandError
-from onbrand.io import digest, whole_file, write_json
+from onbrand.io import append, digest, whole_folder, write_json, write_png
 from onbrand.models.checkpoint import checked
 from onbrand.models.controlnet import nets_of
 from onbrand.models.pipeline import decode, device_of, fingerprint
@@ -155,12 +155,12 @@ def _write(folder: Path, work: Plan, settings: Mapping[str, Any], indices: set[i
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
         "fingerprints": settings["fingerprints"],
     }
-    with open(folder / LINES, "ab") as lines:
+    with append(folder / LINES) as lines:
         for image in run(work, indices):
             file = f"{image.index:05d}.png"
             if image.trace is not None:
                 _write_trace(folder / "trace" / f"{image.index:05d}", image.trace, work)
-            _write_png(folder / file, image)
+            write_png(folder / file, image.image, durable=True)
             entry = {
                 "index": image.index,
                 "file": file,
@@ -258,18 +258,13 @@ def _conditioning(request: Request, pipe: StableDiffusionPipeline) -> dict[str, 
     return {"conditioning": files, "conditioning_sha256": [sha256_of(file) for file in files]}
 
 
-def _write_png(path: Path, image: GeneratedImage) -> None:
-    with whole_file(path, durable=True) as draft:
-        image.image.save(draft, format="PNG")
-
-
 def _write_trace(folder: Path, trace: Trace, work: Plan) -> None:
     """00-t951-x.png (x_t decoded) and 00-t951-x0.png (x0_hat decoded), a pair a step."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for step, timestep in enumerate(trace.timesteps):
-        pair = decode(work.pipe, torch.stack([trace.x_t[step], trace.x0_hat[step]]))
-        for pixels, name in zip(pair, ("x", "x0"), strict=True):
-            to_image(pixels).save(folder / f"{step:02d}-t{timestep:03.0f}-{name}.png")
+    with whole_folder(folder) as draft:
+        for step, timestep in enumerate(trace.timesteps):
+            pair = decode(work.pipe, torch.stack([trace.x_t[step], trace.x0_hat[step]]))
+            for pixels, name in zip(pair, ("x", "x0"), strict=True):
+                to_image(pixels).save(draft / f"{step:02d}-t{timestep:03.0f}-{name}.png")
 
 
 @contextmanager
@@ -308,7 +303,7 @@ def fingerprints(pipe: StableDiffusionPipeline, prior: Prior | None) -> dict[str
 
 def sha256_of(file: str) -> str:
     """Of a file's bytes, in hex."""
-    return digest(Path(file).read_bytes())
+    return digest(read_bytes(file))
 
 
 def dtype_of(pipe: StableDiffusionPipeline) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from onbrand.errors import OnbrandError
-from onbrand.io import digest, whole_folder
+from onbrand.io import digest, whole_folder, write_text
 from onbrand.models import lora as lora_files
 from onbrand.models import pipeline
 from onbrand.models.controlnet import TOGETHER, nets_of
@@ -76,8 +76,7 @@ def save_model(pipe: StableDiffusionPipeline, prior: Prior | None, config: Train
                 shutil.rmtree(draft / "unet")
                 os.replace(out / UNET, draft / "unet")
             if config.method == "controlnet":
-                (draft / TOGETHER).parent.mkdir(exist_ok=True)
-                (draft / TOGETHER).write_text(json.dumps({"unet": config.train_unet}) + "\n")
+                write_text(draft / TOGETHER, json.dumps({"unet": config.train_unet}) + "\n")
     return out / "model"
 
 
