@@ -195,9 +195,10 @@ def test_a_page_nobody_introduced_says_what_there_is(demo: Path) -> None:
     )
 
 
-def test_a_run_finds_its_brand(demo: Path) -> None:
+def test_a_brand_elsewhere_is_named_and_not_shown(demo: Path) -> None:
     (demo / "runs" / "ours" / "run.json").write_text(json.dumps({"prior": str(demo / "brand")}))
-    assert read(demo / "runs" / "ours").classes[0].name == "product photo"
+    page = read(demo / "runs" / "ours")
+    assert not page.classes and ("prior", str(demo / "brand")) in page.facts
 
 
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -26,7 +26,7 @@ from onbrand.evaluation.joints import Net, Stance, learn_stances
 from onbrand.evaluation.likelihood import FILE as UNSEEN
 from onbrand.evaluation.likelihood import class_values_of_photos
 from onbrand.evaluation.reference import Reference, learn
-from onbrand.io import keep_json, read_json
+from onbrand.io import check_links, inside, keep_json, read_json
 from onbrand.models.fitting import encode_records
 from onbrand.models.pipeline import channels_last, decode, encode, to_x0
 from onbrand.sampling import manifest
@@ -67,6 +67,7 @@ def size_of_first(folder: str | Path) -> tuple[int, int]:
     Raises:
         OnbrandError: no image opens.
     """
+    check_links(Path(folder))
     for record in read_folder(Path(folder))[0]:
         with suppress(UnreadableImage):
             image = record.open()
@@ -86,10 +87,14 @@ def open_images(folder: str | Path, size: tuple[int, int], prior: Prior | None) 
         OnbrandError: no image, or one that does not open.
     """
     folder = Path(folder)
+    check_links(folder)
     if (folder / manifest.LINES).is_file():
         entries = [entry for _, entry in sorted(manifest.read_manifest(folder).items())]
+        files = [inside(folder, entry["file"], folder / manifest.LINES) for entry in entries]
+        controls = _control_images(entries)
         rows = [
-            (folder / e["file"], e["prompt"], e["class"], e.get("attributes"), e.get("conditioning")) for e in entries
+            (file, e["prompt"], e["class"], e.get("attributes"), control)
+            for file, e, control in zip(files, entries, controls, strict=True)
         ]
     else:
         records, refused = read_folder(folder)
@@ -97,7 +102,7 @@ def open_images(folder: str | Path, size: tuple[int, int], prior: Prior | None) 
             raise OnbrandError(
                 "image", f"every image is to be checked; {len(refused)} of {folder} cannot be, as {refused[0]}"
             )
-        rows = [(r.file, r.text, r.class_name, r.attributes, r.conditioning and [r.conditioning]) for r in records]
+        rows = [(r.file, r.text, r.class_name, r.attributes, list(filter(None, [r.conditioning]))) for r in records]
     if not rows:
         raise OnbrandError("image", f"images to check are needed; {folder} has none")
     images = []
@@ -112,6 +117,32 @@ def open_images(folder: str | Path, size: tuple[int, int], prior: Prior | None) 
     prompts, attributes = [entry[1] for entry in rows], [entry[3] for entry in rows]
     conditioning = [[Path(one) for one in entry[4] or ()] for entry in rows]
     return Images(names, images, pixels, prompts, classes, attributes, conditioning)
+
+
+def _control_images(entries: Sequence[Mapping[str, Any]]) -> list[list[Path]]:
+    """The control images of each line of a manifest: those that still are what the line says, wherever they lie.
+
+    They may lie outside of the folder, for a file of requests named them. So that nobody is led to a file of his own,
+    only one that has the recorded sha256 is measured against, and none is shown. It warns of the others.
+    """
+    controls: list[list[Path]] = []
+    lost: list[str] = []
+    for entry in entries:
+        controls.append([])
+        names, digests = entry.get("conditioning") or [], entry.get("conditioning_sha256") or []
+        for number, name in enumerate(names):
+            with suppress(UnreadableImage):
+                if number < len(digests) and manifest.sha256_of(name) == digests[number]:
+                    controls[-1].append(Path(name))
+                    continue
+            lost.append(str(name))
+    if lost:
+        warnings.warn(
+            f"{len(lost)} control images are not what the manifest says any more, or not there, {lost[0]} first: "
+            "nothing is measured against them",
+            stacklevel=3,
+        )
+    return controls
 
 
 def open_reference(
