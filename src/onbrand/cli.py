@@ -22,6 +22,7 @@ from onbrand import __version__, api
 from onbrand.comparison.compare import compare
 from onbrand.comparison.presets import listing
 from onbrand.errors import OnbrandError
+from onbrand.io import plain
 from onbrand.options._verb import Verb, positional, settings, words
 from onbrand.options.former import present, renamed
 
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     With ONBRAND_DEBUG=1 in the environment, errors keep their traceback.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding does not know ends no run
+        sys.stdout.reconfigure(errors="backslashreplace")
     verbs = {verb.__name__: verb for verb in VERBS}
     try:
         verb = verbs[top_parser().parse_args(given[:1]).verb]
@@ -191,13 +194,13 @@ def _fail(error: Exception) -> int:
     if _debugging():
         raise error
     code = f" [{error.code}]" if isinstance(error, OnbrandError) else ""
-    print(f"onbrand: error: {' '.join(str(error).split()) or type(error).__name__}{code}", file=sys.stderr)
+    print(f"onbrand: error: {plain(' '.join(str(error).split())) or type(error).__name__}{code}", file=sys.stderr)
     return 2
 
 
 def _show(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning as a line for the user, not as a place in the code."""
-    print(f"onbrand: warning: {message}", file=sys.stderr)
+    print(f"onbrand: warning: {plain(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _debugging() -> bool:

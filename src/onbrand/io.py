@@ -171,9 +171,9 @@ AS_THEY_ARE = {"attributes", "classes", "methods", "rows"}
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text, whole or not at all."""
+    """Write text, whole or not at all; what UTF-8 does not know, in names of files, is written as JSON escapes it."""
     with whole_file(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_png(path: Path, image: Any, durable: bool = False) -> None:
@@ -233,6 +233,15 @@ def _renamed(value: Any, keys: bool) -> Any:
     if isinstance(value, list):
         return [RENAMED.get(item, item) if isinstance(item, str) else _renamed(item, True) for item in value]
     return value
+
+
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that steer whatever shows them: ends of lines, tabs, a terminal's commands, turns of direction."""
+
+
+def plain(text: object) -> str:
+    """Text that somebody gave, as it is and on one line: what would steer a terminal, table or figure is escaped."""
+    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 
 def digest(content: object) -> str:

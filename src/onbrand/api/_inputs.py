@@ -13,6 +13,7 @@ from onbrand.core.prior import FILE as PRIOR
 from onbrand.data.latents import FOLDER as LATENTS
 from onbrand.data.latents import Store, Summary
 from onbrand.errors import OnbrandError
+from onbrand.io import plain
 from onbrand.models import pipeline
 from onbrand.models.checkpoint import is_lora, model_folder
 from onbrand.models.controlnet import nets_of, new_controlnet
@@ -167,7 +168,7 @@ def say_summary(summary: Summary, limit: int = 20) -> None:
     rate = f", {summary.encoded / summary.seconds:.0f} a second" if summary.encoded and summary.seconds else ""
     print(f"{len(summary.used)} photos used ({summary.encoded} encoded now{rate}), {len(summary.refused)} refused")
     for refused in summary.refused[:limit]:
-        print(f"  {refused}")
+        print(f"  {plain(refused)}")
     if len(summary.refused) > limit:
         print(f"  ... and {len(summary.refused) - limit} more, all in fit.json")
 

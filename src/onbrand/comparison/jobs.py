@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -92,7 +93,8 @@ def named(*parts: object) -> str:
 
 def slug(name: str) -> str:
     """A method's name as a folder's."""
-    return name.replace("/", "_").replace(":", "-").replace("@", "_at_")
+    name = name.replace("/", "_").replace(":", "-").replace("@", "_at_")
+    return re.sub(r'[\x00-\x1f\x7f<>"\\|?*]', "_", name)[:120]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from onbrand.data.images import RGB, background_of, to_image
 from onbrand.data.latents import Key, Store, Summary, iterate
 from onbrand.data.records import Record, read_folder
 from onbrand.errors import OnbrandError, UnreadableImage
-from onbrand.io import write_png
+from onbrand.io import plain, write_png
 from onbrand.models.pipeline import channels_last, decode, embed, encode, factor_of, fingerprint, to_x0, warn_long
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def lines_of(result: Mapping[str, Any], prior: Prior) -> list[str]:
     lines = []
     for name, entry in result["classes"].items():
         words = f", {100 * entry['r2']:.0f} % of their spread told by the captions" if "r2" in entry else ""
-        lines.append(f"{name}: {entry['count']} photos, {prior.gaussians[name].k} components{words}")
+        lines.append(f"{plain(name)}: {entry['count']} photos, {prior.gaussians[name].k} components{words}")
         lines.append(f"  starts: {', '.join(entry['starts'])}")
     return lines
 
@@ -247,7 +247,8 @@ def draw_means(pipe: StableDiffusionPipeline, prior: Prior, folder: Path) -> dic
     """The class means, decoded, as folder/<class>.png; returns each class's file name without the ending."""
     files: dict[str, str] = {}
     for number, name in enumerate(prior.classes):
-        file = re.sub(r"[^\w ,.-]", "_", name)[:80]
-        files[name] = f"{file} {number}" if file in files.values() else file
+        file = re.sub(r"[^\w ,.-]", "_", name)[:80].encode()[:200].decode(errors="ignore")
+        # where upper and lower case are one, so are such files
+        files[name] = f"{file} {number}" if file.casefold() in map(str.casefold, files.values()) else file
         write_png(folder / f"{files[name]}.png", to_image(decode(pipe, prior.mean(name))[0]))
     return files
