@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from onbrand.api._output import DENIED
 from onbrand.core import Prior
 from onbrand.core.prior import FILE as PRIOR
 from onbrand.data.latents import FOLDER as LATENTS
@@ -154,12 +156,21 @@ def size_and_flip(
 def encode_training_data(
     pipe: StableDiffusionPipeline, options: TrainOptions, folder: Path, size: tuple[int, int], flip: bool
 ) -> tuple[Store, Summary, Summary | None]:
-    """The photos' latents in `folder`, the photos, and the validation data, if there are any."""
-    validation_data, name = None, options.validation_data
-    if name is not None:
-        photos, split = (name, None) if Path(name).exists() else (options.images, str(name))
-        _, validation_data = encode_photos(pipe, photos, folder / LATENTS, size, flip, split=split)
-    store, images = encode_photos(pipe, options.images, folder / LATENTS, size, flip, split=options.split)
+    """The photos' latents in `folder`, the photos, and the validation data, if there are any.
+
+    If `folder` is a brand's that may only be read and lacks some, they are kept in the run's own.
+    """
+    validation_data, name, own = None, options.validation_data, Path(options.output_dir)
+    try:
+        if name is not None:
+            photos, split = (name, None) if Path(name).exists() else (options.images, str(name))
+            _, validation_data = encode_photos(pipe, photos, folder / LATENTS, size, flip, split=split)
+        store, images = encode_photos(pipe, options.images, folder / LATENTS, size, flip, split=options.split)
+    except OSError as error:
+        if folder == own or error.errno not in DENIED:
+            raise
+        warnings.warn(f"latents are kept in {own} and not in {folder} ({error.strerror})", stacklevel=2)
+        return encode_training_data(pipe, options, own, size, flip)
     return store, images, validation_data
 
 

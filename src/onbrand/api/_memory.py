@@ -32,25 +32,32 @@ def enough_memory(remedy: str) -> Iterator[None]:
     except OnbrandError:
         raise
     except Exception as error:
-        if not lacks_memory(error):
+        cause = lacking(error)
+        if cause is None:
             raise
-        words = str(error).strip() or type(error).__name__
-        gpu = type(error).__name__ == "OutOfMemoryError" or re.search(r"CUDA|CUBLAS|CUDNN|HIP|MPS", words)
+        words = str(cause).strip()
+        gpu = type(cause).__name__ == "OutOfMemoryError" or re.search(r"CUDA|CUBLAS|CUDNN|HIP|MPS", words)
         size = re.search(r"tried to allocate (\d+) bytes", words)
         # how much was there; behind it stands advice to programmers
-        reason = f"for {int(size[1]) / 1e9:.2f} GB" if size else ". ".join(words.splitlines()[0].split(". ")[:2])
-        where = "the GPU" if gpu else "this machine"
-        raise OnbrandError("memory", f"{where} has too little memory ({reason}): {remedy}") from error
+        reason = ". ".join(words.split("\n")[0].split(". ")[:2])
+        reason = f"not the {int(size[1]) / 1e6:,.1f} MB more that were needed" if size else reason
+        what = f"{'the GPU' if gpu else 'this machine'} has too little memory{reason and f' ({reason})'}"
+        raise OnbrandError("memory", f"{what}: {remedy}") from error
 
 
-def lacks_memory(error: Exception) -> bool:
-    """Whether an error says that there was no memory left."""
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM or (error.errno is None and bool(LACKING.search(str(error))))
+def lacking(error: Exception) -> Exception | None:
+    """The error, of those that led to `error`, which says that there was no memory left; none if that is not so."""
+    before = error.__cause__ or error.__context__
+    wraps = isinstance(error, RuntimeError | ImportError)  # as libraries do with what their own imports raise
+    first = lacking(before) if wraps and isinstance(before, Exception) else None
+    if first is not None:
+        return first
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    kinds = isinstance(error, RuntimeError | ImportError) or type(error).__name__ == "SafetensorError"
-    return kinds and bool(LACKING.search(str(error)))
+        return error
+    if isinstance(error, OSError) and error.errno is not None:
+        return error if error.errno == errno.ENOMEM else None
+    speaks = wraps or isinstance(error, OSError) or type(error).__name__ == "SafetensorError"
+    return error if speaks and LACKING.search(str(error)) else None
 
 
 def peak_memory(device: torch.device) -> dict[str, Any]:

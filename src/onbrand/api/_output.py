@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 
 from onbrand.api._memory import enough_memory
 from onbrand.errors import OnbrandError
-from onbrand.io import append, draft_of, remove_drafts
+from onbrand.io import DRAFT, append, draft_of, remove_drafts
 
 O_contra = TypeVar("O_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
@@ -29,7 +29,9 @@ LINKED = ("latents",)
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 """Where the launchers that accelerate knows say which process of a run this is: the first one locks for all."""
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-BARRED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+WRONG = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP}
+"""Errors of the operating system: no space, no right, no place for a file."""
 
 
 def works_in(
@@ -38,7 +40,7 @@ def works_in(
     """Makes a verb one that writes into a folder, with what goes for all of them.
 
     Args:
-        place: the option that names the folder.
+        place: the option that names the folder; "a, b": a if it is given, else b.
         memory: what to do if memory runs out.
         use: alone: one run at a time; shared: the verb itself sees who does what; visited: it leaves one whole file.
         new: the folder is made if it is not there; False: the verb says what is wrong then.
@@ -47,7 +49,7 @@ def works_in(
     def around(run: Callable[[O_contra], R_co]) -> Callable[[O_contra], R_co]:
         @wraps(run)
         def framed(options: O_contra) -> R_co:
-            folder = Path(getattr(options, place) or ".")
+            folder = Path(next(filter(None, (getattr(options, name) for name in place.split(", "))), "."))
             first = all(os.environ.get(name, "0") == "0" for name in RANKS)
             claims = first and use != "visited" and (new or folder.is_dir())
             claim = claimed(folder, run.__name__, use == "shared") if claims else nullcontext()
@@ -78,7 +80,8 @@ def claimed(folder: Path, verb: str, shared: bool = False) -> Iterator[None]:
             append(draft).close()
             draft.unlink()
         except FileExistsError as error:
-            raise OnbrandError("folder", f"the output is a folder; got {folder}, a file: take another") from error
+            what = "a file" if folder.exists() else "a link that leads nowhere"
+            raise OnbrandError("folder", f"the output is a folder; got {folder}, {what}: take another") from error
         except OSError as error:
             raise OnbrandError("folder", barred(error, folder)) from error
         if linked:
@@ -157,12 +160,8 @@ def enough_space(folder: Path) -> Iterator[None]:
     except Exception as error:
         number = errno_of(error)
         if number is not None and number in FULL:
-            raise OnbrandError(
-                "space",
-                f"there is no space left to write into {folder} ({os.strerror(number)}{free(folder)}): free some, or "
-                "give another folder; the same command then goes on",
-            ) from error
-        if number in BARRED and isinstance(error, OSError) and error.filename is not None:
+            raise OnbrandError("space", full(number, folder)) from error
+        if number in DENIED | WRONG and isinstance(error, OSError) and error.filename is not None:
             raise OnbrandError("folder", barred(error, folder)) from error
         raise
 
@@ -180,15 +179,27 @@ def errno_of(error: Exception) -> int | None:
 
 def barred(error: OSError, folder: Path) -> str:
     """What to say of a place that may not be read or written."""
-    if error.errno in FULL:
-        return f"there is no space left to write into {folder} ({error.strerror}{free(folder)}): free some"
-    place = error.filename if error.filename is not None else folder
-    return f"{place} cannot be read or written ({error.strerror}): give this user the right to, or take another place"
+    if error.errno is not None and error.errno in FULL:
+        return full(error.errno, folder)
+    place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes | os.PathLike) else folder
+    place = place.parent if DRAFT.fullmatch(place.name) else place
+    remedy = "give this user the right to, or take another place" if error.errno in DENIED else "take another place"
+    return f"{place} cannot be read or written ({error.strerror}): {remedy}"
 
 
-def free(folder: Path) -> str:
-    """How much space there is, as words to be added; "" if that is not known."""
+def full(number: int, folder: Path) -> str:
+    """What to say of a disk that is full, or a file that may not grow."""
+    if number == errno.EFBIG:
+        return (
+            f"what is written into {folder} would grow past the largest size allowed here ({os.strerror(number)}): "
+            "raise it (ulimit -f), or give another folder; the same command then goes on"
+        )
+    size = ""
     for place in (folder, *folder.absolute().parents):
         with suppress(OSError):
-            return f", {shutil.disk_usage(place).free / 1e6:.1f} MB free"
-    return ""
+            size = f": more is needed than the {shutil.disk_usage(place).free / 1e6:.1f} MB that are free"
+            break
+    return (
+        f"there is no space left to write into {folder} ({os.strerror(number)}){size}; free some, or give another "
+        "folder, and the same command goes on"
+    )

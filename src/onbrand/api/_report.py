@@ -11,7 +11,7 @@ from onbrand.options.report import ReportOptions
 
 
 @verb(ReportOptions)
-@works_in("folder", "close other programs", use="visited")
+@works_in("output_file, folder", "close other programs", use="visited")
 def report(options: ReportOptions) -> Path:
     """Write one HTML page about a run, a brand, images, or a folder that holds them all.
 
