@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from onbrand.errors import OnbrandError
-from onbrand.io import discard, read_json, whole_file, whole_folder, write_json
+from onbrand.io import discard, read_json, whole_folder, write_json, write_text
 from onbrand.options.former import upgrade
 from onbrand.options.train import METHOD_SETTINGS, TrainSettings
 
@@ -111,8 +111,7 @@ def trim_log(file: Path, step: int) -> None:
         if not line.endswith("\n") or json.loads(line)["step"] > step:
             break
         lines.append(line)
-    with whole_file(file) as draft:
-        draft.write_text("".join(lines))
+    write_text(file, "".join(lines))
 
 
 def discard_drafts(folder: Path, *names: str) -> None:
