@@ -158,6 +158,7 @@ def test_a_link_for_the_folder_itself_or_its_cache_is_the_users_own(tmp_path: Pa
     (tmp_path / "disk" / "cache").mkdir(parents=True)
     (tmp_path / "disk" / "latents").symlink_to(tmp_path / "disk" / "cache")
     (tmp_path / "out").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "photos").symlink_to(tmp_path)  # what no verb writes
     assert run(tmp_path / "out", lambda: "goes on") == "goes on"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from onbrand import api
 from onbrand.api._inputs import open_prior
@@ -22,6 +23,7 @@ from onbrand.evaluation.likelihood import unseen_values
 from onbrand.evaluation.loading import open_reference
 from onbrand.evaluation.reference import learn
 from onbrand.models import pipeline
+from worlds import raises
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:real photos kept back pass less often"),
@@ -120,3 +122,65 @@ def test_ranges_are_learnt_again_by_other_rules(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(loading, "RULES", version)
         open_reference(photos, (128, 128), None, None, tmp_path / "kept")
     assert len(calls) == 2
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A folder of one image and its manifest; beside the folder an image that is nobody's business."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for file, colour in ((folder / "00000.png", "red"), (tmp_path / "secret.png", "blue")):
+        Image.new("RGB", (20, 20), colour).save(file)
+    write_line(folder, "00000.png")
+    return folder
+
+
+def write_line(folder: Path, name: str) -> None:
+    line = {"index": 0, "file": name, "prompt": "a square", "class": ""}
+    (folder / "manifest.jsonl").write_text(json.dumps(line) + "\n")
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "ABSOLUTE", "x/../../secret.png", "link.png", "links/secret.png", None]
+)
+def test_a_check_opens_nothing_outside_of_the_folder(
+    outside: Path, name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = outside.parent / "secret.png"
+    name = str(secret) if name == "ABSOLUTE" else name
+    if name and "link" in name:
+        (outside / name.split("/")[0]).symlink_to(secret if name == "link.png" else outside.parent)
+    write_line(outside, name)
+    monkeypatch.setattr(loading, "open_image", lambda file, *_: pytest.fail(f"opened {file}"))
+    with raises("folder", "nothing outside"):
+        loading.open_images(outside, (16, 16), None)
+
+
+def test_a_check_of_a_folder_without_a_manifest_follows_no_link_out_of_it(outside: Path) -> None:
+    (outside / "manifest.jsonl").unlink()
+    assert len(loading.open_images(outside, (16, 16), None).files) == 1
+    (outside / "00001.png").symlink_to(outside.parent / "secret.png")
+    for look in (lambda: loading.open_images(outside, (16, 16), None), lambda: loading.size_of_first(outside)):
+        with raises("folder", "00001.png", "nothing outside"):
+            look()
+
+
+def test_control_images_may_lie_elsewhere_if_they_are_what_they_were(outside: Path) -> None:
+    secret = outside.parent / "secret.png"
+    line = json.loads((outside / "manifest.jsonl").read_text()) | {"conditioning": [str(secret)]}
+    digest = sha256(secret.read_bytes()).hexdigest()
+    for digests, count in (([digest], 1), (["0" * 64], 0), ([], 0), (None, 0)):
+        (outside / "manifest.jsonl").write_text(json.dumps(line | {"conditioning_sha256": digests}) + "\n")
+        with warnings.catch_warnings(record=True) as messages:
+            warnings.simplefilter("always")
+            images = loading.open_images(outside, (16, 16), None)
+        assert len(images.conditioning[0]) == count and len(messages) == 1 - count
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/nonexistent", "/", "a\0b"])
+def test_a_control_image_that_is_no_file_is_not_read(outside: Path, name: str) -> None:
+    line = json.loads((outside / "manifest.jsonl").read_text())
+    line |= {"conditioning": [name], "conditioning_sha256": ["0" * 64]}
+    (outside / "manifest.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.warns(UserWarning, match="1 control images are not what the manifest says"):
+        assert loading.open_images(outside, (16, 16), None).conditioning == [[]]

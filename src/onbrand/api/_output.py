@@ -24,8 +24,12 @@ R_co = TypeVar("R_co", covariant=True)
 
 LOCK = ".onbrand.lock"
 """In a folder that a run writes into, while it does: who it is, and since when."""
-LINKED = ("latents",)
-"""What may be a link in an output folder: the cache, which priors of a comparison share."""
+WRITTEN = (
+    "means", "state", "validation", "model", ".unet", "trace", "conditions", "brand", "priors", "models", "runs",
+    "images", "figures", "locks", "manifest.jsonl", "log.jsonl",
+)  # fmt: skip
+"""What verbs write into in their folder, and add lines to. latents/, the cache, may lie elsewhere; any other file
+takes the place of a link."""
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 """Where the launchers that accelerate knows say which process of a run this is: the first one locks for all."""
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -75,7 +79,7 @@ def claimed(folder: Path, verb: str, shared: bool = False) -> Iterator[None]:
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            linked = [path for path in folder.iterdir() if path.is_symlink() and writes_through(path)]
+            linked = [folder / name for name in WRITTEN if (folder / name).is_symlink()]
             draft = draft_of(folder / LOCK)
             append(draft).close()
             draft.unlink()
@@ -131,14 +135,6 @@ def locked(folder: Path, verb: str) -> Iterator[None]:
         with suppress(OSError):
             file.unlink()  # before it is released, so that no other run's is
         lock.release()
-
-
-def writes_through(link: Path) -> bool:
-    """Whether a run would write where a link in its folder leads: lines that are added, files in a folder.
-
-    A link to any other file is replaced by the file that is written.
-    """
-    return link.name not in LINKED and (link.suffix == ".jsonl" or not link.is_file())
 
 
 def holder(file: Path) -> str:

@@ -79,6 +79,8 @@ def work(jobs: Sequence[Job], locks: Path, say: Callable[[str], None]) -> dict[s
                 except Timeout:
                     continue
                 except OnbrandError as error:
+                    if error.code == "space":  # there is none for the others either
+                        raise
                     broken.add(job.mark)
                     failed[job.words], progress = str(error), True
                     say(f"failed: {job.words}: {error}")

@@ -212,7 +212,7 @@ def markdown(table: Table, lines: Sequence[Line], columns: Sequence[str], bare: 
 
 def cell(text: str) -> str:
     """A name as Markdown shows it as it is, in a table too."""
-    return re.sub(r"([\\|`*\[\]<])", r"\\\1", plain(text))
+    return re.sub(r"([\\|`*\[\]])", r"\\\1", plain(text)).replace("<", "&lt;")
 
 
 def differences(lines: Sequence[Line], names: Sequence[str], rates: Sequence[str]) -> str:

@@ -57,6 +57,8 @@ def read_bytes(file: str | Path) -> bytes:
         raise UnreadableImage(file, "missing") from error
     except OSError as error:
         raise UnreadableImage(file, f"cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a name that no file can have
+        raise UnreadableImage(file, f"cannot be read: {error}") from error
     if not content:
         raise UnreadableImage(file, "empty (0 bytes)")
     return content

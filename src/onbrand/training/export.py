@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from onbrand.data.images import read_bytes
 from onbrand.errors import OnbrandError
 from onbrand.io import digest, whole_folder, write_text
 from onbrand.models import lora as lora_files
@@ -174,7 +175,7 @@ def _labels(record: Record, config: TrainSettings) -> tuple[str, ...]:
     """What a run reads beside an image: caption, class, and a control image by its bytes."""
     if config.method != "controlnet":
         return record.text, record.class_name
-    return record.text, record.class_name, digest(Path(str(record.conditioning)).read_bytes())
+    return record.text, record.class_name, digest(read_bytes(str(record.conditioning)))
 
 
 def _architecture(network: Any) -> dict[str, object]:
