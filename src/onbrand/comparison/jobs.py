@@ -160,7 +160,8 @@ class Trials:
 
     def references(self, real: str | Path) -> dict[str, Path]:
         """A copy of real images, to be checked beside the rows, and where the autoencoder returns them to."""
-        listed = sorted((str(file.relative_to(real)), file.stat().st_size) for file in Path(real).rglob("*"))
+        files = (file for file in Path(real).rglob("*") if file.name != LOCK)
+        listed = sorted((str(file.relative_to(real)), file.stat().st_size) for file in files)
         folder = self.out / "images" / f"real-{named(str(real), listed)}"
         if not folder.exists():
             with whole_folder(folder) as draft:
