@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test prove gpu docs lint setup clean
+.PHONY: demo test coverage prove gpu docs lint setup clean
 setup: .venv/ready
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -16,6 +16,9 @@ demo: setup
 
 test: setup lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+coverage: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report term
 
 prove: setup
 	$(BIN)/python -m pytest -m prove

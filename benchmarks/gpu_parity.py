@@ -25,6 +25,7 @@ from gpu_timing import fresh
 from onbrand.api._fit import fit
 from onbrand.core.prior import FILE as PRIOR
 from onbrand.core.prior import Prior
+from onbrand.data.records import open_folder
 from onbrand.datasets.garments import write_garments
 from onbrand.models.fitting import encode_photos
 from onbrand.models.pipeline import load
@@ -116,7 +117,8 @@ def step(size: Size, device: str, precision: str) -> tuple[float, dict[int, Tens
     pipe = load("tiny", device)
     latents = brand(size.garments, "cpu") / "latents"
     with quiet(), tempfile.TemporaryDirectory() as folder:
-        store, summary = encode_photos(pipe, photos(size.garments), latents, prior.provenance.resolution, False)
+        folder_of_photos = open_folder(photos(size.garments))
+        store, summary = encode_photos(pipe, folder_of_photos, latents, prior.provenance.resolution, False)
         config = TrainSettings(
             start="mean", max_train_steps=1, train_batch_size=size.batch, mixed_precision=precision,
             max_grad_norm=None, checkpointing_steps=1,

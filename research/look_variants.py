@@ -30,6 +30,7 @@ from onbrand.core import Fitter, Prior
 from onbrand.core.prior import FILE as PRIOR
 from onbrand.data.latents import FOLDER as LATENTS
 from onbrand.data.latents import iterate
+from onbrand.data.records import open_folder
 from onbrand.datasets import garments
 from onbrand.models.fitting import encode_photos
 from onbrand.models.pipeline import to_x0
@@ -192,8 +193,8 @@ def priors_of(out: Path) -> dict[str, Prior]:
     """The priors of the two bases, and in `wide_priors` the same photos' with WIDE components."""
     pipe, brand, fitted = open_model("tiny", "cpu"), out / "brand", Prior.load(out / "brand" / PRIOR)
     told = fitted.provenance
-    photos = garments.garment_folder()
-    store, summary = encode_photos(pipe, photos, brand / LATENTS, told.resolution, told.flip, split="train")
+    photos = open_folder(garments.garment_folder(), "train")
+    store, summary = encode_photos(pipe, photos, brand / LATENTS, told.resolution, told.flip)
     few = few_of(summary.used, FEW)
     priors = {"mean": few_prior(pipe, fitted, store, few), "text": fitted}
     for kind, records in (("mean", few), ("text", summary.used)):

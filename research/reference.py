@@ -48,7 +48,7 @@ def options(settings: type[Any]) -> Iterator[tuple[str, str, str]]:
             continue
         alone = field.name == positional(settings)
         flag = f"`{field.name.upper()}`" if alone else f"`--{field.name}`"
-        words = told[field.name].translate({ord(sign): f"\\{sign}" for sign in "|<["})
+        words = told[field.name].translate({ord("|"): "\\|", ord("["): "\\[", ord("<"): "&lt;"})
         missing = [choice for choice in choices(hints[field.name]) if not re.search(rf"\b{choice}\b", words)]
         if missing:
             words += f" ({', '.join(choices(hints[field.name]))})"

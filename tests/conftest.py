@@ -1,4 +1,5 @@
-"""Puts tests/ on the path (for worlds.py), shares one world, and lets pass what diffusers makes numpy 2 warn of."""
+"""Puts tests/ on the path (for worlds.py), shares one world, and lets pass what diffusers and transformers do that is
+deprecated."""
 
 from __future__ import annotations
 
@@ -12,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for message in ("__array__ implementation doesn't accept a copy", "__array_wrap__ must accept context"):
+    for message in (
+        "__array__ implementation doesn't accept a copy",  # numpy 2, of diffusers
+        "__array_wrap__ must accept context",
+        "Deprecated in 0.9.0",  # tokenizers 0.22, of how transformers reads vocab.json and merges.txt
+    ):
         config.addinivalue_line("filterwarnings", f"ignore:{message}:DeprecationWarning")
 
 

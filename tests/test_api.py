@@ -63,6 +63,7 @@ def test_fit_writes_what_was_fitted(world: Path, brand: Path) -> None:
     assert prior.classes == ("block", "tall block") and prior.provenance.background == (255, 255, 255)
     assert content["fingerprints"]["prior"] == prior.fingerprint
     assert set(prior.text) == set(prior.classes)
+    assert prior.provenance.text_encoder == pipeline.text_fingerprint(pipeline.load(world / "model"))
     starts = [entry["starts"] for entry in content["classes"].values()]
     assert starts == [["pca", "mean with a look ahead", "text with a look ahead"]] * 2
 
@@ -125,7 +126,7 @@ def test_the_captions_may_be_regressed_on_by_another_method(
         ({"resolution": 15}, "model", ("multiple of 2", "15 x 15", "resolution 14 14")),
         ({"k": -1}, "option", ("k must", "at least 0", "-1")),
         ({"text": "lasso"}, "option", ("text", "ridge, reduced-rank, cca", "'lasso'")),
-        ({"device": "cuda:99"}, "model", ("device", "torch", "'cuda:99'")),
+        ({"device": "cuda:99"}, "option", ("device", "torch", "'cuda:99'")),
         ({"dtype": "float8"}, "option", ("dtype", "float32", "'float8'")),
     ],
 )
@@ -352,7 +353,7 @@ def test_generate_one_prompt(world: Path, run: Path, tmp_path: Path) -> None:
             model=run, output_dir=tmp_path, prompt="block", num_images_per_prompt=2, seed=5, **vars(config)
         )
     assert [file.name for file in files] == ["00000.png", "00001.png"]
-    with raises("request", "either a file of requests or one prompt"):
+    with raises("request", "prompts", "(prompt)", "neither"):
         api.generate(model=run, output_dir=tmp_path / "other")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shlex
 import subprocess
@@ -66,7 +67,7 @@ def test_every_option_is_documented_and_its_choices_are_shown(
     output = " ".join(capsys.readouterr().out.replace("│", " ").split())
     words = " ".join(f"{options_class.__doc__}" for options_class in one.options.__mro__)
     for field in dataclasses.fields(one.options):
-        assert re.search(rf"\n        {field.name}: ", words), f"{field.name} says nothing in Attributes:"
+        assert re.search(rf"\n +{field.name}: ", words), f"{field.name} says nothing in Attributes:"
         if field.name == dataclasses.fields(one.options)[0].name:
             continue
         assert f"--{field.name}" in output
@@ -179,6 +180,13 @@ def test_a_runs_own_config_is_a_config(schema: int, calls: list[TrainOptions], t
         ("train photos", "--model, --output_dir must be given"),
         ("train --model M --output_dir run", "PATH must be given"),
         (f"{TRAINED} --start bad", "invalid choice 'bad' for argument '--start'"),
+        (f"{TRAINED} --timestep_range 1", "--timestep_range: {None}|{INT INT} is expected; got ['1']; `onbrand"),
+        (f"{TRAINED} --seed {'9' * 5000}", "--seed: Exceeds the limit (4300 digits) for integer string conversion"),
+        (f"{TRAINED} --max_train_steps {10**20}", "max_train_steps must be a number of 64 bits; got 1000"),
+        (f"{TRAINED} --learning_rate nan", "learning_rate must be a finite number; got nan"),
+        (f"{TRAINED} --rank 4", "rank has no effect without method lora; got rank 4 and method full: take method lora"),
+        (f"{TRAINED} --split=", "split must not be empty"),
+        (f"{TRAINED} --prior=", "prior must name a file or a folder"),
         (f"{TRAINED} --max_train_steps many", "--max_train_steps: invalid literal for int() with base 10: 'many'"),
         (f"{TRAINED} --bogus", "Unrecognized options: --bogus"),
         (f"{TRAINED} --learning_rat 1", "Perhaps you meant: --learning_rate"),
@@ -334,6 +342,21 @@ def test_a_warning_is_a_line_for_the_user(monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().err == "onbrand: warning: look at this\n" and warnings.showwarning is before
 
 
+def test_a_name_that_the_terminal_cannot_show_ends_no_run(tmp_path: Path) -> None:
+    line = [
+        sys.executable,
+        "-m",
+        "onbrand",
+        "data",
+        "garments",
+        "--output_dir",
+        str(tmp_path / "\u00e9"),
+        "--num_images=1",
+    ]
+    result = subprocess.run(line, capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert result.returncode == 0 and "\\xe9" in result.stdout and not result.stderr
+
+
 def test_python_dash_m(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-m", "onbrand", "report", str(tmp_path)], capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr.startswith("onbrand: error: ") and result.stdout == ""
@@ -343,14 +366,14 @@ def test_python_dash_m(tmp_path: Path) -> None:
 CALLS: dict[str, Any] = {
     "fit": api.fit.options(
         "my photos/", "M", "brand", k=4, text="cca", split="train", resolution=(64, 32), random_flip=True,
-        batch_size=4, device="cpu", dtype="bfloat16",
+        batch_size=4, device="cpu", dtype="bfloat16", model_config="F",
     ),
     "diagnose": api.diagnose.options(
         "brand", model="M", scheduler="DDIMScheduler", num_inference_steps=30, timestep_spacing="trailing",
-        rescale_betas_zero_snr=True,
+        rescale_betas_zero_snr=True, model_config="F",
     ),
     "train": TrainOptions(
-        "p", "M", "run", "brand", "train", "test", 64, True, "cpu", start="mean", gain="window", start_timestep=960,
+        "p", "M", "run", "brand", "train", "test", 64, True, "cpu", "F", start="pca", gain="window", start_timestep=960,
         k=2, draw="sampled", method="lora", seed=3, max_train_steps=7, train_batch_size=2,
         gradient_accumulation_steps=3, learning_rate=3e-4, optimizer="adamw8bit", lr_scheduler="linear",
         lr_warmup_steps=2, adam_weight_decay=0.0, adam_beta1=0.5, adam_beta2=0.9, adam_epsilon=1e-7, max_grad_norm=None,
@@ -362,28 +385,30 @@ CALLS: dict[str, Any] = {
     ),
     "generate": GenerateOptions(
         "p.jsonl", model="M", output_dir="o", prior="b", prompt="a 'red' dress, \"new\"", num_images_per_prompt=3,
-        seed=5, lora="l", lora_scale=-0.5, controlnet=("c1", "c2"), device="cpu", dtype="float16", offload=True,
-        start="pca", k=2, residual=True, zero_mean=False, look_ahead=0, look_ahead_projection=False, literal=True,
+        negative_prompt="two shoes", seed=5, lora="l", lora_scale=-0.5, controlnet=("c1", "c2"), device="cpu",
+        dtype="float16", offload=True,
+        start="pca", k=2, zero_mean=False, look_ahead=1, look_ahead_projection=False, literal=True,
         num_inference_steps=8, scheduler="DDIMScheduler", timestep_spacing="trailing", use_karras_sigmas=True,
         guidance_scale=1.5, eta=0.5, batch_size=2, controlnet_conditioning_scale=(1.0, 0.5), overlay=True, trace=1,
+        model_config="F",
     ),
     "check": CheckOptions(
         "o", "p", require=0.5, json=True, prior="b", model="M", attributes="garments", clip="garments-clip",
-        split="train", pose="net", device="cpu",
+        split="train", pose="net", device="cpu", model_config="F",
     ),
     "compare": CompareOptions(
         "p", "M", "o", methods=("stock/noise", "stock/mean"), prompts="r", prompt_sets={"few": "f.jsonl"},
         reference_images="h", prior="b", split="train", attributes="garments", clip="garments-clip",
         questions={"Which?": ["stock/mean", "stock/noise"]}, device="cpu", max_train_steps=3, train_batch_size=2,
         learning_rate=1e-4, ema_decay=0.9, caption_dropout_rate=0.0, mixed_precision="bf16", num_inference_steps=2,
-        guidance_scale=1.0, batch_size=3,
+        guidance_scale=1.0, batch_size=3, model_config="F",
     ),
-    "merge": api.merge.options("l", "o", model="M", lora_scale=-1.0, device="cpu"),
+    "merge": api.merge.options("l", "o", model="M", lora_scale=-1.0, device="cpu", model_config="F"),
     "report": api.report.options("run", output_file="page.html"),
     "data": api.data.options("garments", "o", split="test", num_images=3),
 }  # fmt: skip
 """Every verb with options that are not their defaults."""
-ALONE = {"prediction_type", "train_unet", "noise_offset", "handoff"}
+ALONE = {"prediction_type", "train_unet", "noise_offset", "handoff", "residual"}
 """Options that no call can have beside the others'; each is tried by itself."""
 
 
@@ -410,6 +435,7 @@ def test_the_command_written_beside_a_result_is_the_call_that_made_it(one: Verb[
         TrainOptions("p", "M", "o", method="controlnet", train_unet=True),
         TrainOptions("p", "M", "o", start="noise", noise_offset=0.1),
         GenerateOptions(model="M", output_dir="o", handoff=True),
+        GenerateOptions(model="M", output_dir="o", start="text", residual=True),
     ],
 )
 def test_so_are_those_with_what_stands_alone(options: Any) -> None:
@@ -419,9 +445,19 @@ def test_so_are_those_with_what_stands_alone(options: Any) -> None:
 
 def test_from_python_a_verb_takes_its_fields_or_its_options(calls: list[TrainOptions]) -> None:
     (train,) = cli.VERBS
-    train("p", "M", "o", k=2)
-    train.run(TrainOptions("p", "M", "o", k=2))
+    train("p", "M", "o", seed=2)
+    train.run(TrainOptions("p", "M", "o", seed=2))
     assert calls[0] == calls[1] and repr(train) == "<onbrand train>"
     with pytest.raises(TypeError, match="bogus"):
         train("p", "M", "o", bogus=1)
     assert onbrand.fit.__doc__ and "images" in str(onbrand.fit.__signature__)
+
+
+@pytest.mark.parametrize(
+    "content", ["a: " + "[" * 9999, "a: " + "9" * 5000, "- a", "1: 2", "a: *b", "{[]: 1}", "a: &a [*a]"]
+)
+def test_a_damaged_config_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
+    (file := tmp_path / "config.yaml").write_text(content)
+    assert cli.main(["train", "photos", "--model", "tiny", "--output_dir", "run", "--config", str(file)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(file) in line and "--config" in line and "[option]" in line

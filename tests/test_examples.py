@@ -14,7 +14,8 @@ from onbrand.models.pipeline import shipped
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:real photos kept back pass less often"),  # of 30 a class
+    pytest.mark.filterwarnings("ignore:real photos kept back pass less often"),
+    pytest.mark.filterwarnings("ignore:.*its mean shows those images"),  # 30 of a class
 ]
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -23,7 +24,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """photos/, and what own_folder.py makes of them in out/."""
     folder = tmp_path_factory.mktemp("examples")
-    write_garments(folder / "photos", "train", 120)
+    write_garments(folder / "photos", "train", 80)
     run("own_folder.py", folder / "photos", folder / "out", "--num_images_per_prompt", 2)
     return folder
 
@@ -89,7 +90,7 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytes
     names = {}
     for cell in cells:
         if cell["cell_type"] == "code":
-            exec("".join(cell["source"]).replace('"tiny", 600', '"tiny", 120'), names)
+            exec("".join(cell["source"]).replace('"tiny", 600', '"tiny", 80'), names)
     assert "OB001" in {finding["code"] for finding in names["found"]["findings"]}
     assert names["sheet"].size == (768, 384) and set(names["shares"]) == {"noise", "mean", "text"}
 

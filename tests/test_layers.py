@@ -11,7 +11,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "onbrand"
 LAYERS = [
-    {"core", "options", "io", "errors"},
+    {"core", "options", "io", "schemas", "errors"},
     {"data", "datasets"},
     {"models"},
     {"sampling"},

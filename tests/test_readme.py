@@ -15,12 +15,15 @@ import onbrand
 from onbrand import cli
 from onbrand.models import pipeline
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*its mean shows those images"),  # 20 of a class
+]
 ROOT = Path(__file__).parents[1]
 PAGES = ["docs/quickstart.md", "README.md",
          *(f"docs/guides/{name}.md" for name in ("train", "generate", "check", "adapters", "compare"))]  # fmt: skip
 LOOP = "docs/guides/own-loop.md"
-SHORTER = {"--output_dir photos/ --num_images 240": "--output_dir photos/ --num_images 120",
+SHORTER = {"--output_dir photos/ --num_images 240": "--output_dir photos/ --num_images 80",
            "--max_train_steps 1000": "--max_train_steps 2 --train_batch_size 4",
            "--max_train_steps 300": "--max_train_steps 2 --train_batch_size 4 --num_inference_steps 2",
            "--num_images_per_prompt 8": "--num_images_per_prompt 2 --num_inference_steps 2",

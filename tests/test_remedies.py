@@ -23,8 +23,8 @@ ARGUMENTS = {
 }
 OTHERS = {
     "alpha_bar", "alphas_cumprod", "class_name", "conditioning_file_name", "constant_with_warmup", "encode_all",
-    "file_name", "load_dataset", "model_type", "new_controlnet", "save_to_disk", "to_k",
-    "to_q", "to_v", "total_batch_size", "x0_hat", "x_start",
+    "file_name", "load_dataset", "model_type", "new_controlnet", "sample_size", "save_to_disk",
+    "timestep_type", "to_k", "to_q", "to_v", "total_batch_size", "v_prediction", "x0_hat", "x_start",
 }  # fmt: skip
 """What no setting is called, and a message may name: keys of files, classes, the method's letters, choices."""
 
@@ -36,7 +36,7 @@ def messages() -> Iterator[tuple[str, str]]:
             if not isinstance(node, ast.Call):
                 continue
             name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-            if name in ("OnbrandError", "UnreadableImage", "warn", "works_in"):
+            if name in ("OnbrandError", "UnreadableImage", "warn", "works_in", "Need", "Schema"):
                 words = " ".join(
                     part.value
                     for argument in node.args

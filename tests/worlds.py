@@ -27,6 +27,17 @@ LENGTH = 32
 """Longest caption in tokens, with its begin and end."""
 COUNT = 60
 """Photos of the world."""
+MANIFEST_LINE = {
+    "class": None, "seed": 0, "negative_prompt": "", "attributes": None, "image": None, "image_sha256": None, "k": 0,
+    "batch": {"first": 0, "size": 1024, "position": 0}, "start": "mean", "scheduler": {}, "abar": 0.005, "threads": 1,
+    "device": "cpu", "dtype": "float32", "versions": {}, "fingerprints": {},
+}  # fmt: skip
+"""What a line of manifest.jsonl says beside the image's index, file and prompt."""
+CHECK = {
+    "count": 1, "n_reference": 1, "all": {"rate": 1.0, "low": 1.0, "high": 1.0, "n": 1}, "properties": {},
+    "measures": {}, "attributes": {}, "held_out": {}, "descriptive": {}, "background": [255, 255, 255], "images": [],
+}  # fmt: skip
+"""What check.json says at least."""
 COLOURS = {"red": (200, 30, 40), "blue": (30, 60, 190), "green": (40, 150, 60)}
 
 

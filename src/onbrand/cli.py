@@ -22,7 +22,8 @@ from onbrand import __version__, api
 from onbrand.comparison.compare import compare
 from onbrand.comparison.presets import listing
 from onbrand.errors import OnbrandError
-from onbrand.io import plain
+from onbrand.io import plain, read_yaml
+from onbrand.options._base import place
 from onbrand.options._verb import Verb, positional, settings, words
 from onbrand.options.former import present, renamed
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     With ONBRAND_DEBUG=1 in the environment, errors keep their traceback.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding does not know ends no run
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show ends no run
         sys.stdout.reconfigure(errors="backslashreplace")
     verbs = {verb.__name__: verb for verb in VERBS}
     try:
@@ -126,11 +127,11 @@ def with_config(verb: Verb[Any, Any, Any], line: Sequence[str]) -> list[str]:
     """The command line with the settings of its --config file as words before its own, which win."""
     if f"--{CONFIG}" not in line:
         return list(line)
-    place = list(line).index(f"--{CONFIG}")
-    if place + 1 == len(line):
+    position = list(line).index(f"--{CONFIG}")
+    if position + 1 == len(line):
         raise OnbrandError("option", "--config names a YAML file of settings; got none: give --config FILE.yaml")
-    rest = [*line[:place], *line[place + 2 :]]
-    values = read_config(verb, line[place + 1])
+    rest = [*line[:position], *line[position + 2 :]]
+    values = read_config(verb, line[position + 1])
     alone = [rest.pop(0)] if rest and not rest[0].startswith("-") else []
     if alone:
         values.pop(positional(verb.options), None)
@@ -140,10 +141,10 @@ def with_config(verb: Verb[Any, Any, Any], line: Sequence[str]) -> list[str]:
 def read_config(verb: Verb[Any, Any, Any], file: str) -> dict[str, Any]:
     """The settings in a YAML file, such as a run's config.yaml, by their present names."""
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(Path(place(file))) or {}
+    except (OSError, ValueError) as error:
         raise OnbrandError("option", f"--config must be a YAML file that can be read; got {file} ({error})") from error
-    if not isinstance(content, Mapping):
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         raise OnbrandError("option", f"--config must hold one setting a line, NAME: VALUE; got {file}")
     known = {field.name for field in dataclasses.fields(verb.options)}
     values = {name: value for name, value in content.items() if name != "schema"}
@@ -185,7 +186,9 @@ def _one_line(verb: str, box: str) -> str:
     if text.startswith("Missing from"):
         names = [match[1] for line in lines[1:] if (match := re.match(r"(PATH|\{[\w,-]+\}|--\w+).*", line))]
         text = f"{', '.join(names)} must be given"
-    text = re.sub(r"^Error parsing \w+: ", "", " ".join(text.split()))
+    text = re.sub(r"^Error parsing \w+: ", "", " ".join(text.split())).partition(" Argument helptext:")[0]
+    text = re.sub(r"no type matching (.+?) could be instantiated from (\[.*?\])\. .*", r"\1 is expected; got \2", text)
+    text = text.partition("; use sys.set_int_max_str_digits")[0]  # Python's advice, to programmers
     return f"{text}; `onbrand {verb} --help` lists what is accepted"
 
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+LONGEST = 1200
+"""Characters of a message."""
+
+
+def printable(text: str) -> str:
+    """Text that can be printed on one line and written: control characters, and bytes that are no UTF-8, escaped."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda match: ascii(match[0])[1:-1], text)
 
 
 class OnbrandError(ValueError):
@@ -15,7 +24,9 @@ class OnbrandError(ValueError):
     """
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
+        if len(message) > LONGEST:  # it holds a value as long as a book; the remedy is at its end
+            message = f"{message[: LONGEST - 300]} ... {message[-300:]}"
+        super().__init__("\n".join(map(printable, message.split("\n"))))
         self.code = code
 
 
@@ -28,5 +39,16 @@ class UnreadableImage(OnbrandError):
     """
 
     def __init__(self, file: str | Path, reason: str) -> None:
-        super().__init__("image", f"{file}: {reason}")
-        self.file, self.reason = Path(file), reason
+        self.file, self.reason = Path(printable(str(file))), printable(reason)
+        super().__init__("image", f"{self.file}: {self.reason}")
+
+
+def quote(value: object, length: int = 100) -> str:
+    """A value as a message quotes it: its first characters, whatever it is."""
+    if isinstance(value, str) and len(value) > length:
+        return f"{value[:length]!r}..."
+    try:
+        words = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, a list a thousand deep
+        return f"{type(value).__name__} too large to be shown"
+    return words if len(words) <= length else f"{words[:length]}..."

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import glob
 import hashlib
 import json
+import math
 import os
 import platform
 import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from onbrand.errors import OnbrandError
+from onbrand.errors import OnbrandError, quote
 
 DRAFT = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 """Names of drafts: what is written before it has its own name, or on its way out."""
@@ -158,6 +160,11 @@ def check_links(folder: Path, unread: Sequence[str] = ()) -> None:
 
 SCHEMA = 2
 """Of every JSON file that a verb leaves. Files without a schema are of the first, which `upgrade` reads."""
+SEAL = "sha256"
+"""The key of a file's own digest, in what only a program writes."""
+Upgrade = Callable[[Mapping[str, Any]], dict[str, Any]]
+DEEPEST, LARGEST = 40, 2**64
+"""What is nested deeper, or a whole number beyond, is in no file of ours and stops its reader: it is refused."""
 RENAMED = {
     "ground": "background", "ground_near": "background_near", "ground_border": "background_border",
     "ground_share": "background_share", "ground_mean": "background_mean", "ground_spread": "background_spread",
@@ -171,7 +178,7 @@ AS_THEY_ARE = {"attributes", "classes", "methods", "rows"}
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text, whole or not at all; what UTF-8 does not know, in names of files, is written as JSON escapes it."""
+    """Write text, whole or not at all; what UTF-8 does not know, in names of files, is written as it is escaped."""
     with whole_file(path) as draft:
         draft.write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -182,33 +189,220 @@ def write_png(path: Path, image: Any, durable: bool = False) -> None:
         image.save(draft, format="PNG")
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON with its schema's version, whole or not at all."""
-    write_text(path, json.dumps({"schema": SCHEMA, **content}, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: Path, content: Mapping[str, Any], sealed: bool = False) -> None:
+    """Write JSON with its schema's version, whole or not at all.
+
+    Args:
+        path: the file.
+        content: what it says.
+        sealed: with its own digest, by which `read_json` knows it from what a disk or a hand has changed.
+    """
+    seal = {SEAL: digest(content)} if sealed else {}
+    text = json.dumps({"schema": SCHEMA, **content, **seal}, indent=2, ensure_ascii=False)
+    # names of files may hold bytes that are no text: they are read back as the escapes that they are printed as
+    write_text(path, re.sub("[\ud800-\udfff]", lambda half: "\\" + plain(half[0]), text) + "\n")
 
 
-def keep_json(path: Path, content: Mapping[str, Any]) -> None:
+def keep_json(path: Path, content: Mapping[str, Any], sealed: bool = False) -> None:
     """Write JSON that no later work needs; if it cannot be, the folder being read-only or full, a warning says so."""
     try:
-        write_json(path, content)
+        write_json(path, content, sealed)
     except OSError as error:
         warnings.warn(f"{path} is not kept ({error.strerror or error}): it is computed again when needed", stacklevel=2)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file by the present schema; {} without the file."""
-    return upgrade(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+def read_json(path: Path, name: str = "", former: Upgrade | None = None) -> dict[str, Any]:
+    """The JSON object in a file by the present schema; {} without the file.
+
+    Args:
+        path: the file.
+        name: what it is by the names of `schemas.SCHEMAS`; the default is its own. One of no such name is not checked.
+        former: makes content of schema 1 that of the present one; the default is `upgrade`, or nothing for what has no
+            former names.
+
+    Raises:
+        OnbrandError: it is damaged or of a later schema: the file, the field, what it must be and is, and the way on.
+    """
+    return read_content(path.read_bytes(), path, name or path.name, former) if path.is_file() else {}
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """A jsonl file's lines; a last line that a kill cut off is passed over."""
-    lines: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines
+def read_content(content: str | bytes, place: object, name: str, former: Upgrade | None = None) -> dict[str, Any]:
+    """`read_json` of the text itself. place: where it stands, for the error."""
+    from onbrand.schemas import SCHEMAS, fault  # with pydantic, which no command needs before it reads a file
+
+    schema = SCHEMAS.get(name)
+    try:
+        value: dict[str, Any] = parse(content)
+        if not isinstance(value, dict):
+            raise ValueError(f"a JSON object is expected, not {quote(value)}")
+        number = value.get("schema", 1)
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"schema must be a whole number from 1 on, is {quote(number)}")
+        seal = value.pop(SEAL, None)
+        if seal is not None and seal != digest({key: item for key, item in value.items() if key != "schema"}):
+            raise ValueError("it was changed since it was written")
+        if number <= SCHEMA:
+            value = (former or (upgrade if schema is None or schema.renamed else dict))(value)
+            reason = fault(value, schema.part) if schema else ""
+            if reason:
+                raise ValueError(reason)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error) if isinstance(error, ValueError) else "it is of no schema that is known"
+        remedy = f"; {schema.remedy}" if schema and schema.remedy else ""
+        raise OnbrandError(schema.code if schema else "folder", f"{place} is damaged: {reason}{remedy}") from error
+    if number > SCHEMA:
+        code = schema.code if schema else "folder"
+        raise OnbrandError(code, f"{place} is of schema {number}, this onbrand knows up to {SCHEMA}: update onbrand")
+    return value
+
+
+def read_lines(path: Path, name: str = "") -> list[dict[str, Any]]:
+    """The objects in a file of JSON lines, as `read_json` reads one; none without the file.
+
+    Empty lines are passed over, and a last line that a kill cut short.
+
+    Raises:
+        OnbrandError: another line is damaged; the message names it by its number.
+    """
+    if not path.is_file():
+        return []
+    *lines, rest = path.read_bytes().split(b"\n")  # not splitlines: text may hold other ends of lines
+    entries = [
+        read_content(line, f"{path} line {number}", name or path.name, dict)
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+    if rest.strip():
+        with suppress(OnbrandError):
+            entries.append(read_content(rest, path, name or path.name, dict))
+    return entries
+
+
+def parse(content: str | bytes) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: in plain words why it cannot be used: it is no JSON, nested deeper than DEEPEST, or holds whole
+            numbers of more than 64 bits, a key twice, or text with NUL or with half a surrogate pair.
+    """
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        value = json.loads(text, object_pairs_hook=_unique)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is no UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno} " if "\n" in error.doc.strip() else ""
+        raise ValueError(f"it is no JSON: {error.msg} at {line}column {error.colno}") from error
+    except RecursionError as error:
+        raise ValueError(f"it is nested too deeply, over {DEEPEST}") from error
+    except ValueError as error:  # a key twice; Python reads no number of so many digits
+        digits = re.search(r"value has (\d+) digits", str(error))
+        raise ValueError(f"it holds a number of {digits[1]} digits" if digits else f"it holds {error}") from error
+    _check_values(value)
+    return value
+
+
+def _check_values(value: Any, most: float = math.inf) -> None:
+    """ValueError for what `parse` refuses in a value that was read, and for more than `most` values: YAML's aliases."""
+    items: list[tuple[Any, int]] = [(value, 0)]
+    count = 0
+    while items:
+        item, depth = items.pop()
+        count += 1
+        if count > most:
+            raise ValueError(f"it holds more than {most} values")
+        if depth > DEEPEST:
+            raise ValueError(f"it is nested too deeply, over {DEEPEST}")
+        if isinstance(item, dict):
+            items += [(part, depth + 1) for pair in item.items() for part in pair]
+        elif isinstance(item, list):
+            items += [(part, depth + 1) for part in item]
+        elif isinstance(item, int) and abs(item) >= LARGEST:
+            raise ValueError(f"it holds a number of {len(str(abs(item)))} digits")
+        elif isinstance(item, str) and re.search("[\0\ud800-\udfff]", item):
+            raise ValueError(f"{quote(item)} holds a NUL or half of a surrogate pair")
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file says, such as config.yaml; None for an empty one.
+
+    Raises:
+        ValueError: in plain words why it cannot be used, as `parse` has them.
+        OSError: it cannot be opened.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is no UTF-8 text") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"it is no YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ValueError(f"it is nested too deeply, over {DEEPEST}") from error
+    except ValueError as error:  # a number of thousands of digits, a date that is none
+        raise ValueError(f"it holds what no setting is: {str(error)[:80]}") from error
+    _check_values(content, 100_000)
+    return content
+
+
+def text_lines(path: Path, code: str) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not blank, each with its number, from 1: the one reader of lists that people
+    write, of JSON lines too (`json_lines`).
+
+    UTF-8, or UTF-16 and UTF-32 with a byte order mark. A line ends where an editor ends it; the separators that
+    Unicode has besides (U+2028) are letters. OnbrandError of this code for other bytes, with their line.
+    """
+    content = path.read_bytes()
+    marks = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
+             (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
+    encoding = next((name for mark, name in marks if content.startswith(mark)), "utf-8-sig")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        where = f" line {line}" if encoding == "utf-8-sig" else ""
+        raise OnbrandError(
+            code, f"{path}{where} is not {encoding.removesuffix('-sig').upper()} ({error.reason}): save it as UTF-8"
+        ) from error
+    for number, line_text in enumerate(re.split(r"\r\n|\n|\r", text), 1):
+        if "\0" in line_text:
+            raise OnbrandError(
+                code,
+                f"{path} line {number} holds a NUL, which no text has: save it as UTF-8; got {quote(line_text, 60)}",
+            )
+        if line_text.strip():
+            yield number, line_text
+
+
+def json_lines(path: Path, code: str) -> Iterator[tuple[int, Any]]:
+    """The values of a file of JSON lines, each with its line's number, from 1; blank lines are passed over.
+
+    OnbrandError of this code, with the line, for what is no JSON, and for what no other program would take: a key
+    twice, a nesting of thousands, a number of thousands of digits, a NUL, half a surrogate pair. (NaN passes, as
+    Python and pandas write it.)
+    """
+    for number, line in text_lines(path, code):
+        yield number, json_of(line, code, f"{path} line {number}")
+
+
+def json_of(text: str, code: str, place: str) -> Any:
+    """The value of a JSON text; OnbrandError of this code as `json_lines` has it. place: where it stands."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise OnbrandError(
+            code, f"{place} cannot be read as JSON ({error}); got {quote(text.strip(), 60)}: mend that line"
+        ) from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError for a key that stands in it twice."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} twice")
+    return content
 
 
 def upgrade(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -191,3 +191,28 @@ def test_wrong_input_is_refused_before_it_is_added() -> None:
     fitter.update(x0, ["a"] * 4)
     with raises("value", "second of 'a'", "(60, 0)", "(60, 60)"):
         Fitter.from_state({**fitter.state(), "k": torch.tensor(0)})
+
+
+@pytest.mark.parametrize(
+    ("change", "values"),
+    [
+        ({"shape": None}, ("shape", "[]")),
+        ({"k": None}, ("k", "[]")),
+        ({"shape": torch.tensor([4, 2])}, ("shape", "[4, 2]")),
+        ({"shape": torch.tensor([10**6, 10**3, 10**3])}, ("first of 'a'", "numbers")),
+        ({"k": torch.tensor(-1)}, ("k", "-1")),
+        ({"k": torch.tensor(1.0)}, ("k", "1.0")),
+        ({"first/a": None}, ("first of 'a'",)),
+        ({"second/a": None}, ("second of 'a'",)),
+        ({"count/a": torch.tensor(0.0, dtype=torch.float64)}, ("count of 'a'", "0")),
+        ({"count/a": torch.tensor(1.5, dtype=torch.float64)}, ("count of 'a'", "1.5")),
+        ({"square/a": torch.tensor(torch.nan, dtype=torch.float64)}, ("square of 'a'", "finite")),
+        ({"first/a": torch.zeros(8)}, ("first of 'a'", "float64", "float32")),
+    ],
+)
+def test_a_state_that_is_none_is_refused_by_its_part(change: Any, values: Any) -> None:
+    fitter = Fitter((2, 2, 2), 1)
+    fitter.update(torch.randn(3, 2, 2, 2), ["a"] * 3)
+    assert Fitter.from_state(fitter.state()).state().keys() == fitter.state().keys()
+    with raises("value", *values):
+        Fitter.from_state({name: part for name, part in (fitter.state() | change).items() if part is not None})

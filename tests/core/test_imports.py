@@ -7,7 +7,18 @@ import sys
 
 from onbrand import core
 
-HEAVY = ("diffusers", "transformers", "peft", "PIL", "accelerate", "datasets", "scipy", "sklearn", "matplotlib")
+HEAVY = (
+    "pydantic",
+    "diffusers",
+    "transformers",
+    "peft",
+    "PIL",
+    "accelerate",
+    "datasets",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+)
 NAMES = sorted(part.name for part in pkgutil.iter_modules(core.__path__))
 
 

@@ -15,12 +15,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 from samples import BROKEN, KEY, Encoder, break_one, content, draw, opened_files, write_good, write_rows
 
 from onbrand.data.encode import encode_all
 from onbrand.data.images import pad, to_tensor
 from onbrand.data.latents import Key, Store, iterate
 from onbrand.data.records import read_folder
+from onbrand.io import digest
 from worlds import raises
 
 TEN = (
@@ -246,6 +248,78 @@ def test_a_damaged_shard_is_named(photos: Any, tmp_path: Path) -> None:
     shards(store)[0].write_bytes(b"cut")
     with raises("latents", shards(store)[0]):
         Store(tmp_path / "store", KEY)
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    """The bytes with one bit of one byte changed, another bit at each place."""
+    return content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("key", [KEY, Key("v", (32, 32), flip=True), Key("v", (32, 32), dtype="float16")])
+def test_one_bit_that_changed_is_noticed_wherever_it_is(photos: Any, tmp_path: Path, key: Key) -> None:
+    (photos / "00003.png").write_bytes(b"no image")
+    store = encode(photos, tmp_path / "store", key)[0]
+    file = shards(store)[0]
+    content, keys = file.read_bytes(), list(store._places)
+    begin = 8 + int.from_bytes(content[:8], "little")
+    sides = [False, True] if key.flip else [False]
+    truth = [store.get(keys, [side] * len(keys)) for side in sides]
+    unnoticed = []
+    for place in (*range(0, begin, 7), *range(begin, len(content), 131), len(content) - 1):
+        file.write_bytes(flipped(content, place))
+        try:
+            damaged = Store(tmp_path / "store", key)
+            latents = [damaged.get(keys, [side] * len(keys)) for side in sides]
+        except ValueError as error:
+            assert str(file) in str(error), place
+            continue
+        if damaged.reason(digest(b"no image")) != store.reason(digest(b"no image")):
+            unnoticed.append(place)
+        unnoticed += [place for one, other in zip(truth, latents, strict=True) if not torch.equal(one[0], other[0])]
+        unnoticed += [place for one, other in zip(truth, latents, strict=True) if not torch.equal(one[1], other[1])]
+    assert not unnoticed
+
+
+def test_a_shard_that_changed_is_encoded_anew_once_it_is_deleted_as_the_error_says(photos: Any, tmp_path: Path) -> None:
+    store = encode(photos, tmp_path / "store")[0]
+    before, truth = bytes_of(store), latents(store, photos)
+    file = shards(store)[1]
+    file.write_bytes(flipped(file.read_bytes(), file.stat().st_size - 5))
+    with raises("latents", file, "Delete"):
+        latents(encode(photos, tmp_path / "store")[0], photos)
+    file.unlink()
+    store, encoder, _, _ = encode(photos, tmp_path / "store")
+    assert 0 < encoder.count < 20 and bytes_of(store) == before
+    same(latents(store, photos), truth)
+
+
+def test_shards_without_checksums_are_read_as_before(photos: Any, tmp_path: Path) -> None:
+    store = encode(photos, tmp_path / "store")[0]
+    truth = latents(store, photos)
+    for file in shards(store):
+        with safe_open(file, framework="pt") as shard:
+            header = json.loads(shard.metadata()["onbrand"])
+            parts = {part: shard.get_tensor(part) for part in shard.keys()}  # noqa: SIM118
+        del header["crc32"]
+        save_file(parts, file, metadata={"onbrand": json.dumps(header, sort_keys=True)})
+    store, encoder, _, _ = encode(photos, tmp_path / "store")
+    assert encoder.count == 0
+    same(latents(store, photos), truth, 0)
+
+
+@pytest.mark.parametrize("line", ['{"mark": [1], "sha256": {}}', "[" * 100_000, '{"mark": "a"}', "\x00", "\xff", "7"])
+def test_damaged_lines_of_what_was_hashed_are_passed_over(
+    photos: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setattr("onbrand.data.latents.SETTLED", 0)
+    encode(photos, tmp_path / "store")
+    (file,) = (tmp_path / "store").glob("digests-*.jsonl")
+    lines = file.read_text().splitlines()
+    wrong = json.loads(lines[-1]) | {"sha256": "0" * 64}  # as one flipped bit would leave it
+    file.write_text("\n".join([*lines[:-1], json.dumps(wrong), line, ""]))
+    store, encoder, _, _ = encode(photos, tmp_path / "store")
+    assert encoder.count == 0 and len(store.look_up(read_folder(photos)[0]).used) == 20
+    assert len(Store(tmp_path / "store", KEY).look_up(read_folder(photos)[0]).used) == 20
 
 
 def test_half_written_shards_are_ignored_and_cleared_away(photos: Any, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 import json
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from onbrand.datasets.fashion import COLOURS, KINDS, brand_image, photos
@@ -58,3 +60,31 @@ def test_a_side_that_cannot_be_halved_to_32_is_refused() -> None:
     assert AttributeClassifier({"kind": ["a", "b"]}, width=4, side=64).eval()(torch.rand(2, 3, 80, 80))[
         "kind"
     ].shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "values"),
+    [
+        ("reader.json", "{", ("no JSON",)),
+        ("reader.json", '{"attributes": {}, "width": 4}', ("attributes",)),
+        ("reader.json", '{"attributes": {"colour": []}, "width": 4}', ("attributes.colour",)),
+        ("reader.json", '{"attributes": {"colour": ["a", "b"]}, "width": "wide"}', ("width", "'wide'")),
+        ("reader.json", '{"attributes": {"colour": ["a", "b"]}, "width": 1000000}', ("width", "1000000")),
+        ("reader.json", '{"attributes": {"__class__": ["a", "b"]}, "width": 4}', ("__class__",)),
+        ("reader.json", '{"attributes": {"colour": ["a", "b", "c"]}, "width": 4}', ("size mismatch",)),
+        ("reader.safetensors", "", ("header",)),
+        ("reader.safetensors", "nan", ("not finite",)),
+    ],
+)
+def test_a_damaged_classifier_is_refused(tmp_path: Path, file: str, content: str, values: Any) -> None:
+    classifier = AttributeClassifier({"colour": ["kind", "ground"]}, width=4)
+    classifier.save(tmp_path)
+    assert AttributeClassifier.load(tmp_path).attributes == {"colour": ["kind", "ground"]}, "labels are nobody's keys"
+    if content == "nan":
+        with torch.no_grad():
+            classifier.heads["colour"].bias[0] = torch.nan
+        classifier.save(tmp_path)
+    else:
+        (tmp_path / file).write_text(content)
+    with raises("classifier", tmp_path, *values, "anew"):
+        AttributeClassifier.load(tmp_path)

@@ -33,12 +33,6 @@ def photos() -> Any:
 
 
 @pytest.fixture(scope="module")
-def reference(photos: Any) -> Any:
-    images, classes = photos
-    return learn(images, classes=classes)
-
-
-@pytest.fixture(scope="module")
 def prior_and_reference(photos: Any) -> Any:
     """A prior of the four classes, and the ranges learned with it."""
     images, classes = photos
@@ -46,6 +40,11 @@ def prior_and_reference(photos: Any) -> Any:
     fitter.update(small(images), classes)
     prior = Prior(fitter.finish(), Provenance("", 1.0, 0.0, (128, 128), "", False, (255, 255, 255)))
     return prior, learn(images, class_values(prior, small(images), classes), classes=classes)
+
+
+@pytest.fixture(scope="module")
+def reference(prior_and_reference: Any) -> Any:
+    return prior_and_reference[1]
 
 
 @pytest.fixture(scope="module")

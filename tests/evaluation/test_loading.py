@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,13 +18,16 @@ from PIL import Image
 from onbrand import api
 from onbrand.api._inputs import open_prior
 from onbrand.data.images import open_image, to_tensor
+from onbrand.data.records import read_folder
 from onbrand.datasets.garments import write_garments
 from onbrand.evaluation import loading
 from onbrand.evaluation.likelihood import unseen_values
-from onbrand.evaluation.loading import open_reference
+from onbrand.evaluation.loading import open_images, open_reference
 from onbrand.evaluation.reference import learn
+from onbrand.io import read_json
 from onbrand.models import pipeline
-from worlds import raises
+from onbrand.reporting import folder as report
+from worlds import MANIFEST_LINE, raises
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:real photos kept back pass less often"),
@@ -98,7 +102,7 @@ def test_the_brands_next_photos_pass_however_few_the_prior_has_seen(
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("diversity")]
     assert line.endswith(f"{expected:.3g}") and expected == pytest.approx(first["measures"]["diversity"]["value"], 0.15)
     assert expected < 0.8, "what the prior has seen lies along its components more than new photos"
-    unseen = json.loads((brand / "unseen.json").read_text())
+    unseen = read_json(brand / "unseen.json")
     (brand / "unseen.json").write_text(json.dumps(unseen | {"prior": "another"}))
     with pytest.warns(UserWarning, match="fewer than 500 of female garment"):
         second = api.check(new, photos, prior=brand).content
@@ -136,7 +140,7 @@ def outside(tmp_path: Path) -> Path:
 
 
 def write_line(folder: Path, name: str) -> None:
-    line = {"index": 0, "file": name, "prompt": "a square", "class": ""}
+    line = MANIFEST_LINE | {"index": 0, "file": name, "prompt": "a square", "class": ""}
     (folder / "manifest.jsonl").write_text(json.dumps(line) + "\n")
 
 
@@ -152,7 +156,7 @@ def test_a_check_opens_nothing_outside_of_the_folder(
         (outside / name.split("/")[0]).symlink_to(secret if name == "link.png" else outside.parent)
     write_line(outside, name)
     monkeypatch.setattr(loading, "open_image", lambda file, *_: pytest.fail(f"opened {file}"))
-    with raises("folder", "nothing outside"):
+    with raises("folder", "manifest.jsonl" if name is None or "link" not in name else "nothing outside"):
         loading.open_images(outside, (16, 16), None)
 
 
@@ -177,10 +181,121 @@ def test_control_images_may_lie_elsewhere_if_they_are_what_they_were(outside: Pa
         assert len(images.conditioning[0]) == count and len(messages) == 1 - count
 
 
-@pytest.mark.parametrize("name", ["/dev/zero", "/nonexistent", "/", "a\0b"])
+@pytest.mark.parametrize("name", ["/dev/zero", "/nonexistent", "/"])
 def test_a_control_image_that_is_no_file_is_not_read(outside: Path, name: str) -> None:
     line = json.loads((outside / "manifest.jsonl").read_text())
     line |= {"conditioning": [name], "conditioning_sha256": ["0" * 64]}
     (outside / "manifest.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.warns(UserWarning, match="1 control images are not what the manifest says"):
         assert loading.open_images(outside, (16, 16), None).conditioning == [[]]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 photos: the fewest that ranges are learned from, and some more."""
+    return write_garments(tmp_path_factory.mktemp("few") / "photos", "train", 24)
+
+
+def spoil(folder: Path) -> list[str]:
+    """Spoils a folder's images 3, 4, 7 and 9, and names two more that never were; the names in order."""
+    Image.new("RGB", (12, 36), "white").save(folder / "00003.png")
+    (folder / "00004.png").write_bytes((folder / "00004.png").read_bytes()[:-300])
+    (folder / "00007.png").write_bytes(b"")
+    (folder / "00009.png").unlink()
+    return ["00003.png", "00004.png", "00007.png", "00009.png"]
+
+
+def manifest_of(folder: Path) -> None:
+    """Makes the images of a folder those of a manifest, as `generate` writes it."""
+    rows = rows_of(folder)
+    lines = [
+        MANIFEST_LINE | {"index": i, "file": row["file_name"], "prompt": row["text"], "class": row["class"], "seed": i}
+        for i, row in enumerate(rows)
+    ]
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "metadata.jsonl").unlink()
+
+
+@pytest.mark.parametrize("kind", ["metadata", "files", "manifest"])
+def test_images_that_do_not_open_are_listed_in_their_places_and_the_others_are_opened(
+    photos: Path, tmp_path: Path, kind: str
+) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(photos, folder)
+    if kind == "files":
+        (folder / "metadata.jsonl").unlink()
+    if kind == "manifest":
+        manifest_of(folder)
+    names = spoil(folder)
+    missing = [] if kind == "files" else ["00009.png"]  # nothing names it then
+    images = open_images(folder, (128, 128), None)
+    assert [str(error.file) for error in images.refused.values()] == names[:3] + missing
+    assert images.count == len(images.files) + len(images.refused) == 24 - (kind == "files")
+    assert len(images.files) == len(images.pixels) == len(images.prompts) == 20 and not set(names) & set(images.files)
+    assert [place for place, _ in zip(images.refused, range(3), strict=False)] == [3, 4, 7]
+    tiles, captions = images.tiles(8)
+    grey = [place for place, tile in enumerate(tiles) if np.ptp(np.asarray(tile)) == 0]
+    assert grey == [3, 4, 7] and [captions[place] for place in grey] == names[:3]
+
+
+def test_where_nothing_opens_there_is_nothing_to_check(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with raises("image", tmp_path, "1 cannot be opened", "a.png"):
+        open_images(tmp_path, (128, 128), None)
+
+
+@pytest.mark.slow
+def test_a_check_counts_what_does_not_open_as_not_passing_and_judges_the_others_as_before(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "images" / "row"
+    shutil.copytree(photos, folder)
+    manifest_of(folder)
+    before = api.check(folder, photos).content
+    assert "refused" not in before and "opens" not in before["properties"]
+    names = spoil(folder)
+    capsys.readouterr()
+    result = api.check(folder, photos, require=0.9)
+    content, out = result.content, capsys.readouterr().out
+    assert content == {key: value for key, value in read_json(folder / "check.json").items() if key != "schema"}
+    assert [entry["file"] for entry in content["refused"]] == names
+    assert content["count"] == content["all"]["n"] == 24 and content["properties"]["opens"]["rate"] == 20 / 24
+    assert not result.passed and content["all"]["rate"] <= 20 / 24
+    former, now = ({entry["file"]: entry for entry in one["images"]} for one in (before, content))
+    assert list(former) == list(now)
+    for name, entry in now.items():
+        assert entry == (former[name] if name not in names else {"file": name, "failed": ["opens"], "values": {}})
+    assert content["properties"]["fill"]["n"] == 20
+    assert f"{photos}: 24 of 24 images have a caption" in out
+    assert "4 cannot be opened, and pass nothing" in out and all(f"  {name}: " in out for name in names)
+    assert [row for row in report.properties(*rows_to_report(folder)) if row.title == "Open as images"]
+
+
+def rows_to_report(folder: Path) -> tuple[Any, Any]:
+    """What a report reads of a row of images, less those that it cannot draw."""
+    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    drawn = [line for line in lines if (folder / line["file"]).is_file() and line["index"] not in (3, 4, 7)]
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in drawn))
+    rows, *_ = report.read_rows({"row": folder}, {})
+    return rows, {"row": folder}
+
+
+def test_as_json_a_check_says_what_it_found_beside_it(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(photos, tmp_path / "images")
+    api.check(tmp_path / "images", photos, json=True)
+    out, err = capsys.readouterr()
+    assert json.loads(out)["count"] == 24
+    assert f"{photos}: 24 of 24 images have a caption" in err and f"{tmp_path / 'images'}: 24 of 24 images" in err
+
+
+def test_photos_that_do_not_open_are_said_where_ranges_are_learned(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos/00002.png").write_bytes(b"no image")
+    reference = open_reference(tmp_path / "photos", (128, 128), None, None, None)
+    error = capsys.readouterr().err
+    assert "1 of 24 photos cannot be opened" in error and f"{tmp_path / 'photos/00002.png'}: not an image" in error
+    assert sum(reference.count) == 23 and len(read_folder(photos)[0]) == 24

@@ -1,5 +1,7 @@
 """The check is valid: real images that nothing was learned from pass, images that break a property fail it."""
 
+import json
+import math
 import warnings
 from typing import Any
 
@@ -10,6 +12,7 @@ from violations import dimmed, gamma, on_background, on_gradient, on_noise, shif
 
 from onbrand.core import Gaussian, Prior, Provenance
 from onbrand.evaluation.likelihood import class_values
+from onbrand.evaluation.pose import SIDE
 from onbrand.evaluation.properties import PROPERTIES
 from onbrand.evaluation.reference import Reference, background_colour, judge, learn
 from worlds import raises
@@ -202,3 +205,25 @@ def test_the_pose_is_judged_where_the_photos_have_one(held_out: Any) -> None:
 
 def test_photos_of_many_shapes_have_no_pose(reference: Any) -> None:
     assert not reference.poses and "pose" not in reference.properties
+
+
+@pytest.mark.parametrize(
+    ("change", "values"),
+    [
+        ({"background": [0, 0, 256]}, ("background.2", "256")),
+        ({"bounds": {"a": {"fill": [1.0, 0.5]}}}, ("bounds.a.fill", "in this order")),
+        ({"bounds": {"a": {"fill": [0.5]}}}, ("bounds.a.fill.1 is missing",)),
+        ({"bounds": {"a": {"fill": [float("nan"), 1]}}}, ("bounds.a.fill.0", "nan")),
+        ({"poses": {"a": [[0.5]]}}, ("pose of 'a'", f"{SIDE} x {SIDE}")),
+        ({"poses": {"a": [[0.5] * SIDE] * (SIDE - 1) + [[0.5]]}}, ("pose of 'a'",)),
+        ({"count": [3]}, ("count.1 is missing",)),
+        ({"lines": None}, ("lines", "None")),
+    ],
+)
+def test_a_damaged_text_of_a_reference_is_refused(change: Any, values: Any) -> None:
+    text = Reference(
+        (255, 255, 255), {"a": {"fill": (0.2, math.inf)}}, {}, {"a": -1.0}, {"fill": 1.0}, (8, 2)
+    ).to_json()
+    assert Reference.from_json(text).to_json() == text
+    with raises("folder", "a reference is damaged", *values):
+        Reference.from_json(json.dumps(json.loads(text) | change))

@@ -12,6 +12,7 @@ from PIL import Image
 from onbrand import api
 from onbrand.comparison.tables import OVERALL, Line, legend, markdown, scores, table_of
 from onbrand.io import digest
+from worlds import MANIFEST_LINE
 
 SHIFTS = (0, 2, 4, 6, 8, 100)
 """In 1/255, of an image's garment; one more image was made from edges, one from nothing."""
@@ -41,7 +42,7 @@ def images(tmp_path: Path) -> Any:
         conditioning = None if i == 7 else [str(tmp_path / "conditions" / f"{i}.png")]
         line = {"index": i, "file": f"{i:05d}.png", "prompt": "a square", "class": "", "conditioning": conditioning}
         digests = [digest(Path(file).read_bytes()) for file in conditioning or ()]
-        lines.append(line | {"conditioning_sha256": digests})
+        lines.append(MANIFEST_LINE | line | {"conditioning_sha256": digests})
     (tmp_path / "images" / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return tmp_path / "images"
 

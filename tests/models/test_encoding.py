@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ class TestImages:
         hot.vae = copy.deepcopy(pipe.vae)
         with torch.no_grad():
             hot.vae.encoder.conv_in.weight.fill_(float("nan"))
-        with raises("model", "VAE", torch.float32):
+        with raises("model", "VAE", "float32", "another model"):
             pipeline.encode(hot, torch.zeros(1, 3, 16, 16))
 
 
@@ -88,9 +89,16 @@ class TestText:
 
     def test_long_prompts_are_warned_of_and_cut(self, pipe: Any) -> None:
         fits, long = "a" * 30, "a" * 30 + "bcd"
-        with pytest.warns(UserWarning, match="1 of 2 prompts are longer than the tokenizer's 32 tokens.*loses 'bcd"):
-            hidden, _ = pipeline.embed(pipe, [fits, long])
-        assert hidden.shape == (2, 32, 16)
+        with pytest.warns(UserWarning, match="1 of 2 texts are longer than the tokenizer's 32 tokens.*loses 'bcd"):
+            assert pipeline.warn_long(pipe, [fits, long]) == [1]
+        assert pipeline.embed(pipe, [fits, long])[0].shape == (2, 32, 16)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert pipeline.warn_long(pipe, [fits]) == [] and pipeline.warn_long(pipe, []) == []
+
+    def test_of_a_book_its_beginning_is_read_and_quoted(self, pipe: Any) -> None:
+        book = "a word " * 10**6
+        with pytest.warns(UserWarning, match="1 of 1 texts are longer") as caught:
+            before = time.perf_counter()
+            assert pipeline.warn_long(pipe, [book]) == [0]
+        assert len(str(caught[0].message)) < 300 and time.perf_counter() - before < 5

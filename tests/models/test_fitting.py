@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
+from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
+from onbrand import api
 from onbrand.comparison.baselines import few_of
 from onbrand.core import ConditionalFitter, Gaussian
-from onbrand.models.fitting import FOLDS, numbers_of, starts_of
-from worlds import raises
+from onbrand.data.records import open_folder
+from onbrand.models.fitting import FOLDS, encode_photos, numbers_of, starts_of
+from worlds import raises, write_blocks
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 
 @pytest.mark.parametrize(("begin", "distance"), [(0, 1), (3, 5), (0, 10), (2, 7), (1, 60)])
@@ -43,3 +52,37 @@ def test_few_photos_are_as_many_of_each_class_spread_over_the_folder() -> None:
     assert [one.index for one in selection] == [0, 8, 16, 24, 32, 1, 9, 17, 25, 33]
     with raises("comparison", "30 photos", "a has 20"):
         few_of(records, 30)  # type: ignore[arg-type]
+
+
+def test_photos_of_which_none_can_be_used_are_an_error(pipe: StableDiffusionPipeline, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "photos" / name).write_bytes(b"no image")
+    with raises("data", tmp_path / "photos", "2 refused", "a.png"):
+        encode_photos(pipe, open_folder(tmp_path / "photos"), tmp_path / "store", (16, 16), False)
+
+
+@pytest.mark.filterwarnings("ignore:.*its mean shows those images", "ignore:real photos kept back pass less often")
+def test_fit_train_and_check_say_what_they_found_in_the_same_words(world: Path, tmp_path: Path) -> None:
+    photos, model = tmp_path / "photos", world / "model"
+    write_blocks(photos, 24)
+    (photos / "metadata.jsonl").rename(photos / "Metadata.jsonl")
+    for i in range(24):
+        (photos / f"{i:03d}.TXT").write_text("a block")
+    (photos / "001-masklabel.png").write_bytes((photos / "001.png").read_bytes())
+    lines = [
+        f"{photos}: 0 of 24 images have a caption; 1 class: default (24)",
+        "  not read: 24 files (000.TXT first), which look like captions: the caption of a.png is a.txt or a.caption",
+        "  not read: Metadata.jsonl, which looks like metadata: "
+        "metadata is called metadata.jsonl, metadata.csv, metadata.parquet",
+        "  not read: 001-masklabel.png, by its name a mask",
+    ]
+    verbs = {
+        "fit": lambda: api.fit(photos, model, tmp_path / "brand", k=2),
+        "train": lambda: api.train(photos, model, tmp_path / "run", max_train_steps=1, start="noise"),
+        "check": lambda: api.check(photos, photos),
+    }
+    for name, verb in verbs.items():
+        with redirect_stdout(io.StringIO()) as out:
+            verb()  # type: ignore[no-untyped-call]
+        assert out.getvalue().splitlines()[:4] == lines, name

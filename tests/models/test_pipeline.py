@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from transformers.utils import logging as transformers_logging
 
 from onbrand.core.prior import Prior
-from onbrand.models import pipeline
+from onbrand.models import loading, pipeline
 from onbrand.models.checkpoint import checked, lora_metadata
 from worlds import raises, tiny_pipeline, tiny_prior
 
@@ -182,7 +182,7 @@ class TestNotThere:
             pipeline.load(tmp_path / "model.bin")
 
     def test_shipped_model_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pipeline, "SHIPPED", ("nowhere",))
+        monkeypatch.setattr(loading, "SHIPPED", ("nowhere",))
         with raises("model", "'nowhere'", "assets/nowhere"):
             pipeline.load("nowhere")
 
@@ -248,5 +248,5 @@ class TestSingleFile:
         self, file: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-        with raises("model", file, "config=FOLDER"):
+        with raises("model", file, "model_config"):
             pipeline.load(file)

@@ -182,7 +182,7 @@ def same(one: Any, other: Any) -> Any:
         (diffusers.EDMDPMSolverMultistepScheduler(), ("variance-preserving", "sigma scale")),
         (
             EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"),
-            ("variance-preserving", "sigma scale"),
+            ("variance-preserving", "sigma scale", "timestep_type continuous", "take scheduler DDIMScheduler"),
         ),
         (diffusers.ScoreSdeVeScheduler(), ("variance-preserving", "alphas_cumprod")),
         (diffusers.CMStochasticIterativeScheduler(), ("variance-preserving", "alphas_cumprod")),
@@ -195,6 +195,13 @@ def same(one: Any, other: Any) -> Any:
 def test_schedulers_a_start_cannot_enter_are_refused(scheduler: Any, values: Any) -> None:
     with raises("scheduler", type(scheduler).__name__, *values):
         read_scheduler(scheduler, 20)
+
+
+def test_the_remedy_of_continuous_timesteps_is_one() -> None:
+    """DDIM's config keeps the timestep_type that its class does not read."""
+    euler = EulerDiscreteScheduler(**SD, timestep_type="continuous")
+    for remedy in (with_options(euler, "DDIMScheduler"), EulerDiscreteScheduler(**SD, timestep_type="discrete")):
+        assert read_scheduler(remedy, 20).abar > 0
 
 
 def test_what_the_network_sees_must_be_variance_preserving() -> None:
@@ -275,13 +282,13 @@ def test_options_are_checked() -> None:
         with_options(BASE, "Nonsense")
     with raises("scheduler", "'UNet2DModel'"):
         with_options(BASE, "UNet2DModel")
-    with raises("scheduler", "leading", "trailing", "linspace", "'even'"):
+    with raises("scheduler", "timestep_spacing", "leading", "trailing", "linspace", "'even'"):
         with_options(BASE, spacing="even")
     with raises("scheduler", "DDIMScheduler", "use_karras_sigmas", True):
         with_options(BASE, karras=True)
-    with raises("scheduler", "1..1000", "got 0"):
+    with raises("scheduler", "num_inference_steps", "1..1000", "got 0"):
         read_scheduler(BASE, 0)
-    with raises("scheduler", "LCMScheduler", "400 inference steps"):
+    with raises("scheduler", "LCMScheduler", "400 inference steps", "num_inference_steps"):
         read_scheduler(with_options(BASE, "LCMScheduler"), 400)
 
 

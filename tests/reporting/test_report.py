@@ -21,7 +21,7 @@ from PIL import Image
 from onbrand.reporting import figures
 from onbrand.reporting.folder import read
 from onbrand.reporting.page import Score, image, render
-from worlds import raises
+from worlds import CHECK, MANIFEST_LINE, raises
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 PROMPTS = ("a red bag, white background", "a blue coat, white background", "a teal dress, white background")
@@ -33,20 +33,15 @@ def write_row(folder: Path, start: str, keys: list[tuple[str, int]], background:
     lines = []
     for i, (prompt, seed) in enumerate(keys):
         Image.new("RGB", (8, 8), (seed, 10, 20)).save(folder / f"{i:05d}.png")
-        lines.append(json.dumps({"file": f"{i:05d}.png", "prompt": prompt, "seed": seed, "start": start}))
+        lines.append(json.dumps(MANIFEST_LINE | {"index": i, "file": f"{i:05d}.png", "prompt": prompt, "seed": seed}))
     (folder / "manifest.jsonl").write_text("\n".join(lines) + '\n{"file": "torn')
     entry = {
-        "title": "on the brand's background",
-        "rule": "within 3 of white",
-        "rate": background,
-        "low": background - 0.02,
-    }
-    images = [{"file": f"{i:05d}.png", "failed": failures if i == 0 else []} for i in range(len(keys))]
-    content = {
-        "count": 600,
-        "all": {"rate": background / 2},
-        "properties": {"background": entry | {"high": background + 0.02}},
-    }
+        "title": "on the brand's background", "rule": "within 3 of white", "rate": background, "low": background - 0.02,
+        "high": background + 0.02, "n": 600,
+    }  # fmt: skip
+    images = [{"file": f"{i:05d}.png", "failed": failures if i == 0 else [], "values": {}} for i in range(len(keys))]
+    content = CHECK | {"count": 600, "properties": {"background": entry}}
+    content |= {"all": {"rate": background / 2, "low": 0.0, "high": 1.0, "n": 600}}
     (folder / "check.json").write_text(json.dumps(content | {"images": images, "command": f"onbrand check {start}"}))
 
 
@@ -64,12 +59,15 @@ def demo(tmp_path: Path) -> Path:
         Image.new("RGB", (8, 8)).save(trace / f"{step:02d}-t{t}-xt.png")
     (folder / "brand" / "means").mkdir(parents=True)
     Image.new("RGB", (8, 8), (255, 255, 255)).save(folder / "brand" / "means" / "product photo.png")
-    fit = {"model": "tiny", "resolution": [8, 8], "k": 4, "used": 1200, "classes": {"product photo": {"count": 1200}}}
+    fit = {"model": "tiny", "resolution": [8, 8], "k": 4, "used": 1200, "flip": False}
+    fit |= {"classes": {"product photo": {"count": 1200, "file": "product photo"}}}
     fit |= {"refused": [{"file": "photos/<b>.png", "reason": "truncated"}], "versions": {"torch": "2.13.0"}}
     (folder / "brand" / "fit.json").write_text(json.dumps(fit))
-    leak = {"classes": {"product photo": {"sigma": 6.5, "k_worth": 2, "mean_power": [9, 1], "spread_power": [4, 0.5]}}}
+    numbers = {"count": 1200, "sigma": 6.5, "k_worth": 2, "mean_power": [9, 1], "spread_power": [4, 0.5]}
+    leak: dict[str, object] = {"classes": {"product photo": numbers | {"nats": 8.0, "auc": 1.0, "brightness": 6.0}}}
+    leak |= {"scheduler": "DDIMScheduler", "num_inference_steps": 20, "start_timestep": 951, "abar": 0.005}
     finding = {"code": "OB001", "title": "The mean is seen", "sentence": "It stands out.", "remedy": "Start there."}
-    leak["findings"] = [finding | {"level": "problem", "class": "product photo"}]  # type: ignore[assignment]
+    leak["findings"] = [finding | {"level": "problem", "class": "product photo"}]
     (folder / "brand" / "leak.json").write_text(json.dumps(leak))
     run = folder / "runs" / "ours"
     run.mkdir(parents=True)
@@ -403,7 +401,7 @@ def test_an_image_that_cannot_be_shown_is_said_in_its_place(demo: Path, spoil: A
 
 
 NAMES = ["pay $x^{$ now", "$a$", r"\frac{1}{", "tab\tline\n", "\x1b[2J", "_hidden", "<script>alert(1)</script>", "a|b",
-         "\udcff", "%s{0}", "' onload='x"]  # fmt: skip
+         "%s{0}", "' onload='x"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)

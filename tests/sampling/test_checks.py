@@ -6,20 +6,25 @@ import copy
 import re
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
+from onbrand.core.prior import Prior
 from onbrand.models import pipeline
+from onbrand.models.lora_pairs import Pair, put
+from onbrand.models.pipeline import text_fingerprint
 from onbrand.models.scheduler import with_options
 from onbrand.options.generate import SamplingSettings
 from onbrand.sampling.handoff import HandOff
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import sample
 from onbrand.sampling.start import start
-from worlds import raises, tiny_prior
+from worlds import raises, tiny_pipeline, tiny_prior
 
 WINDOW = {"gain": "window", "start": "mean", "k": 0, "start_timestep": 950}
 CONSTANT = {"gain": "constant", "start": "mean", "k": 0, "start_timestep": 951}
@@ -185,9 +190,50 @@ def test_other_mistakes_with_the_hand_off(pipe: Any, prior: Any) -> None:
         raises("handoff", "timestep 950", "10 steps", "DDIMScheduler", 901),
     ):
         sample(pipe, prior, REQUESTS, SamplingSettings(num_inference_steps=10, start="noise", handoff=True), WINDOW)
-    with raises("handoff", "2 latents", "got 1"):
+    with raises("handoff", "got 1 for 2 latents"):
         HandOff(pipe, latents, seeds=3, trained_start=WINDOW)
     with raises("handoff", "seed 5"):
         HandOff(pipe, latents, seeds=[3, 5], trained_start=WINDOW)
     with raises("option", "eta 0.5"):
         SamplingSettings(handoff=True, eta=0.5)
+
+
+def of_text(pipe: Any, text_encoder: str | None) -> Prior:
+    """A prior with a regression from text, and this of its text encoder."""
+    one = tiny_prior(pipe, ("garment",))
+    return Prior(one.gaussians, replace(one.provenance, text_encoder=text_encoder), one.text)
+
+
+def test_a_start_from_text_under_another_text_encoder_is_refused(pipe: Any, silence: Any) -> None:
+    """What reads no text goes on, and so does a prior of before, which does not say."""
+    prior = of_text(pipe, text_fingerprint(pipe))
+    begin(pipe, prior, start="text", look_ahead=0)
+    other = copy.copy(pipe)
+    other.text_encoder = copy.deepcopy(pipe.text_encoder)
+    with torch.no_grad():
+        next(other.text_encoder.parameters())[0, 0] += 0.5
+    with raises("prior", "text_encoder", text_fingerprint(pipe), text_fingerprint(other), "start mean"):
+        begin(other, prior, start="text", look_ahead=0)
+    with raises("prior", "text_encoder"):
+        begin(other, prior, look_ahead=0)
+    for without_text in ("mean", "pca", "noise"):
+        begin(other, prior, start=without_text, look_ahead=0)
+    begin(other, of_text(pipe, None), start="text", look_ahead=0)
+
+
+def test_a_text_encoder_is_known_again(pipe: Any) -> None:
+    """In half precision, with a LoRA beside it, and by the names of older versions of transformers."""
+    one, name = tiny_pipeline(), text_fingerprint(pipe)
+    assert text_fingerprint(one) == name != text_fingerprint(tiny_pipeline(seed=1))
+    one.to(torch.float16)
+    assert text_fingerprint(one) == name
+    one.to(torch.bfloat16)
+    assert text_fingerprint(one) is None
+    lora = tiny_pipeline()
+    layers = [name for name, _ in lora.text_encoder.named_modules() if name.endswith("q_proj")]
+    put(lora.text_encoder, {name: Pair(torch.ones(2, 16), torch.ones(16, 2), 1.0) for name in layers})
+    assert len(layers) == 2 and text_fingerprint(lora) == name
+    older = copy.copy(pipe)
+    older.text_encoder = torch.nn.Module()
+    older.text_encoder.text_model, older.text_encoder.dtype = pipe.text_encoder, torch.float32
+    assert text_fingerprint(older) == name

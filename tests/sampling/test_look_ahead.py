@@ -216,10 +216,10 @@ def test_looks_where_nothing_is_asked_for(pipe: Any, prior: Any) -> None:
         ({"prior": None, "start": "image"}, ("start", "look_ahead 1", "no prior", "look_ahead_projection")),
         (
             {"prior": "flat"},
-            ("start", "look_ahead 1", "garment, garment on a person", "look_ahead_projection"),
+            ("start", "look_ahead 1", "'garment', 'garment on a person'", "look_ahead_projection"),
         ),
         ({"look_ahead": -1}, ("option", "look_ahead", "at least 0", -1)),
-        ({"look_ahead": 0, "look_ahead_projection": False}, ("start", "look_ahead_projection", "no look")),
+        ({"look_ahead": 0, "look_ahead_projection": False}, ("option", "look_ahead_projection False", "look_ahead 0")),
         ({"prompts": None, "classes": "garment"}, ("start", "look_ahead 1", "prompts")),
         ({"guidance": 5}, ("start", "StableDiffusionPipeline", "got guidance:")),
     ],
@@ -249,7 +249,7 @@ def test_an_estimate_that_is_no_number_is_an_error(prior: Any) -> None:
     pipe = tiny_pipeline()
     with torch.no_grad():
         pipe.unet.conv_out.bias.fill_(float("inf"))
-    with raises("start", "overflows", torch.float32):
+    with raises("model", "overflows in float32", "another model"):
         start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=1)
 
 

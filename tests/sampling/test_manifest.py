@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_what_a_line_says(original: Any, pipe: Any, prior: Any) -> None:
     assert (entry["dtype"], entry["device"]) == ("float32", "cpu")
     assert entry["abar"] == pytest.approx(float(pipe.scheduler.alphas_cumprod[751]))
     assert entry["batch"] == {"first": 3, "size": 2, "position": 1}
-    assert entry["threads"] == torch.get_num_threads() and entry["versions"]["torch"] == torch.__version__
+    assert entry["threads"] == torch.get_num_threads() and entry["versions"]["torch"] == version("torch")
     assert entry["fingerprints"] == {
         "unet": fingerprint(pipe.unet),
         "vae": fingerprint(pipe.vae),
@@ -95,7 +96,7 @@ def test_remade_with_the_threads_it_was_made_with(pipe: Any, prior: Any, tmp_pat
     own = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        short = SamplingSettings(num_inference_steps=1, guidance_scale=1.0)
+        short = SamplingSettings(num_inference_steps=1, guidance_scale=2.0)
         list(write_images(tmp_path / "two", pipe, prior, REQUESTS[:2], short))
         torch.set_num_threads(1)
         counts = []
@@ -136,7 +137,7 @@ def test_shifted_schedules_are_kept_once_not_in_every_line(pipe: Any, prior: Any
     other.scheduler = DDIMScheduler(trained_betas=betas.tolist(), clip_sample=False, steps_offset=1)
     list(
         write_images(
-            tmp_path / "p", other, prior, REQUESTS[:1], SamplingSettings(num_inference_steps=20, guidance_scale=1.0)
+            tmp_path / "p", other, prior, REQUESTS[:1], SamplingSettings(num_inference_steps=20, guidance_scale=2.0)
         )
     )
     line = (tmp_path / "p" / "manifest.jsonl").read_text()
@@ -146,7 +147,7 @@ def test_shifted_schedules_are_kept_once_not_in_every_line(pipe: Any, prior: Any
     assert np.array_equal(pixels(image.image), pixels(tmp_path / "p" / "00000.png"))
     with raises("folder", tmp_path / "p", "scheduler.trained_betas", "'sha256:"):
         write_images(
-            tmp_path / "p", pipe, prior, REQUESTS[:1], SamplingSettings(num_inference_steps=20, guidance_scale=1.0)
+            tmp_path / "p", pipe, prior, REQUESTS[:1], SamplingSettings(num_inference_steps=20, guidance_scale=2.0)
         )
 
 
@@ -227,7 +228,7 @@ class TestResume:
         [
             ({"config": replace(CONFIG, num_inference_steps=5)}, ("settings.num_inference_steps", "was 4", "is 5")),
             ({"config": replace(CONFIG, batch_size=2)}, ("settings.batch_size", "was 3", "is 2")),
-            ({"requests": REQUESTS[:4]}, ("requests.count", "was 5", "is 4", "requests.sha256")),
+            ({"requests": REQUESTS[:4]}, ("an image 4", "only 4 requests")),
             (
                 {"trained_start": {"gain": "window", "start": "pca", "k": 2, "start_timestep": 700}},
                 ("trained_start.gain", None, "'window'"),
@@ -245,15 +246,77 @@ class TestResume:
 
     @pytest.mark.parametrize(
         ("other", "values"),
-        [({"prompt": "garment, red"}, ("prompt of image 2", "'garment, item 2'", "'garment, red'")),
-         ({"seed": 7}, ("seed of image 2", "was 12", "is 7"))],
+        [({"prompt": "garment, red"}, ("3 of 5", "prompt of image 2", "'garment, item 2'", "'garment, red'")),
+         ({"seed": 7}, ("seed of image 2", "was 12", "is 7")),
+         ({"attributes": {"colour": "blue"}}, ("attributes of image 2", "None", "blue")),
+         ({"class_name": "garment on a person"}, ("class of image 2", "'garment'", "'garment on a person'"))],
     )  # fmt: skip
-    def test_another_request_is_an_error_that_names_the_image(
+    def test_other_requests_are_an_error_that_names_the_first(
         self, folder: Any, pipe: Any, prior: Any, other: Any, values: Any
     ) -> None:
-        requests = [*REQUESTS[:2], replace(REQUESTS[2], **other), *REQUESTS[3:]]
+        before = bytes_of(folder)
+        requests = [*REQUESTS[:2], *(replace(request, **other) for request in REQUESTS[2:])]
         with raises("folder", folder, *values):
             write_images(folder, pipe, prior, requests, CONFIG)
+        assert bytes_of(folder) == before
+
+    def test_of_a_mended_file_of_requests_what_is_as_it_was_stays(self, folder: Any, pipe: Any, prior: Any) -> None:
+        before = bytes_of(folder)
+        requests = [*REQUESTS, Request("garment, new", 5)]
+        requests[2] = replace(REQUESTS[2], prompt="garment, mended")
+        with pytest.warns(UserWarning, match=r"1 of 6 requests are others than before \(image 2\)"):
+            images = write_images(folder, pipe, prior, requests, CONFIG)
+        assert next(images).index == 2
+        images.close()  # stopped there
+        assert [image.index for image in write_images(folder, pipe, prior, requests, CONFIG)] == [5]
+        after = bytes_of(folder)
+        assert {name for name in before if before[name] != after[name]} == {"00002.png"}
+        assert read_settings(folder)["requests"]["count"] == 6
+        for index in (2, 3, 5):
+            remake(folder, index, pipe, prior).image.save(folder / "again.png")
+            assert (folder / "again.png").read_bytes() == after[f"{index:05d}.png"]
+
+    def test_a_request_mended_and_mended_back_has_its_own_image(self, folder: Any, pipe: Any, prior: Any) -> None:
+        """Even if a kill came between the new image and its line."""
+        before, lines = bytes_of(folder), (folder / "manifest.jsonl").read_bytes()
+        with pytest.warns(UserWarning, match="image 2"):
+            images = write_images(
+                folder, pipe, prior, [*REQUESTS[:2], replace(REQUESTS[2], seed=7), *REQUESTS[3:]], CONFIG
+            )
+        assert not (folder / "00002.png").exists(), "the line of before stands for no other image"
+        images.close()
+        assert (folder / "manifest.jsonl").read_bytes() == lines
+        assert [image.index for image in write_images(folder, pipe, prior, REQUESTS, CONFIG)] == [2]
+        assert bytes_of(folder) == before
+
+    @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text", "a folder's"])
+    def test_an_image_that_is_not_whole_is_made_again(self, folder: Any, pipe: Any, prior: Any, damage: Any) -> None:
+        before, file = bytes_of(folder), folder / "00003.png"
+        whole = file.read_bytes()
+        middle = len(whole) // 2
+        contents = {
+            "empty": b"", "cut": whole[:-20], "text": b"half an image", "a folder's": b"\0" * len(whole),
+            "flipped": whole[:middle] + bytes([whole[middle] ^ 4]) + whole[middle + 1 :],
+        }  # fmt: skip
+        file.write_bytes(contents[damage])
+        with pytest.warns(UserWarning, match=r"1 of 5 images .* \(image 3\): they are made again"):
+            images = write_images(folder, pipe, prior, REQUESTS, CONFIG)
+        assert [image.index for image in images] == [3] and bytes_of(folder) == before
+
+    def test_an_image_of_numbers_that_are_none_is_listed_and_the_others_are_made(
+        self, pipe: Any, prior: Any, tmp_path: Path
+    ) -> None:
+        """An embedding that is not finite spoils the image of its prompt alone."""
+        other = copy.copy(pipe)
+        other.text_encoder = copy.deepcopy(pipe.text_encoder)
+        token = pipe.tokenizer("4", add_special_tokens=False).input_ids[0]
+        with torch.no_grad():
+            other.text_encoder.get_input_embeddings().weight[token] = torch.nan
+        images = write_images(tmp_path / "p", other, prior, REQUESTS, CONFIG)
+        assert [next(images).index for _ in range(4)] == [0, 1, 2, 3]
+        with raises("image", "1 of 5", "(4)", tmp_path / "p", "float32", "another model"):
+            next(images)
+        assert set(read_manifest(tmp_path / "p")) == {0, 1, 2, 3} and not (tmp_path / "p" / "00004.png").exists()
 
     def test_another_prior_is_another_run(self, folder: Any, pipe: Any, prior: Any) -> None:
         other = tiny_prior(pipe, ("garment",))
@@ -348,7 +411,17 @@ def test_a_folder_from_before_a_setting_was_there_is_resumed(pipe: Any, prior: A
 
 @pytest.mark.parametrize(
     "content",
-    ["{", "[]", '{"settings": {}}', '{"config": {}, "offset": {"gain": "window"}}', '{"config": 3, "offset": null}'],
+    [
+        "{",
+        "[]",
+        '{"settings": {}}',
+        '{"config": {}, "offset": {"gain": "window"}}',
+        '{"config": 3, "offset": null}',
+        '{"config": {}}',
+        "[" * 9999,
+        '{"schema": 2, "settings": {"k": -1}}',
+        '{"schema": null}',
+    ],
 )
 def test_a_damaged_config_is_an_error_that_names_it(folder: Any, pipe: Any, prior: Any, content: Any) -> None:
     (folder / "config.json").write_text(content)
@@ -367,14 +440,59 @@ def test_of_generates_options_those_of_the_images_are_recorded(pipe: Any, prior:
     assert remake(tmp_path / "p", 0, pipe, prior).image.tobytes()
 
 
-def test_settings_of_a_later_version_or_none_are_refused(folder: Any, pipe: Any, prior: Any) -> None:
+@pytest.mark.parametrize(
+    ("change", "values"),
+    [
+        ({"num_inference_steps": "many"}, ("num_inference_steps must be a whole number, is 'many'",)),
+        ({"eta": 3.0}, ("eta must lie in [0, 1]; got 3.0",)),
+        ({"paper": 1}, ("paper", "no setting")),
+        ({"look_ahead": -1}, ("look_ahead", "-1")),
+        ({"guidance_scale": float("nan")}, ("guidance_scale", "nan")),
+    ],
+)
+def test_a_setting_that_is_wrong_is_named(folder: Any, pipe: Any, prior: Any, change: Any, values: Any) -> None:
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"settings": settings["settings"] | change}))
+    for use in (lambda: write_images(folder, pipe, prior, REQUESTS, CONFIG), lambda: remake(folder, 1, pipe, prior)):
+        with raises("folder", folder / "config.json", *values, "output_dir"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("change", "values"),
+    [
+        ({"index": "two"}, ("index must be a whole number, is 'two'",)),
+        ({"file": "../../00001.png"}, ("file must be the name of a file in this folder", "'../../00001.png'")),
+        ({"file": "C:\\x.png"}, ("file", "in this folder")),
+        ({"file": "/etc/x.png"}, ("file", "in this folder")),
+        ({"file": ""}, ("file", "in this folder")),
+        ({"seed": -1}, ("seed must be at least 0, is -1",)),
+        ({"seed": 1.5}, ("seed must be a whole number, is 1.5",)),
+        ({"batch": {"first": 3, "size": 2}}, ("index 1 within its batch",)),
+        ({"batch": [0, 3]}, ("batch must be an object",)),
+        ({"threads": 10**9}, ("threads must be at most 4096",)),
+        ({"attributes": {"colour": None}}, ("attributes.colour must be text, is None",)),
+        ({"prompt": None}, ("prompt must be text, is None",)),
+    ],
+)
+def test_a_line_that_is_wrong_is_named_with_its_field(folder: Any, change: Any, values: Any) -> None:
+    lines = (folder / "manifest.jsonl").read_text().splitlines()
+    lines[1] = json.dumps(json.loads(lines[1]) | change)
+    (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n")
+    with raises("folder", f"{folder / 'manifest.jsonl'} line 2", *values, "take this line out"):
+        read_manifest(folder)
+
+
+def test_settings_of_a_later_version_or_none_are_refused(folder: Any, pipe: Any, prior: Any, tmp_path: Path) -> None:
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"schema": 99}))
     with raises("folder", folder / "config.json", "schema 99", "to 2"):
         remake(folder, 1, pipe, prior)
     (folder / "config.json").unlink()
-    with raises("folder", folder, "config.json"):
+    with raises("folder", f"{folder} holds images, but no config.json"):
         remake(folder, 1, pipe, prior)
+    with raises("folder", f"{tmp_path} holds no images"):
+        read_settings(tmp_path)
 
 
 def test_what_a_killed_process_left_half_written_is_taken_away(folder: Any, pipe: Any, prior: Any) -> None:

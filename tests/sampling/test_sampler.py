@@ -13,12 +13,14 @@ from onbrand.data.images import to_image
 from onbrand.models import pipeline
 from onbrand.models.scheduler import with_options
 from onbrand.options.generate import SamplingSettings
+from onbrand.sampling.manifest import read_manifest, write_images
 from onbrand.sampling.requests import Request
-from onbrand.sampling.sampler import plan, run, sample
+from onbrand.sampling.sampler import overflow, plan, run, sample
 from onbrand.sampling.start import generator_for, start
-from worlds import raises
+from worlds import raises, tiny_pipeline
 
 REQUESTS = [Request(f"garment, item {seed}", seed, negative_prompt="blue" if seed % 2 else "") for seed in range(5)]
+PLAIN = [Request(f"garment, item {seed}", seed) for seed in range(5)]
 FAST = {"num_inference_steps": 4, "guidance_scale": 3.0, "look_ahead": 0}
 LOOKING = FAST | {"look_ahead": None}
 """With a look ahead, as where nothing is asked for."""
@@ -83,9 +85,7 @@ def test_no_guidance_takes_one_call_of_the_network(pipe: Any, prior: Any) -> Non
     sizes = []
     handle = pipe.unet.register_forward_hook(lambda module, args, out: sizes.append(len(args[0])))
     try:
-        list(
-            sample(pipe, prior, REQUESTS[:3], SamplingSettings(num_inference_steps=2, guidance_scale=1.0, look_ahead=0))
-        )
+        list(sample(pipe, prior, PLAIN[:3], SamplingSettings(num_inference_steps=2, guidance_scale=1.0, look_ahead=0)))
         list(
             sample(pipe, prior, REQUESTS[:3], SamplingSettings(num_inference_steps=2, guidance_scale=2.0, look_ahead=1))
         )
@@ -113,20 +113,22 @@ def test_all_is_checked_at_the_call(pipe: Any, prior: Any) -> None:
     two = copy.copy(REQUESTS)
     with raises("prior", "'a shoe'", "'garment', 'garment on a person'"):
         sample(pipe, prior, [*two, Request("a shoe", 1)])
-    with raises("start", "'shoe'", "'garment', 'garment on a person'"):
+    with raises("prior", "request 5", "'shoe'", "'garment', 'garment on a person'"):
         sample(pipe, prior, [*two, Request("garment", 1, "shoe")])
+    with raises("prior", "a.txt line 9", "'shoe'"):
+        sample(pipe, prior, [*two, Request("garment", 1, "shoe", place="a.txt line 9")])
     with raises("request", "one request"):
         sample(pipe, prior, [])
     with raises("scheduler", "'Nonsense'"):
         sample(pipe, prior, two, SamplingSettings(scheduler="Nonsense"))
-    with raises("request", "eta", "EulerDiscreteScheduler"):
+    with raises("option", "eta 0.5", "EulerDiscreteScheduler", "DDIMScheduler"):
         sample(pipe, prior, two, SamplingSettings(scheduler="EulerDiscreteScheduler", eta=0.5))
     with raises("start", "OB003", "timestep 950", "timestep 901"):
         window = {"gain": "window", "start": "mean", "start_timestep": 950}
         sample(pipe, prior, two, SamplingSettings(num_inference_steps=10), trained_start=window)
-    with raises("request", "image start", "5 lack"):
+    with raises("request", "image start", "5 of 5", "request 0 first"):
         sample(pipe, prior, two, SamplingSettings(start="image"))
-    with pytest.warns(UserWarning, match="1 of 6 prompts are longer than the tokenizer's 32 tokens"):
+    with pytest.warns(UserWarning, match="1 of 7 texts are longer than the tokenizer's 32 tokens"):
         sample(pipe, prior, [*two, Request("garment " + "x" * 40, 1)])
 
 
@@ -159,17 +161,82 @@ def test_image_start_from_files(pipe: Any, prior: Any, tmp_path: Path) -> None:
         list(sample(pipe, prior, requests, config))
 
 
+SAYING = [
+    ([Request("garment (red:1.4)", 0)], {}, "request 0 has '\\(red:1.4\\)'; weights and tags of other programs"),
+    ([Request("garment", 0, negative_prompt="((dark))")], {}, "'\\(\\(dark\\)\\)'"),
+    ([Request("garment", 0), Request("garment <lora:a:1>", 1, place="a.txt line 9")], {}, "line 9 has '<lora:a:1>'"),
+    ([Request("garment", 0, negative_prompt="dark")], {"guidance_scale": 1}, "'dark'; guidance_scale 1 does not"),
+    ([Request("garment", 0, conditioning=("a.png",))], {}, "names a.png; .*this model has none"),
+    ([Request("garment", 0, asked={"num_inference_steps": 9})] * 2, {},
+     "asks for num_inference_steps 9 \\(and 1 more\\); all images of a run have num_inference_steps 4"),
+    ([Request("garment", 0, asked={"guidance_scale": 9.5})], {}, "guidance_scale 9.5; all images .*_scale 3.0"),
+    ([Request("garment", 0, image="a.png", asked={"start": "image"})], {}, "start image; all .* have start text"),
+    ([Request("garment", 0, asked={"width": 512})], {}, "width 512; all images of a run have width 16"),
+    ([Request("garment", 0, negative_prompt="x" * 40)], {}, "1 of 2 texts are longer .* loses 'xxxx"),
+]  # fmt: skip
+"""Requests -> what of them nothing reads."""
+
+
+@pytest.mark.parametrize(("requests", "options", "words"), SAYING, ids=str)
+def test_what_nothing_reads_is_warned_of_once(pipe: Any, prior: Any, requests: Any, options: Any, words: str) -> None:
+    with pytest.warns(UserWarning, match=words) as caught:
+        plan(pipe, prior, requests, SamplingSettings(**FAST | options))
+    assert len(caught) == 1
+
+
+def test_what_the_run_has_is_not_warned_of(pipe: Any, prior: Any) -> None:
+    asked = {"num_inference_steps": 4, "guidance_scale": 3.0, "width": 16, "height": 16}
+    plan(pipe, prior, [Request("garment (a red one), 4:3, [new]", 0, negative_prompt="dark", asked=asked)],
+         SamplingSettings(**FAST))  # fmt: skip
+
+
+def broken_pipe(part: str, value: float) -> Any:
+    """A pipeline of its own, whose UNet, VAE or text encoder gives numbers that are not finite."""
+    other = tiny_pipeline()
+    with torch.no_grad():
+        if part == "text_encoder":  # of those prompts alone that hold a tilde
+            token = other.tokenizer.convert_tokens_to_ids("~</w>")
+            other.text_encoder.get_input_embeddings().weight[token] = value
+        elif part == "vae":
+            other.vae.decoder.conv_out.bias.fill_(value)
+        else:
+            other.unet.conv_out.bias.fill_(value)
+    return other
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_a_model_that_gives_no_numbers_makes_no_image_and_is_given_up(part: str, value: float) -> None:
+    other, calls = broken_pipe(part, value), []
+    other.unet.register_forward_hook(lambda *args: calls.append(1))
+    settings = SamplingSettings(**FAST | {"num_inference_steps": 1, "start": "noise", "batch_size": 5})
+    requests = [Request("a", seed) for seed in range(10, 30)]
+    with raises("image", "image 0 of request 0 (seed 10)", "overflows in float32", "another model"):
+        next(sample(other, None, requests, settings))
+    calls.clear()
+    with raises("image", "none of the first 10", "request 0 first (seed 10)", "overflows in float32"):
+        assert not any(image.finite for image in run(plan(other, None, requests, settings)))
+    assert len(calls) == 2, "of 4 batches"
+    half = copy.copy(other)
+    half.unet, half.vae = other.unet.to(torch.bfloat16), other.vae
+    assert "load the model with dtype float32" in overflow(plan(half, None, requests, settings))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_of_a_batch_the_images_whose_numbers_are_finite_are_made(value: float, tmp_path: Path) -> None:
+    requests = [Request("a ~" if seed in (1, 4) else "a", seed) for seed in range(6)]
+    settings = SamplingSettings(**FAST | {"num_inference_steps": 1, "start": "noise", "batch_size": 3})
+    results = []
+    with raises("image", "2 of 6 images", "(1, 4)", tmp_path):
+        for image in write_images(tmp_path, broken_pipe("text_encoder", value), None, requests, settings):
+            results.append(image)
+    whole = [image for image in sample(tiny_pipeline(), None, requests, settings) if image.index not in (1, 4)]
+    assert [image.index for image in results] == [0, 2, 3, 5] == sorted(read_manifest(tmp_path))
+    assert [image.image.tobytes() for image in results] == [image.image.tobytes() for image in whole]
+
+
 def test_without_a_prior(pipe: Any) -> None:
     images = list(sample(pipe, None, REQUESTS[:1], SamplingSettings(**FAST, start="noise")))
     theirs = pipe(REQUESTS[0].prompt, generator=torch.Generator().manual_seed(0), num_inference_steps=4,
                   guidance_scale=3.0)  # fmt: skip
     assert images[0].image.tobytes() == theirs.images[0].tobytes() and images[0].class_name is None
-
-
-def test_overflow_is_an_error_not_a_black_image(pipe: Any, prior: Any) -> None:
-    other = copy.copy(pipe)
-    other.unet = copy.deepcopy(pipe.unet)
-    with torch.no_grad():
-        other.unet.conv_out.bias.fill_(float("inf"))
-    with raises("request", "overflows", torch.float32):
-        list(sample(other, prior, REQUESTS[:1], SamplingSettings(**FAST)))

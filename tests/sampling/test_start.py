@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -120,10 +121,20 @@ def test_pca_draws_have_the_classes_spread(pipe: Any, prior: Any) -> None:
     assert not any(torch.allclose(a, b[0], atol=0.01) for a, b in zip(x_start, own, strict=False)), "not the noise's"
 
 
-@pytest.mark.parametrize("k", [0, 4])
-def test_components_that_were_not_fitted(pipe: Any, prior: Any, k: Any) -> None:
-    with raises("start", "'pca'", "k = 1..3", f"got {k}"):
-        start(pipe, prior, PROMPTS, seeds=SEEDS, start="pca", k=k)
+def test_components_that_were_not_fitted(pipe: Any, prior: Any) -> None:
+    with raises("start", "start pca", "k of 1 to 3", "got 4", "take fewer"):
+        start(pipe, prior, PROMPTS, seeds=SEEDS, start="pca", k=4)
+    with raises("option", "k must", "at least 1", "got 0"):
+        start(pipe, prior, PROMPTS, seeds=SEEDS, start="pca", k=0)
+    flat = {n: replace(g, components=g.components[:0], variances=g.variances[:0]) for n, g in prior.gaussians.items()}
+    with raises("start", "start pca", "has none", "start from the mean"):
+        start(pipe, Prior(flat, prior.provenance), PROMPTS, seeds=SEEDS, start="pca")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.0, True, "7", None])
+def test_what_is_no_seed(pipe: Any, prior: Any, seed: Any) -> None:
+    with raises("start", "a seed is a whole number from 0"):
+        start(pipe, prior, "garment", seeds=[seed], start="mean")
 
 
 def test_text_start_is_the_regression(pipe: Any, prior: Any) -> None:
@@ -155,9 +166,9 @@ def test_image_start_is_the_vaes_mode(pipe: Any, prior: Any, images: Any) -> Non
 
 
 def test_options_of_another_start_are_refused(pipe: Any, prior: Any) -> None:
-    with raises("start", "k counts", "got 2", "start mean"):
+    with raises("option", "k 2", "start mean", "start pca or image"):
         start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", k=2)
-    with raises("start", "residual", "start mean"):
+    with raises("option", "residual True", "start mean", "start text"):
         start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", residual=True)
 
 
@@ -172,7 +183,7 @@ def test_image_start_projected_on_components(pipe: Any, prior: Any, images: Any)
             rest = (latent - gaussian.mean).flatten()
             expected = gaussian.mean + (axes.T @ (axes @ rest)).view(4, 8, 8)
             torch.testing.assert_close(x_start, expected, rtol=1e-3, atol=5e-3)
-    with raises("start", "'image'", "k = 1..3", "got 4"):
+    with raises("start", "start image", "k of 1 to 3", "got 4"):
         start(pipe, prior, PROMPTS, seeds=SEEDS, start="image", images=images, k=4)
     with raises("start", "k = 3", "a prior"):
         start(pipe, None, seeds=SEEDS, start="image", images=images, k=3)
@@ -198,7 +209,7 @@ def test_class_by_field_or_by_prefix(pipe: Any, prior: Any) -> None:
     )
     one = start(pipe, prior, seeds=SEEDS, start="mean", classes="garment")
     assert torch.equal(one[0], by_prefix[0]) and not torch.equal(one[1], by_prefix[1])
-    with raises("start", "'shoe'", "'garment', 'garment on a person'"):
+    with raises("prior", "image 1", "'shoe'", "'garment', 'garment on a person'"):
         start(pipe, prior, seeds=SEEDS, classes=["garment", "shoe", "garment"])
     with raises("prior", "'a shoe'", "'garment', 'garment on a person'"):
         start(pipe, prior, ["a shoe"] * 3, seeds=SEEDS)

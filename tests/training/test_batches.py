@@ -83,6 +83,14 @@ def test_a_dropped_caption_keeps_its_start(parts: Any, start: Any) -> None:
     assert not torch.allclose(full, empty.expand_as(full))
 
 
+def test_captions_that_are_cut_are_warned_of_once(parts: Any) -> None:
+    texts = [f"{number} {'x' * 40}" for number in range(100)]
+    with pytest.warns(UserWarning, match="100 of 101 texts are longer than the tokenizer's 32 tokens") as caught:
+        captions = Captions(parts[0], ["short", *texts[1:], texts[0]])
+        captions(texts)
+    assert len(caught) == 1
+
+
 def test_captions_are_dropped_at_their_rate(parts: Any) -> None:
     positions = range(100 * COUNT)
     hidden = batch_of(parts, positions, caption_dropout_rate=0.25).hidden

@@ -23,7 +23,7 @@ from onbrand.models.pipeline import decode
 from onbrand.training import batches
 from onbrand.training.batches import Batches
 from onbrand.training.loop import train
-from onbrand.training.state import check_same, settings_of
+from onbrand.training.state import check_same, read_state, save_state, settings_of
 from worlds import raises
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -142,14 +142,13 @@ def test_an_optimiser_state_of_a_gpu_is_gone_on_with(home: Any, tmp_path: Path, 
     through, parts = settings(max_train_steps=4), settings(max_train_steps=2)
     list(train(*open_all(home), through, tmp_path / "whole"))
     list(train(*open_all(home), parts, tmp_path / "parts"))
-    file = tmp_path / "parts" / "state" / "step-00000002" / "optimizer.pt"
-    state = torch.load(file, weights_only=True)
-    for moments in state["state"].values():
+    state = read_state(tmp_path / "parts" / "state" / "step-00000002")
+    for moments in state.optimizer["state"].values():
         for name, moment in moments.items():
             if moment.ndim == 4:
                 moments[name] = moment.contiguous(memory_format=torch.channels_last)
-    state["param_groups"][0]["fused"] = fused
-    torch.save(state, file)
+    state.optimizer["param_groups"][0]["fused"] = fused
+    save_state(tmp_path / "parts" / "state", state, limit=1)
     list(train(*open_all(home), replace(parts, max_train_steps=4), tmp_path / "parts"))
     same(tmp_path / "whole", tmp_path / "parts")
 
@@ -257,7 +256,20 @@ def test_networks_that_are_compiled_wrong_are_refused_before_the_first_step(
     monkeypatch.setattr(nn.Module, "compile", by(wrong))
     with raises("training", torch.__version__, "compile") as caught:
         next(train(*open_all(home), settings(compile=True), tmp_path))
-    assert re.search(r"\d+%", str(caught.value)) and not (tmp_path / "log.jsonl").exists()
+    rate = re.search(r"(\d+)%", str(caught.value))
+    assert rate and int(rate[1]) > 10 and not (tmp_path / "log.jsonl").exists(), "NaN is not alike"
+
+
+@TRACED
+def test_gradients_that_are_no_numbers_anyway_are_not_compilings_fault(
+    home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nn.Module, "compile", by("eager"))
+    pipe, *rest = open_all(home)
+    with torch.no_grad():
+        pipe.unet.conv_in.bias.fill_(float("nan"))
+    with raises("training", "not finite before anything is compiled", "another model"):
+        next(train(pipe, *rest, settings(compile=True), tmp_path))
 
 
 @pytest.mark.prove

@@ -217,12 +217,34 @@ def test_a_tracker_gets_every_step(home: Any, tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_ends_the_run_and_is_not_kept(home: Any, tmp_path: Path) -> None:
     config = settings(max_train_steps=20, learning_rate=1e30, max_grad_norm=None, checkpointing_steps=50)
-    with raises("diverged", tmp_path, "learning_rate", "lr_warmup_steps"):
+    with raises("diverged", tmp_path, "has no state", "output_dir", "learning_rate"):
         for _ in train(*open_all(home), config, tmp_path):
             pass
     assert not (tmp_path / "state").exists()
+    list(train(*open_all(home), settings(max_train_steps=1, learning_rate=1e-6), tmp_path / "mended"))
     with raises("training", tmp_path / "state", "checkpointing_steps"):
         save_model(*open_all(home)[:1], None, config, tmp_path)
+
+
+def test_weights_that_are_no_numbers_are_in_no_state(home: Any, tmp_path: Path) -> None:
+    """The last step's loss is finite, and what it makes of the weights is not."""
+    config = settings(max_train_steps=2, learning_rate=1e-3, max_grad_norm=None, checkpointing_steps=1)
+    pipe, *rest = open_all(home)
+    steps = train(pipe, *rest, config, tmp_path)
+    next(steps)
+    pipe.unet.conv_out.weight.register_hook(lambda gradient: gradient * float("nan"))
+    with raises("diverged", "weights are not finite after step 2", f"the last state in {tmp_path} is of step 1"):
+        next(steps)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-00000001"]
+
+
+def test_before_any_step_no_learning_rate_is_blamed(home: Any, tmp_path: Path) -> None:
+    pipe, *rest = open_all(home)
+    with torch.no_grad():
+        pipe.unet.conv_out.bias.fill_(float("nan"))
+    with raises("diverged", "the loss is nan at step 1", "another model") as caught:
+        next(train(pipe, *rest, settings(), tmp_path))
+    assert "learning_rate" not in str(caught.value)
 
 
 def other_prior(prior: Any, **fields: Any) -> Any:
@@ -242,6 +264,11 @@ def other_prior(prior: Any, **fields: Any) -> Any:
             settings(),
             lambda p, prior: (p, other_prior(prior, scaling_factor=1.0)),
             ("prior", "scaling_factor 1.0", 0.18215),
+        ),
+        (
+            settings(start="text"),
+            lambda p, prior: (p, other_prior(prior, text_encoder="1" * 64)),
+            ("prior", "text_encoder", "1" * 64, "start mean"),
         ),
         (
             settings(start="text"),

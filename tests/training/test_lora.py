@@ -20,10 +20,11 @@ from onbrand.api._merge import UNFINISHED
 from onbrand.models import pipeline
 from onbrand.models.checkpoint import LORA, lora_metadata
 from onbrand.models.denoiser import full, lora
-from onbrand.models.lora import KOHYA
+from onbrand.models.lora import KOHYA, save
 from onbrand.models.pipeline import embed
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import plan
+from onbrand.training.defaults import check_rank
 from onbrand.training.loop import train
 from worlds import raises
 
@@ -227,6 +228,35 @@ def test_what_cannot_be_a_lora_is_refused(home: Any, tmp_path: Path) -> None:
         settings(**OPTIONS | {"rank": 0})
 
 
+def test_a_lora_of_no_numbers_is_not_written(home: Any, tmp_path: Path) -> None:
+    pipe = open_all(home)[0]
+    weights = lora(pipe, 2, None, ["to_q"]).learned
+    with torch.no_grad():
+        next(iter(weights.values()))[0, 0] = float("nan")
+    with raises("lora", tmp_path / "out", "lora_A", "NaN"):
+        save(pipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "values"),
+    [
+        ({"rank": 100_000}, ("at most", "16 of down_blocks.0.", "got 100000", "take 16 or less")),
+        ({"rank": 17}, ("16 of down_blocks.0.", "got 17")),
+        ({"rank": 33, "target_modules": ("down_blocks.1.resnets.0.conv2",)}, ("32 of down_blocks.1.resnets.0.conv2",)),
+        ({"rank": 17, "target_modules": ("conv1",), "train_text_encoder": True, "start": "mean"}, ("16 of ", "got 17")),
+    ],
+)
+def test_a_rank_that_no_layer_has_is_refused_before_it_is_built(
+    home: Any, tmp_path: Path, options: Any, values: Any
+) -> None:
+    pipe, *rest = open_all(home)
+    with raises("training", "rank", *values):
+        train(pipe, *rest, settings(**OPTIONS | {"lora_alpha": None} | options), tmp_path)
+    assert not hasattr(pipe.unet, "peft_config") and not list(tmp_path.iterdir())
+    check_rank(pipe, settings(**OPTIONS | options | {"rank": 16}))
+
+
 def test_the_first_weights_follow_from_the_seed_alone(home: Any) -> None:
     def weights_from(seed: Any) -> Any:
         torch.rand(seed + 5)  # whatever was drawn before
@@ -241,7 +271,7 @@ def test_a_lora_is_resumed_on_its_own_base_alone(run: Any, home: Any) -> None:
     pipe, records, store, prior = open_all(home)
     with torch.no_grad():
         pipe.unet.conv_in.bias += 1
-    with raises("resume", "the model", "4 steps"):
+    with raises("resume", out / "state", "4 steps of another model"):
         train(pipe, records, store, prior, settings(**OPTIONS), out)
 
 

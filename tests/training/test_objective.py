@@ -193,8 +193,7 @@ def test_first_outside_the_schedule_and_foreign_schedulers_are_refused() -> None
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     pipe = tiny_pipeline()
-    for first in (-1, 1000):
-        with raises("training", "start_timestep", "0..999", f"got {first}"):
-            make_objective(pipe.scheduler, TrainSettings(start_timestep=first))
+    with raises("training", "start_timestep", "0..999", "got 1000"):
+        make_objective(pipe.scheduler, TrainSettings(start_timestep=1000))
     with raises("scheduler", "FlowMatchEulerDiscreteScheduler", "flow matching"):
         make_objective(FlowMatchEulerDiscreteScheduler(), TrainSettings())

@@ -12,6 +12,7 @@ from onbrand.models.pipeline import load
 from onbrand.training.early_stopping import has_stalled, read_pass_rates
 from onbrand.training.export import save_model
 from onbrand.training.loop import train
+from worlds import raises
 
 
 @pytest.mark.parametrize(
@@ -65,3 +66,14 @@ def test_validation_without_a_number_saves_no_state_of_its_own(home: Any, tmp_pa
     next(run)
     run.close()
     assert not (tmp_path / "state").exists() and read_pass_rates(tmp_path) == []
+
+
+def test_a_damaged_line_of_the_log_is_named(tmp_path: Path) -> None:
+    lines = [json.dumps({"step": step, "loss": 1.0, "seconds": 1.0, "passed": step / 10}) for step in (1, 2, 3)]
+    (tmp_path / "state" / "step-00000002").mkdir(parents=True)
+    (tmp_path / "log.jsonl").write_text("\n".join([*lines[:2], "garbage"]))
+    assert read_pass_rates(tmp_path) == [0.1, 0.2], "what is after the state is taken back"
+    for line in ("garbage", "[" * 9999, '{"step": 1}', lines[0].replace("0.1", "true")):
+        (tmp_path / "log.jsonl").write_text("\n".join([line, *lines[1:]]) + "\n")
+        with raises("folder", f"{tmp_path / 'log.jsonl'} line 1 is damaged"):
+            read_pass_rates(tmp_path)

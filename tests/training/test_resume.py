@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,13 +112,28 @@ def test_other_settings_images_or_priors_are_not_resumed(home: Any, tmp_path: Pa
     for arguments, values in [
         ((records, prior, slower), ("learning_rate", "0.001", "0.0001")),
         ((records, prior, settings(max_train_steps=2, gain="constant")), ("gain", "window", "constant")),
-        ((other_records, prior, settings(max_train_steps=2)), ("the images", "1 steps")),
-        ((records[:-1], prior, settings(max_train_steps=2)), ("the images", "1 steps")),
-        ((records, job.tiny_prior(pipe, job.CLASSES, k=2), settings(max_train_steps=2)), ("the prior", "1 steps")),
+        ((other_records, prior, settings(max_train_steps=2)), (tmp_path / "state", "1 step of other images")),
+        ((records[:-1], prior, settings(max_train_steps=2)), ("1 step of other images",)),
+        ((records, job.tiny_prior(pipe, job.CLASSES, k=2), settings(max_train_steps=2)), ("another prior",)),
     ]:
         with raises("resume", *values):
             train(pipe, arguments[0], store, arguments[1], arguments[2], tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_damaged_state_is_said_and_without_it_the_run_is_the_same(home: Any, tmp_path: Path) -> None:
+    config = settings(max_train_steps=5, checkpointing_steps=2)
+    through(train(*open_all(home), config, tmp_path / "whole"))
+    run = train(*open_all(home), config, tmp_path / "parts")
+    assert [next(run).step for _ in range(4)][-1] == 4
+    run.close()
+    damaged = tmp_path / "parts" / "state" / "step-00000004"
+    (damaged / "optimizer.pt").write_bytes((damaged / "optimizer.pt").read_bytes()[:-100])
+    with raises("resume", damaged / "optimizer.pt", "step-00000002 is whole: remove step-00000004"):
+        train(*open_all(home), config, tmp_path / "parts")
+    shutil.rmtree(damaged)
+    assert [step.step for step in train(*open_all(home), config, tmp_path / "parts")] == [3, 4, 5]
+    same(tmp_path / "whole", tmp_path / "parts")
 
 
 def in_process(home: Any, out: Any, options: Any, lines: Any = None, pause: Any = 0.0) -> Any:

@@ -37,14 +37,15 @@ def check(options: CheckOptions) -> Checked:
     95 % intervals; writes check.json and the contact sheet check.png beside the images.
 
     Returns:
-        The rate of images that pass, whether it reaches `require`, and what check.json says.
+        The rate of images that pass, whether it reaches `require`, and what check.json says. An image that does not
+        open is listed, and passes nothing.
 
     Raises:
-        OnbrandError: no images, images that do not open, or too few photos to learn from.
+        OnbrandError: no image that opens, or too few photos to learn from.
     """
     from json import dumps
 
-    from onbrand.api._inputs import brand_folder, open_model, open_prior
+    from onbrand.api._inputs import brand_folder, open_autoencoder, open_prior, say_folders
     from onbrand.data.records import CHECK, SHEET
     from onbrand.evaluation.check import judge_images, open_judges
     from onbrand.evaluation.joints import BlazePose
@@ -54,14 +55,13 @@ def check(options: CheckOptions) -> Checked:
 
     folder, photos, split, require = Path(options.images), options.against, options.split, options.require
     prior = None if options.prior is None else open_prior(options.prior)
-    judges = open_judges(options.attributes, options.clip)
-    net = None if options.pose is None else BlazePose(options.pose)
-    pipe = open_model(options.model or prior.provenance.model, options.device) if prior else None
+    say_folders(folder, photos, split, options.json)
+    judges, net = open_judges(options.attributes, options.clip), BlazePose(options.pose) if options.pose else None
+    pipe = open_autoencoder(options, prior)
     size = prior.provenance.resolution if prior else size_of_first(folder)
     images = open_images(folder, size, prior)
-    brand = brand_folder(options.prior)
     stances = open_stances(net, photos, size, prior, split) if net else None
-    reference = open_reference(photos, size, prior, pipe, brand, split)
+    reference = open_reference(photos, size, prior, pipe, brand_folder(options.prior), split)
     content = judge_images(images, reference, prior, pipe, judges, stances, net(images.pixels) if net else None)
     content |= {
         "against": str(photos), "command": command("check", options), "versions": versions(),
@@ -69,7 +69,7 @@ def check(options: CheckOptions) -> Checked:
     }  # fmt: skip
     write_json(folder / CHECK, content)
     failures = [entry["failed"] for entry in content["images"][:SHOWN]]
-    write_png(folder / SHEET, contact_sheet(images.images[:SHOWN], images.prompts[:SHOWN], failures))
+    write_png(folder / SHEET, contact_sheet(*images.tiles(SHOWN), failures))
     rate = float(content["all"]["rate"])
     passed = require is None or rate >= require
     print(dumps(content, indent=2, ensure_ascii=False) if options.json else "\n".join(lines_of(content)))

@@ -33,7 +33,7 @@ def diagnose(options: DiagnoseOptions) -> dict[str, Any]:
     from onbrand.models.scheduler import VANISHING, read_scheduler, with_options, with_zero_snr
 
     prior = Prior.load(prior_file(options.brand))
-    pipe = open_model(options.model or prior.provenance.model, "cpu")
+    pipe = open_model(options.model or prior.provenance.model, "cpu", config=options.model_config)
     base = with_zero_snr(pipe.scheduler) if options.rescale_betas_zero_snr else pipe.scheduler
     steps = options.num_inference_steps
     schedule = read_scheduler(with_options(base, options.scheduler, options.timestep_spacing), steps)

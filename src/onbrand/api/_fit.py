@@ -26,25 +26,25 @@ def fit(options: FitOptions) -> dict[str, Any]:
         OnbrandError: no usable photo, an unusable model, device, resolution, k or text, an output_dir inside of the
             photos.
     """
-    from onbrand.api._inputs import open_model, say_summary, size_of
+    from onbrand.api._inputs import open_model, open_photos, say_summary, size_of
     from onbrand.core import Prior
     from onbrand.core.prior import FILE as PRIOR
     from onbrand.data.latents import FOLDER as LATENTS
     from onbrand.evaluation.likelihood import write_unseen
     from onbrand.models import fitting
-    from onbrand.models.pipeline import DTYPES, fingerprint
+    from onbrand.models.pipeline import DTYPES, fingerprint, text_fingerprint
 
     out, dtype = fitting.check_folder(Path(options.output_dir), Path(options.images)), options.dtype
-    # bfloat16 has lost the digits that a VAE is known by: its fingerprint is taken before it is rounded
-    pipe = open_model(options.model, options.device, "float32" if dtype == "bfloat16" else dtype)
-    vae = fingerprint(pipe.vae)
+    photos = open_photos(options.images, options.split)
+    # bfloat16 has lost the digits that networks are known by: their fingerprints are taken before they are rounded
+    first = "float32" if dtype == "bfloat16" else dtype
+    pipe = open_model(options.model, options.device, first, config=options.model_config)
+    vae, encoder = fingerprint(pipe.vae), text_fingerprint(pipe)
     if dtype == "bfloat16":
         pipe.to(DTYPES[dtype])
     size = size_of(pipe, options.resolution)
     fitter = fitting.fitter_for(pipe, size, options.k)
-    store, summary = fitting.encode_photos(
-        pipe, options.images, out / LATENTS, size, options.random_flip, options.batch_size, options.split
-    )
+    store, summary = fitting.encode_photos(pipe, photos, out / LATENTS, size, options.random_flip, options.batch_size)
     state = fitting.processes(pipe)
     if state and not state.is_main_process:
         return {}
@@ -52,7 +52,9 @@ def fit(options: FitOptions) -> dict[str, Any]:
 
     gaussians = fitting.fit_gaussians(pipe, fitter, store, summary.used)
     text = fitting.fit_text(pipe, store, summary.used, gaussians, options.text)
-    origin = fitting.provenance_of(pipe, vae, size, str(options.model), options.random_flip, summary.used)
+    origin = fitting.provenance_of(
+        pipe, vae, encoder if text else None, size, str(options.model), options.random_flip, summary.used
+    )
     prior = Prior(gaussians, origin, text)
     prior.save(out / PRIOR)
     write_unseen(out, pipe, store, summary, prior)

@@ -31,13 +31,17 @@ def generate(options: GenerateOptions) -> list[Path]:
     from onbrand.sampling.requests import read_requests
 
     requests = read_requests(
-        options.prompts, prompt=options.prompt, count=options.num_images_per_prompt, seed=options.seed
+        options.prompts,
+        prompt=options.prompt,
+        count=options.num_images_per_prompt,
+        seed=options.seed,
+        negative_prompt=options.negative_prompt,
     )
-    out, controlnets = Path(options.output_dir), options.controlnet
-    nets = [controlnets] if isinstance(controlnets, str | Path) else list(controlnets)
+    out, nets = Path(options.output_dir), options.controlnet
     pipe = open_model(
-        options.model, options.device, options.dtype, options.lora, options.lora_scale, nets, options.offload
-    )
+        options.model, options.device, options.dtype, options.lora, options.lora_scale, nets, options.offload,
+        options.model_config,
+    )  # fmt: skip
     beside = (open_prior(None, place) for place in (options.lora, *nets, options.model))
     prior = open_prior(options.prior) or next(filter(None, beside), None)
     images = write_images(out, pipe, prior, requests, options)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 
@@ -14,13 +17,16 @@ from onbrand.core import Prior
 from onbrand.core.prior import FILE as PRIOR
 from onbrand.data.latents import FOLDER as LATENTS
 from onbrand.data.latents import Store, Summary
-from onbrand.errors import OnbrandError
+from onbrand.data.records import Folder, open_folder
+from onbrand.errors import OnbrandError, UnreadableImage
 from onbrand.io import plain
 from onbrand.models import pipeline
 from onbrand.models.checkpoint import is_lora, model_folder
 from onbrand.models.controlnet import nets_of, new_controlnet
 from onbrand.models.fitting import encode_photos
+from onbrand.options.check import CheckOptions
 from onbrand.options.train import TrainOptions
+from onbrand.sampling.manifest import LINES as MANIFEST
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -34,6 +40,7 @@ def open_model(
     scale: float = 1.0,
     controlnet: Sequence[str | Path] = (),
     offload: bool = False,
+    config: str | Path | None = None,
 ) -> StableDiffusionPipeline:
     """A model as a pipeline.
 
@@ -45,6 +52,7 @@ def open_model(
         scale: strength of the LoRA.
         controlnet: ControlNets to put beside it.
         offload: its parts wait on the CPU until they are called.
+        config: of a model in one file: a folder of its kind in diffusers' layout.
 
     Returns:
         The pipeline on the device.
@@ -60,7 +68,16 @@ def open_model(
         raise OnbrandError(
             "option", f"the device must be one that torch has here; got {device!r} ({reason}): take cpu"
         ) from error
-    return pipeline.load(model, device, dtype, lora=lora, lora_scale=scale, controlnet=controlnet, offload=offload)
+    return pipeline.load(model, device, dtype, config, lora, scale, controlnet, offload)
+
+
+def open_autoencoder(options: CheckOptions, prior: Prior | None) -> StableDiffusionPipeline | None:
+    """The model that encodes images for the prior: the one that is named, or the one that it was fitted with. None
+    without a prior. What it says of its LoRA goes to stderr: beside JSON."""
+    if prior is None:
+        return None
+    with redirect_stdout(sys.stderr):
+        return open_model(options.model or prior.provenance.model, options.device, config=options.model_config)
 
 
 def open_model_to_train(options: TrainOptions) -> StableDiffusionPipeline:
@@ -69,6 +86,7 @@ def open_model_to_train(options: TrainOptions) -> StableDiffusionPipeline:
     Raises:
         OnbrandError: as `open_model`; or the model is a LoRA and the method starts from a whole model.
     """
+    from onbrand.training.defaults import check_rank
     from onbrand.training.rng import seed_of
 
     if options.method != "full" and is_lora(options.model):
@@ -76,7 +94,9 @@ def open_model_to_train(options: TrainOptions) -> StableDiffusionPipeline:
             "training",
             f"method {options.method} starts from a whole model; {options.model} is a LoRA: `onbrand merge` it first",
         )
-    pipe = open_model(options.model, options.device)
+    pipe = open_model(options.model, options.device, config=options.model_config)
+    if options.method == "lora":
+        check_rank(pipe, options)
     if options.method == "controlnet" and not nets_of(pipe):
         return new_controlnet(pipe, seed_of(options.seed, "controlnet", 0))
     return pipe
@@ -163,9 +183,9 @@ def encode_training_data(
     validation_data, name, own = None, options.validation_data, Path(options.output_dir)
     try:
         if name is not None:
-            photos, split = (name, None) if Path(name).exists() else (options.images, str(name))
-            _, validation_data = encode_photos(pipe, photos, folder / LATENTS, size, flip, split=split)
-        store, images = encode_photos(pipe, options.images, folder / LATENTS, size, flip, split=options.split)
+            photos = open_photos(name) if Path(name).exists() else open_photos(options.images, str(name))
+            _, validation_data = encode_photos(pipe, photos, folder / LATENTS, size, flip)
+        store, images = encode_photos(pipe, open_photos(options.images, options.split), folder / LATENTS, size, flip)
     except OSError as error:
         if folder == own or error.errno not in DENIED:
             raise
@@ -174,14 +194,37 @@ def encode_training_data(
     return store, images, validation_data
 
 
+def open_photos(images: str | Path, split: str | None = None, file: TextIO | None = None) -> Folder:
+    """A folder of photos, read; print what was found there, once for all processes, to `file` (stdout)."""
+    photos = open_folder(images, split)
+    if os.environ.get("RANK", "0") == "0":
+        print("\n".join(map(plain, photos.contents)), file=file)
+    return photos
+
+
+def say_folders(images: Path, photos: str | Path, split: str | None, json: bool) -> None:
+    """Print what was found in the photos, and in the images if no manifest says it; to stderr beside JSON."""
+    file = sys.stderr if json else sys.stdout
+    say_refused(open_photos(photos, split, file).refused, file=file)
+    if images.resolve() != Path(photos).resolve() and not (images / MANIFEST).is_file():
+        open_photos(images, file=file)
+
+
 def say_summary(summary: Summary, limit: int = 20) -> None:
     """Print how many photos are used, and the refused ones with their reasons (the first `limit`)."""
     rate = f", {summary.encoded / summary.seconds:.0f} a second" if summary.encoded and summary.seconds else ""
     print(f"{len(summary.used)} photos used ({summary.encoded} encoded now{rate}), {len(summary.refused)} refused")
-    for refused in summary.refused[:limit]:
-        print(f"  {plain(refused)}")
-    if len(summary.refused) > limit:
-        print(f"  ... and {len(summary.refused) - limit} more, all in fit.json")
+    say_refused(summary.refused, ", all in fit.json", limit)
+
+
+def say_refused(
+    refused: Sequence[UnreadableImage], where: str = "", limit: int = 20, file: TextIO | None = None
+) -> None:
+    """Print the refused images with their reasons, the first `limit`; where: all of them are listed there."""
+    for entry in refused[:limit]:
+        print(f"  {plain(entry)}", file=file)
+    if len(refused) > limit:
+        print(f"  ... and {len(refused) - limit} more{where}", file=file)
 
 
 def origin_of(options: TrainOptions, prior: Prior | None) -> dict[str, Any]:

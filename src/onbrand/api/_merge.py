@@ -38,7 +38,8 @@ def merge(options: MergeOptions) -> Path:
 
     out, lora, scale = Path(options.output_dir), options.lora, options.lora_scale
     clear(out)
-    pipe = open_model(options.model or base_of(lora), options.device, lora=lora, scale=scale)
+    model = options.model or base_of(lora)
+    pipe = open_model(model, options.device, lora=lora, scale=scale, config=options.model_config)
     trained_start = pipeline.trained_start_of(pipe) if scale > 0 else None
     fuse_words(pipe, trained_start)
     with whole_folder(out / UNFINISHED) as draft:

@@ -89,7 +89,7 @@ def _rows(x0: Tensor) -> Tensor:
 
 def prepare(
     pipe: StableDiffusionPipeline, methods: list[Compared], photos: str | Path, model: str | Path, out: Path,
-    prior: str | Path | None, split: str | None, device: str | None,
+    prior: str | Path | None, split: str | None, device: str | None, config: str | Path | None = None,
 ) -> tuple[dict[str, Path], Prior, dict[str, Path]]:  # fmt: skip
     """The brand's prior, and the priors and models that baselines need: by name, made if they are not there yet."""
     from onbrand.api._fit import fit
@@ -104,7 +104,7 @@ def prepare(
             "comparison", f"a comparison takes the brand's folder, as `fit` writes it, with its latents; got {prior}"
         )
     if not prior and not (brand / "prior.safetensors").exists():
-        fit(photos, model, brand, split=split, device=device)
+        fit(photos, model, brand, split=split, device=device, model_config=config)
     fitted = open_prior(brand)
     assert fitted is not None
     priors, models = {"": brand}, {}
@@ -117,7 +117,7 @@ def prepare(
     for name in dict.fromkeys(method.training.schedule for method in methods if method.training.schedule):
         models[name] = out / "models" / f"{name}-{fingerprint(pipe.unet)[:12]}"
         if not (models[name] / "model_index.json").exists():
-            baseline_model(open_model(model, device), name, math.prod(fitted.shape), models[name])
+            baseline_model(open_model(model, device, config=config), name, math.prod(fitted.shape), models[name])
     return priors, fitted, models
 
 
@@ -144,21 +144,23 @@ def other_prior(
     from onbrand.core import Prior
     from onbrand.data.latents import FOLDER as LATENTS
     from onbrand.data.latents import iterate
+    from onbrand.data.records import open_folder
     from onbrand.models.fitting import encode_photos, fit_text
-    from onbrand.models.pipeline import to_x0
+    from onbrand.models.pipeline import text_fingerprint, to_x0
 
     provenance = prior.provenance
     if name == "zero":
         zeros = {one: replace(part, mean=torch.zeros_like(part.mean)) for one, part in prior.gaussians.items()}
         return Prior(zeros, provenance)
-    store, summary = encode_photos(pipe, photos, brand / LATENTS, provenance.resolution, provenance.flip, split=split)
+    folder = open_folder(photos, split)
+    store, summary = encode_photos(pipe, folder, brand / LATENTS, provenance.resolution, provenance.flip)
     if name.startswith("few"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that they are few is the question here
             return few_prior(pipe, prior, store, few_of(summary.used, int(name.removeprefix("few"))))
     if not name.startswith("leak"):
         text = fit_text(pipe, store, summary.used, prior.gaussians, cast("Method", name))
-        return Prior(prior.gaussians, provenance, text)
+        return Prior(prior.gaussians, replace(provenance, text_encoder=text_fingerprint(pipe)), text)
     leak_of = signal_leak if name == "leak" else signal_leak_of_low_frequencies
     parts: dict[str, list[torch.Tensor]] = {one: [] for one in prior.classes}
     for mean, _, records in iterate(store, summary.used, 512):
@@ -184,13 +186,14 @@ def few_prior(pipe: StableDiffusionPipeline, prior: Prior, store: Store, records
     from onbrand.core import Fitter, Prior
     from onbrand.data.latents import iterate
     from onbrand.models.fitting import fit_text
-    from onbrand.models.pipeline import to_x0
+    from onbrand.models.pipeline import text_fingerprint, to_x0
 
     fitter = Fitter(prior.shape, prior.k)
     for mean, _, part in iterate(store, records, 512):
         fitter.update(to_x0(pipe, mean), [record.class_name for record in part])
     gaussians = fitter.finish()
-    return Prior(gaussians, prior.provenance, fit_text(pipe, store, records, gaussians))
+    provenance = replace(prior.provenance, text_encoder=text_fingerprint(pipe))
+    return Prior(gaussians, provenance, fit_text(pipe, store, records, gaussians))
 
 
 def paste(raw: Path, out: Path, size: tuple[int, int]) -> None:

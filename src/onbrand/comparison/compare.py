@@ -13,7 +13,7 @@ from onbrand.api._output import works_in
 from onbrand.comparison.methods import Method, read_methods
 from onbrand.comparison.presets import solvers
 from onbrand.errors import OnbrandError
-from onbrand.io import versions, write_json, write_text
+from onbrand.io import plain, versions, write_json, write_text
 from onbrand.options._verb import command, verb
 from onbrand.options.compare import CompareOptions
 
@@ -72,7 +72,7 @@ def compare(options: CompareOptions) -> dict[str, Any]:
     requests = {name: read_requests(file) for name, file in files.items()}
     if prompts:
         requests[""] = read_requests(prompts)
-    pipe = open_model(model, device)
+    pipe = open_model(model, device, config=options.model_config)
     for method in methods:
         check_solver(method, pipe.scheduler)
     files[""] = Path(prompts) if prompts else default_requests(photos, split, out / "prompts.jsonl")
@@ -80,13 +80,16 @@ def compare(options: CompareOptions) -> dict[str, Any]:
     if (out / "pictures").is_dir() and not (out / "images").exists():  # its name in schema 1
         (out / "pictures").rename(out / "images")
     with FileLock(out / "locks" / "prepared.lock"):
-        priors, fitted, models = prepare(pipe, methods, photos, model, out, options.prior, split, device)
+        priors, fitted, models = prepare(
+            pipe, methods, photos, model, out, options.prior, split, device, options.model_config
+        )
     for request in (request for rows in requests.values() for request in rows):
         fitted.mean(request.class_name or fitted.class_of(request.prompt))
     weights = pipeline.fingerprint(pipe.unet) + pipeline.fingerprint(pipe.text_encoder)
     trials = Trials(
-        photos, model, out, split, device, options.attributes, options.clip, files, priors, models, fitted, weights
-    )
+        photos, model, out, split, device, options.attributes, options.clip, files, priors, models, fitted, weights,
+        options.model_config,
+    )  # fmt: skip
     with FileLock(out / "locks" / "prepared.lock"):
         references = {} if real is None else trials.references(real)
     with warnings.catch_warnings():
@@ -113,7 +116,7 @@ def compare(options: CompareOptions) -> dict[str, Any]:
         write_json(out / "demo.json", tables.page_plan(lines, references.get("real")))
         report(out)
     for words, reason in failed.items():
-        print(f"failed: {words}: {reason}")
+        print(f"failed: {plain(words)}: {plain(reason)}")
     rest = ", compare.md, figures/ and report.html" if finished else ": no row was made"
     print(f"wrote {out / 'compare.json'}{rest}")
     return result

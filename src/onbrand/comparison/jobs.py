@@ -26,6 +26,7 @@ from onbrand.core import Prior
 from onbrand.core.prior import FILE as PRIOR
 from onbrand.errors import OnbrandError
 from onbrand.io import whole_folder
+from onbrand.models.checkpoint import base_of, is_lora
 from onbrand.options.former import BEFORE, GENERATE, downgrade
 from onbrand.options.generate import SamplingSettings
 from onbrand.training.state import STEPLESS, counting, settings_of
@@ -119,6 +120,8 @@ class Trials:
     fitted: Prior
     weights: str
     """Fingerprint of the denoiser and the text encoder of the model as it is."""
+    config: str | Path | None = None
+    """Of a model in one file: a folder of its kind in diffusers' layout."""
     folders: dict[str, Path] = field(default_factory=dict, compare=False)
     """What determines a row of images, as twelve digits -> its folder: methods that are the same work share it."""
 
@@ -212,7 +215,13 @@ class Trials:
                 shutil.copytree(self.run_of(shorter) / "state", draft / "state")
                 shutil.copy2(self.run_of(shorter) / "log.jsonl", draft)
         model, prior = self.models.get(training.schedule, self.model), self.priors[training.prior]
-        train(self.photos, model, run, prior=prior, **vars(training.config), split=self.split, device=self.device)
+        train(self.photos, model, run, prior=prior, **vars(training.config), split=self.split, device=self.device,
+              model_config=self.config_of(model))  # fmt: skip
+
+    def config_of(self, model: str | Path) -> str | Path | None:
+        """The `config` for a model, or for a run, if what it is made of is one file."""
+        base = base_of(model) if is_lora(model) else model
+        return self.config if Path(base).is_file() else None
 
     def row(self, method: Method) -> None:
         """One row of images, made and checked."""
@@ -223,8 +232,9 @@ class Trials:
         if method.prior.startswith("leak") and start.k is None:  # all of its components
             start = replace(start, k=Prior.load(prior / PRIOR).k)
         generate(
-            self.files[method.requests], model=weights, output_dir=raw, **vars(start), prior=prior, device=self.device
-        )
+            self.files[method.requests], model=weights, output_dir=raw, **vars(start), prior=prior, device=self.device,
+            model_config=self.config_of(weights),
+        )  # fmt: skip
         if method.paste:
             paste(raw, folder, self.fitted.provenance.resolution)
         self.check(folder)
@@ -232,13 +242,15 @@ class Trials:
     def returned(self, real: Path, folder: Path) -> None:
         """Real images through the model's autoencoder, made and checked."""
         if not folder.exists():
-            through(open_model(self.model, self.device), real, folder, self.fitted.provenance.resolution)
+            through(
+                open_model(self.model, self.device, config=self.config), real, folder, self.fitted.provenance.resolution
+            )
         self.check(folder)
 
     def check(self, folder: Path) -> None:
         """Check a folder of images by the comparison's judges, and mark it."""
         check(folder, self.photos, split=self.split, prior=self.priors[""], model=self.model,
-              attributes=self.attributes, clip=self.clip, device=self.device)  # fmt: skip
+              attributes=self.attributes, clip=self.clip, device=self.device, model_config=self.config)  # fmt: skip
         self.checked(folder).touch()
 
     def line(self, method: Method, scheduler: object) -> Line:

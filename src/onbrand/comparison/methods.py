@@ -15,6 +15,7 @@ import yaml
 
 from onbrand.comparison.presets import filled, names, preset_method, presets, refuse, without
 from onbrand.errors import OnbrandError
+from onbrand.io import read_yaml
 from onbrand.options.compare import CompareSettings
 from onbrand.options.generate import SamplingSettings
 from onbrand.options.train import TrainSettings
@@ -105,8 +106,8 @@ def read_file(file: str | Path, config: CompareSettings) -> list[Method]:
         OnbrandError: it cannot be read, is no mapping, or has a name, a key or a value that is wrong.
     """
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(Path(file))
+    except (OSError, ValueError) as error:
         raise OnbrandError("method", f"{file} must be a YAML file that can be read: {error}") from error
     if not isinstance(content, Mapping) or not content:
         found = type(content).__name__ if content else "nothing"

@@ -130,21 +130,31 @@ class Fitter:
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> "Fitter":
-        """The fitter that `state` was taken from. Raises OnbrandError if the sums are of another layout."""
+        """The fitter that `state` was taken from. Raises OnbrandError if the sums are of another layout, or no sums."""
+        absent = torch.tensor([])
+        for field, shape in (("shape", (3,)), ("k", ())):
+            numbers = state.get(field, absent)
+            if numbers.shape != shape or numbers.is_floating_point() or bool((numbers < 0).any()):
+                raise OnbrandError("value", f"a fitter's state has {field}, whole numbers: got {numbers.tolist()}")
+        names = [key.partition("/")[2] for key in state if key.startswith("count/")]
+        d = math.prod(state["shape"].tolist())
+        for name in names:  # before a fitter of the size that it claims is made
+            if state.get(f"first/{name}", absent).numel() != d:
+                raise OnbrandError("value", f"first of {name!r} has {d} numbers, as the fitter's shape says")
         fitter = cls(state["shape"].tolist(), int(state["k"]))
-        for key in state:
-            field, _, name = key.partition("/")
-            if field == "count":
-                sums = fitter._sums[name] = fitter._empty()
-                for part, empty in vars(sums).items():
-                    tensor = state[f"{part}/{name}"]
-                    if tensor.shape != empty.shape or tensor.dtype != torch.float64:
-                        raise OnbrandError(
-                            "value",
-                            f"{part} of {name!r} is float64 {tuple(empty.shape)}: got "
-                            f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}",
-                        )
-                    setattr(sums, part, tensor.clone())
+        for name in names:
+            sums = fitter._sums[name] = fitter._empty()
+            for part, empty in vars(sums).items():
+                tensor = state.get(f"{part}/{name}", absent)
+                if tensor.shape != empty.shape or tensor.dtype != torch.float64 or not bool(tensor.isfinite().all()):
+                    raise OnbrandError(
+                        "value",
+                        f"{part} of {name!r} is float64 {tuple(empty.shape)}, finite: got "
+                        f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}",
+                    )
+                setattr(sums, part, tensor.clone())
+            if float(sums.count) < 1 or float(sums.count) % 1:
+                raise OnbrandError("value", f"count of {name!r} is a number of images: got {float(sums.count):g}")
         return fitter
 
     def _fit(self, name: str, sums: Sums) -> Gaussian:

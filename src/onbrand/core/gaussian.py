@@ -6,17 +6,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from onbrand.errors import OnbrandError
+from onbrand.errors import OnbrandError, quote
 
 FLOOR = 1e-4
 """Least variance a direction is given in log_likelihood, as a share of the mean variance: few images span few."""
+LARGEST = 1e6
+"""No number of x0, which is of a few units, and none of its variances is beyond: float32 draws from it stay finite."""
 
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
     """x = mean + sum_i xi_i p_i, xi_i ~ N(0, variance_i) (Eq. 9), fitted on the x0 of one class.
 
-    Raises OnbrandError if the tensors do not fit together or are not finite.
+    Raises OnbrandError if the tensors do not fit together, or their numbers are of no images.
     """
 
     mean: Tensor
@@ -31,18 +33,26 @@ class Gaussian:
     """Images it was fitted on."""
 
     def __post_init__(self) -> None:
-        if self.mean.ndim != 3:
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
+            raise OnbrandError("value", f"a Gaussian is fitted on 1 image or more: got count {quote(self.count)}")
+        if isinstance(self.total, bool) or not isinstance(self.total, int | float):
+            raise OnbrandError("value", f"a Gaussian's total variance is a number: got {quote(self.total)}")
+        if self.mean.ndim != 3 or not self.mean.numel():
             raise OnbrandError(
                 "value", f"a Gaussian's mean is (C, H, W): got shape {tuple(self.mean.shape)}; drop the batch axis"
             )
-        k, d = len(self.variances), self.mean.numel()
+        k, d = self.variances.numel(), self.mean.numel()
         if self.components.shape != (k, d) or self.variances.ndim != 1:
             raise OnbrandError(
                 "value",
                 f"components are (K, C*H*W) and variances (K,): got {tuple(self.components.shape)} and "
                 f"{tuple(self.variances.shape)} for a mean of {d} numbers; flatten the components",
             )
-        parts = (self.mean, self.components, self.variances, torch.tensor(self.total))
+        if not all(part.is_floating_point() for part in self._parts):
+            raise OnbrandError(
+                "value", f"a Gaussian holds floating-point numbers: got {[p.dtype for p in self._parts]}"
+            )
+        parts = (*self._parts, torch.tensor(self.total, dtype=torch.float64))
         names = ("mean", "components", "variances", "total")
         wrong = [name for name, part in zip(names, parts, strict=True) if not bool(part.isfinite().all())]
         wrong += ["a negative variance"] if self.total < 0 or bool((self.variances < 0).any()) else []
@@ -50,6 +60,25 @@ class Gaussian:
             raise OnbrandError(
                 "value",
                 f"a Gaussian holds finite numbers and no negative variance: not so {', '.join(wrong)}; fit it again",
+            )
+        largest = {"mean": self.mean.abs(), "variances": self.variances, "total": torch.tensor(self.total / d)}
+        for name, part in largest.items():
+            if part.numel() and float(part.max()) > LARGEST:
+                raise OnbrandError(
+                    "value",
+                    f"a Gaussian is of x0, a few units large: got {float(part.max()):.3g} in its {name}, over "
+                    f"{LARGEST:g}; scale the latents (scaling_factor)",
+                )
+        sum_of_variances = float(self.variances.double().sum())
+        if sum_of_variances > 2 * self.total + 1e-6:  # a sketch may overrate them a little
+            raise OnbrandError(
+                "value",
+                f"a Gaussian's variances are part of its total: got a sum of {sum_of_variances:.3g} and total "
+                f"{self.total:.3g}; fit it again",
+            )
+        if k > 1 and bool((self.variances.diff() > 1e-3 * self.variances[0]).any()):
+            raise OnbrandError(
+                "value", f"a Gaussian's variances fall: got {quote(self.variances.tolist())}; sort its components"
             )
         gram = self.components.float() @ self.components.float().T
         off = float((gram - torch.eye(k, device=gram.device)).abs().max()) if k else 0.0
@@ -173,11 +202,13 @@ class Gaussian:
         mean, components, variances = (part.to(device=device, dtype=dtype or part.dtype) for part in self._parts)
         return Gaussian(mean, components, variances, self.total, self.count)
 
-    def check_k(self, k: int) -> None:
-        """Raise OnbrandError unless 0 <= k <= K."""
+    def check_k(self, k: int, name: str = "") -> None:
+        """Raise OnbrandError unless 0 <= k <= K. name: of its class."""
         if not 0 <= k <= self.k:
             raise OnbrandError(
-                "value", f"this class was fitted with {self.k} components: got k = {k}; use fewer, or fit with --k"
+                "value",
+                f"{f'class {name!r}' if name else 'this class'} was fitted with {self.k} components: got k = {k}; use "
+                "fewer, or fit with --k",
             )
 
     @property

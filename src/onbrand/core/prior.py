@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from onbrand.core.gaussian import Gaussian
 from onbrand.core.text import Conditional
-from onbrand.errors import OnbrandError
-from onbrand.io import whole_file
+from onbrand.errors import OnbrandError, quote
+from onbrand.io import parse, whole_file
 
 FILE = "prior.safetensors"
 """Its name in a brand's folder, and in onbrand/ beside a model."""
@@ -23,6 +24,18 @@ FORMAT = 1
 """Version of the file's layout."""
 BACKGROUND = "ground"
 """What the file calls it: the header is part of the fingerprint by which runs and images know their prior."""
+GAUSSIAN = ("mean", "components", "variances")
+"""Tensors of a class in the file."""
+ENTRY = {"name", "total", "count", "alpha"}
+"""What the header says of a class."""
+LATER = {"text_encoder"}
+"""Of the provenance: what older files do not have, whose priors are to be known as the same."""
+PROVENANCE = {
+    "vae": "the fingerprint of a VAE", "scaling_factor": "a number above 0", "shift_factor": "a number",
+    "resolution": "height and width in pixels, 1 to 65536", "model": "a model's name", "flip": "true or false",
+    "background": "three numbers from 0 to 255", "text_encoder": "the fingerprint of a text encoder, or null",
+}  # fmt: skip
+"""Field of Provenance -> what it must be."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,25 @@ class Provenance:
     """Whether mirrored images were fitted too."""
     background: tuple[int, int, int]
     """RGB, 0..255, of the images' background."""
+    text_encoder: str | None = None
+    """sha256 hex fingerprint of the text encoder whose output the regressions read; None: there are none, or the file
+    is of before it was written."""
+
+    def __post_init__(self) -> None:
+        right = {
+            "vae": isinstance(self.vae, str),
+            "scaling_factor": _is_number(self.scaling_factor) and 0 < self.scaling_factor < 1e6,
+            "shift_factor": _is_number(self.shift_factor) and abs(self.shift_factor) < 1e6,
+            "resolution": _are_whole(self.resolution, 2, 1, 65536),
+            "model": isinstance(self.model, str),
+            "flip": isinstance(self.flip, bool),
+            "background": _are_whole(self.background, 3, 0, 255),
+            "text_encoder": isinstance(self.text_encoder, str | None),
+        }
+        for name in (name for name, good in right.items() if not good):
+            raise OnbrandError(
+                "prior", f"a prior's {name} must be {PROVENANCE[name]}, not {quote(getattr(self, name))}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +122,7 @@ class Prior:
     @property
     def fingerprint(self) -> str:
         """sha256 hex of the tensors and all that is said of them."""
-        digest = hashlib.sha256(json.dumps(self._header(), sort_keys=True).encode())
-        for name, tensor in sorted(self._tensors().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else b"")
-        return digest.hexdigest()
+        return fingerprint_of(self._header(), self._tensors())
 
     def mean(self, classes: str | Sequence[str]) -> Tensor:
         """Each image's class mean `(B, C, H, W)`; a name is a batch of one. OnbrandError for an unknown class."""
@@ -114,6 +142,8 @@ class Prior:
         Raises:
             OnbrandError: an unknown class, or k exceeds what was fitted.
         """
+        for name in _listed(classes):
+            self.check_k(name, k)
         return torch.cat([self._of(name).draw(1, k, generator) for name in _listed(classes)])
 
     def project(self, x0: Tensor, classes: str | Sequence[str], k: int | None = None) -> Tensor:
@@ -132,6 +162,7 @@ class Prior:
         """
         if isinstance(classes, str):
             gaussian = self._of(classes)
+            self.check_k(classes, gaussian.k if k is None else k)
             return gaussian.project(x0, gaussian.k if k is None else k)
         if len(classes) != len(x0):
             raise OnbrandError("prior", f"one class an image: got {len(classes)} names for {len(x0)} images")
@@ -168,19 +199,29 @@ class Prior:
         resolution: tuple[int, int] | int | None = None,
         scaling_factor: float | None = None,
         shift_factor: float | None = None,
+        text_encoder: str | None = None,
     ) -> None:
-        """Raise OnbrandError unless this prior belongs to a model so described; what is None is not compared."""
+        """Raise OnbrandError unless this prior belongs to a model so described; what is None, here or there, is not
+        compared."""
         if isinstance(resolution, int):
             resolution = (resolution, resolution)
-        values = {"vae": vae, "resolution": resolution, "scaling_factor": scaling_factor, "shift_factor": shift_factor}
+        values = {
+            "vae": vae, "resolution": resolution, "scaling_factor": scaling_factor, "shift_factor": shift_factor,
+            "text_encoder": text_encoder,
+        }  # fmt: skip
         for name, value in values.items():
             own = getattr(self.provenance, name)
-            if value is not None and own != (tuple(value) if name == "resolution" else value):  # type: ignore[arg-type]
+            if value is not None and own is not None and own != (tuple(value) if name == "resolution" else value):  # type: ignore[arg-type]
+                remedy = ", or take start mean, which reads no text" if name == "text_encoder" else ""
                 raise OnbrandError(
                     "prior",
                     f"this prior was fitted with {name} {own} (model {self.provenance.model!r}): got {value}; "
-                    "its x_start means nothing there, fit a prior with this model",
+                    f"its x_start means nothing there, fit a prior with this model{remedy}",
                 )
+
+    def check_k(self, name: str, k: int) -> None:
+        """Raise OnbrandError unless the class is known and was fitted with k components or more."""
+        self._of(name).check_k(k, name)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Prior":
         """A copy moved to a device or dtype; its text regressions too."""
@@ -196,10 +237,11 @@ class Prior:
 
     @classmethod
     def load(cls, path: str | Path) -> "Prior":
-        """Read what `save` wrote; nothing in the file is executed.
+        """Read what `save` wrote; nothing in the file is executed, and no number of it is taken unseen.
 
         Raises:
-            OnbrandError: there is no such file, it is no prior, of another format, or altered since it was saved.
+            OnbrandError: there is no such file, it is no prior, of another format, altered since it was saved, or its
+                numbers are of no images.
         """
         if not Path(path).is_file():
             raise OnbrandError("prior", f"no prior at {path}: write one with `onbrand fit`")
@@ -211,31 +253,63 @@ class Prior:
             raise OnbrandError(
                 "prior", f"a prior is a safetensors file: {path} is not ({error}); fit it again"
             ) from error
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:  # of a dtype that torch lacks
+            raise OnbrandError("prior", f"{path} holds what no prior does ({error}); fit it again") from error
         if "onbrand" not in metadata:
             raise OnbrandError(
                 "prior", f"{path} is a safetensors file, but no prior: it says nothing of onbrand; fit one"
             )
-        header = json.loads(metadata["onbrand"])
-        if header.get("format") != FORMAT:
-            raise OnbrandError(
-                "prior", f"a prior of format {FORMAT} is read here: {path} is {header.get('format')}; fit it again"
-            )
-        about = header["provenance"]
-        background = tuple(about.pop(BACKGROUND))
-        provenance = Provenance(**about | {"resolution": tuple(about["resolution"]), "background": background})
-        gaussians, text = {}, {}
-        for i, entry in enumerate(header["classes"]):
-            parts = {part: tensors[f"class.{i}.{part}"] for part in ("mean", "components", "variances")}
-            gaussians[entry["name"]] = Gaussian(**parts, total=entry["total"], count=entry["count"])
-            if entry["alpha"] is not None:
-                regression = {name: tensors[f"class.{i}.text.{name}"] for name in Conditional.TENSORS}
-                text[entry["name"]] = Conditional(**regression, alpha=entry["alpha"])
-        prior = cls(gaussians, provenance, text)
-        if prior.fingerprint != header.get("fingerprint"):
-            raise OnbrandError(
-                "prior", f"{path} does not match the fingerprint it was saved with; copy it anew, or fit it again"
-            )
-        return prior
+        try:
+            return cls._read(metadata["onbrand"], tensors)
+        except ValueError as error:
+            raise OnbrandError("prior", f"{path} is damaged: {error}; copy it anew, or fit it again") from error
+
+    @classmethod
+    def _read(cls, text: str, tensors: Mapping[str, Tensor]) -> "Prior":
+        """The prior of a file's header and tensors. Raises ValueError if one of them is not as `save` wrote it."""
+        header = parse(text)
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
+            number = header.get("format") if isinstance(header, dict) else header
+            raise ValueError(f"a prior of format {FORMAT} is read here, it is of {quote(number)}")
+        classes, about, seal = header.get("classes"), header.get("provenance"), header.pop("fingerprint", None)
+        if not isinstance(classes, list) or not isinstance(about, dict):
+            raise ValueError("its header has no provenance and classes")
+        entries = [entry for entry in classes if isinstance(entry, dict) and set(entry) >= ENTRY]
+        names = [entry["name"] for entry in entries]
+        if len(entries) < len(classes) or not all(isinstance(name, str) and name for name in names):
+            raise ValueError(f"a class in its header has {', '.join(sorted(ENTRY))}: not so {quote(classes)}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"its header names a class twice: {quote(names)}")
+        expected = {
+            f"class.{i}.{part}"
+            for i, entry in enumerate(entries)
+            for part in (*GAUSSIAN, *(f"text.{part}" for part in Conditional.TENSORS if entry["alpha"] is not None))
+        }
+        if set(tensors) != expected:
+            raise ValueError(f"its tensors are not those of its classes: {quote(sorted(set(tensors) ^ expected))}")
+        other = [name for name, tensor in tensors.items() if tensor.dtype != torch.float32]
+        if other:
+            raise ValueError(f"its tensors are float32: not so {quote(sorted(other))}")
+        if fingerprint_of(header, tensors) != seal:
+            raise ValueError("it does not match the fingerprint it was saved with")
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in about.items()
+        }
+        values |= {"background": values.pop(BACKGROUND)} if BACKGROUND in values else {}
+        needed = {field.name for field in fields(Provenance) if field.default is MISSING}
+        if not needed <= set(values) <= {field.name for field in fields(Provenance)}:
+            raise ValueError(f"its provenance has {', '.join(sorted(needed))}: not so {quote(about)}")
+        gaussians, regressions = {}, {}
+        for i, (name, entry) in enumerate(zip(names, entries, strict=True)):
+            try:
+                parts = {part: tensors[f"class.{i}.{part}"] for part in GAUSSIAN}
+                gaussians[name] = Gaussian(**parts, total=entry["total"], count=entry["count"])
+                if entry["alpha"] is not None:
+                    regression = {part: tensors[f"class.{i}.text.{part}"] for part in Conditional.TENSORS}
+                    regressions[name] = Conditional(**regression, alpha=entry["alpha"])
+            except OnbrandError as error:  # whose remedies are for who makes one
+                raise ValueError(f"class {name!r}: {str(error).rpartition('; ')[0] or error}") from error
+        return cls(gaussians, Provenance(**values), regressions)
 
     def _header(self) -> dict[str, Any]:
         """All but the tensors, as JSON has it."""
@@ -250,13 +324,15 @@ class Prior:
         ]
         provenance = asdict(self.provenance)
         provenance[BACKGROUND] = provenance.pop("background")
+        if provenance["text_encoder"] is None:
+            del provenance["text_encoder"]
         return {"format": FORMAT, "provenance": provenance, "classes": classes}
 
     def _tensors(self) -> dict[str, Tensor]:
         """All tensors by the names they have in the file, float32 on the CPU."""
         tensors: dict[str, Tensor] = {}
         for i, (name, gaussian) in enumerate(self.gaussians.items()):
-            tensors |= {f"class.{i}.{part}": getattr(gaussian, part) for part in ("mean", "components", "variances")}
+            tensors |= {f"class.{i}.{part}": getattr(gaussian, part) for part in GAUSSIAN}
             if name in self.text:
                 tensors |= {f"class.{i}.text.{part}": getattr(self.text[name], part) for part in Conditional.TENSORS}
         return {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
@@ -272,3 +348,24 @@ class Prior:
 
 def _listed(classes: str | Sequence[str]) -> Sequence[str]:
     return [classes] if isinstance(classes, str) else classes
+
+
+def fingerprint_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """sha256 hex of a prior's header, but for LATER of its provenance, and of its tensors as they lie in the file."""
+    about = {name: value for name, value in header["provenance"].items() if name not in LATER}
+    digest = hashlib.sha256(json.dumps({**header, "provenance": about}, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else b"")
+    return digest.hexdigest()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_whole(values: object, count: int, least: int, most: int) -> bool:
+    """Whether these are a tuple of `count` whole numbers from `least` to `most`."""
+    if not isinstance(values, tuple) or len(values) != count:
+        return False
+    return all(isinstance(n, int) and not isinstance(n, bool) and least <= n <= most for n in values)

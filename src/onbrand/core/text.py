@@ -5,6 +5,7 @@ docs/concepts/method.md, section 6.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -12,15 +13,15 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from onbrand.core.gaussian import Gaussian
-from onbrand.errors import OnbrandError
+from onbrand.core.gaussian import LARGEST, Gaussian
+from onbrand.errors import OnbrandError, quote
 
 
 @dataclass(frozen=True, eq=False)
 class Conditional:
     """The coordinates of x_start given the text: N(shrink * (intercept + (text - text_mean) weight), residual).
 
-    Raises OnbrandError if the tensors do not fit together or are not finite.
+    Raises OnbrandError if the tensors do not fit together, or their numbers are of no regression.
     """
 
     TENSORS: ClassVar[tuple[str, ...]] = ("weight", "text_mean", "intercept", "shrink", "residual", "r2")
@@ -51,9 +52,21 @@ class Conditional:
                 raise OnbrandError(
                     "value", f"a regression's {name} is {shape} here: got {tuple(getattr(self, name).shape)}"
                 )
-        wrong = [name for name in self.TENSORS if not bool(getattr(self, name).isfinite().all())]
+        wrong = [name for name in self.TENSORS if not _usable(getattr(self, name))]
         if wrong:
-            raise OnbrandError("value", f"a regression holds finite numbers: not so {', '.join(wrong)}; fit it again")
+            raise OnbrandError(
+                "value",
+                f"a regression holds finite numbers of a few units, none over {LARGEST:g}: not so {', '.join(wrong)}; "
+                "fit it again",
+            )
+        if k and not (float(self.shrink.min()) >= 0 and float(self.shrink.max()) <= 1.001):
+            raise OnbrandError("value", f"a regression's shrink lies in [0, 1]: got {quote(self.shrink.tolist())}")
+        if k and float(self.r2.max()) > 1.001:
+            raise OnbrandError("value", f"a regression's r2 is 1 at most: got {float(self.r2.max()):.3g}")
+        if bool((self.residual.diagonal() < 0).any()):
+            raise OnbrandError("value", "a regression's residual is a covariance: got a negative variance in it")
+        if isinstance(self.alpha, bool) or not isinstance(self.alpha, int | float) or not 0 <= self.alpha < math.inf:
+            raise OnbrandError("value", f"a regression's alpha is a number from 0 on: got {quote(self.alpha)}")
 
     def coordinates(self, text: Tensor) -> Tensor:
         """Mean coordinates `(B, K)` given pooled text embeddings `(B, E)`. Raises OnbrandError on another width."""
@@ -97,6 +110,11 @@ class Conditional:
             **{name: part.to(device=device, dtype=dtype or part.dtype) for name, part in parts.items()},
             alpha=self.alpha,
         )
+
+
+def _usable(part: Tensor) -> bool:
+    """Whether all its numbers are finite and none is over LARGEST, in size."""
+    return part.is_floating_point() and (not part.numel() or float(part.abs().max()) <= LARGEST)
 
 
 Method = Literal["ridge", "reduced-rank", "cca"]

@@ -102,6 +102,18 @@ def open_image(
         raise UnreadableImage(file, f"damaged: {error or type(error).__name__}") from error
 
 
+def is_whole(file: str | Path) -> bool:
+    """Whether a PNG is all there, by the checksum of each of its parts; it is not decoded."""
+    try:
+        with _open(read_bytes(file)) as image:
+            image.verify()
+            return image.format == "PNG"
+    except MemoryError:
+        raise
+    except Exception:  # Pillow raises whatever damaged input led it to
+        return False
+
+
 def background_of(image: Image.Image) -> RGB:
     """The background's colour (0-255): per channel the median of a border 1/64 of the shorter side wide, at least 1.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
+import zlib
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -83,7 +85,8 @@ class Store:
     """Latents in `folder`/<key>/: shards {mean, logvar[, mean_flipped, logvar_flipped]} (N, C, h, w), written once.
 
     A shard is written under another name, synced and renamed, so that it is whole or absent; its header lists the
-    images it holds and those refused. Its name is its content's and its writer's rank, so that ranks never collide.
+    images it holds, those refused, and a checksum of every row, which is compared whenever the row is read. Its name is
+    its list's and its writer's rank, so that ranks never collide.
     """
 
     def __init__(self, folder: str | Path, key: Key) -> None:
@@ -100,6 +103,7 @@ class Store:
                 continue  # its writer, or another rank, was faster; or the store may only be read
         self.digests = Digests(Path(folder))
         self._shards: list[Path] = []
+        self._sums: list[dict[str, array[int]]] = []
         self._places: dict[str, tuple[int, int]] = {}
         self._reasons: dict[str, str] = {}
         self._open: OrderedDict[Path, Any] = OrderedDict()
@@ -111,14 +115,7 @@ class Store:
         for file in sorted(self.folder.glob("*.safetensors")):
             if file in shards:
                 continue
-            try:
-                with safe_open(file, framework="pt") as shard:
-                    header = json.loads(shard.metadata()["onbrand"])
-            except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-                raise OnbrandError(
-                    "latents", f"{file} is no whole shard of latents ({error}). Delete it; encode again"
-                ) from error
-            self._take(file, header)
+            self._take(file, self._header(file))
         self.digests.reload()
 
     def __len__(self) -> int:
@@ -136,11 +133,11 @@ class Store:
 
     def add(self, keys: Sequence[str], parts: Mapping[str, Tensor], refused: Mapping[str, str], rank: int = 0) -> Path:
         """Writes one shard: row i of each part belongs to keys[i]; `refused` maps the others' keys to reasons."""
-        header = {"keys": list(keys), "refused": dict(refused)}
-        name = digest(json.dumps(header, sort_keys=True).encode())[:24]
-        file = self.folder / f"{rank:03d}-{name}.safetensors"
+        header: dict[str, Any] = {"keys": list(keys), "refused": dict(refused)}
+        file = self.folder / f"{rank:03d}-{_name(header)}.safetensors"
         dtype = getattr(torch, self.key.dtype)
         rows = {part: value.to(dtype).contiguous() for part, value in parts.items()}
+        header["crc32"] = {part: [_checksum(row) for row in value] for part, value in rows.items()}
         # one entry only: safetensors does not keep the order of several, and equal shards are to be equal bytes
         _write(file, save(rows, metadata={"onbrand": json.dumps(header, sort_keys=True)}))
         if file not in self._shards:
@@ -161,11 +158,9 @@ class Store:
                 raise OnbrandError(
                     "latents", f"no latents of image {key[:12]} in {self.folder}. Encode it first (encode_all)"
                 )
-            number, row = self._places[key]
-            shard = self._shard(self._shards[number])
             end = "_flipped" if side else ""
-            means.append(shard.get_slice("mean" + end)[row : row + 1])
-            logvars.append(shard.get_slice("logvar" + end)[row : row + 1])
+            means.append(self._row(key, "mean" + end))
+            logvars.append(self._row(key, "logvar" + end))
         return torch.cat(means).float(), torch.cat(logvars).float()
 
     def look_up(self, records: Sequence[Record]) -> Summary:
@@ -198,9 +193,49 @@ class Store:
             )
         return Summary(used, keys, refused)
 
+    def _header(self, file: Path) -> dict[str, Any]:
+        """What a shard says that it holds; OnbrandError if that cannot be, or is not what it was called by."""
+        ends = ("", "_flipped") if self.key.flip else ("",)
+        parts = {part + end for part in ("mean", "logvar") for end in ends}
+        try:
+            with safe_open(file, framework="pt") as shard:
+                header: dict[str, Any] = json.loads(shard.metadata()["onbrand"])
+                rows = {part: shard.get_slice(part).get_shape()[0] for part in shard.keys()}  # noqa: SIM118
+            count = len(header["keys"])
+            if _name(header) not in file.stem or not header.keys() <= {"keys", "refused", "crc32"}:
+                raise ValueError("its list of images has changed")
+            if rows != (dict.fromkeys(parts, count) if count else {}):
+                raise ValueError(f"{rows} rows of {count} images")
+            sums = {part: array("I", values) for part, values in header.get("crc32", {}).items()}
+            if sums and {part: len(values) for part, values in sums.items()} != rows:
+                raise ValueError("its checksums have changed")
+        except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError,
+                RecursionError) as error:  # fmt: skip
+            raise OnbrandError(
+                "latents", f"{file} is no whole shard of latents ({error}). Delete it; encode again"
+            ) from error
+        return header | {"crc32": sums}
+
+    def _row(self, key: str, part: str) -> Tensor:
+        """The row `(1, C, h, w)` of a key, as it was written; shards of before have no checksums."""
+        number, row = self._places[key]
+        file, sums = self._shards[number], self._sums[number]
+        try:
+            value: Tensor = self._shard(file).get_slice(part)[row : row + 1]
+        except (SafetensorError, OSError) as error:
+            raise OnbrandError("latents", f"{file} cannot be read ({error}). Delete it; encode again") from error
+        if sums and _checksum(value) != sums[part][row]:
+            raise OnbrandError(
+                "latents",
+                f"{file} has changed since it was written: {part} of image {key[:12]} has another checksum. Delete the "
+                "file; the same command encodes its images again",
+            )
+        return value
+
     def _take(self, file: Path, header: Mapping[str, Any]) -> None:
         number = len(self._shards)
         self._shards.append(file)
+        self._sums.append({part: array("I", values) for part, values in header["crc32"].items()})
         for row, key in enumerate(header["keys"]):
             self._places.setdefault(key, (number, row))
         self._reasons.update(header["refused"])
@@ -228,6 +263,16 @@ def iterate(store: Store, records: Sequence[Record], batch: int = 64) -> Iterato
             yield *store.get(keys, [True] * len(keys)), chunk
 
 
+def _name(header: Mapping[str, Any]) -> str:
+    """What a shard is called by: the images that it lists."""
+    images = {name: header[name] for name in ("keys", "refused")}
+    return digest(json.dumps(images, sort_keys=True).encode())[:24]
+
+
+def _checksum(row: Tensor) -> int:
+    return zlib.crc32(row.contiguous().numpy().tobytes())
+
+
 def _write(file: Path, content: bytes) -> None:
     """The file whole or not at all, also after a kill or a power cut."""
     with whole_file(file, durable=True) as draft:
@@ -244,7 +289,7 @@ class Digests:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._digests: dict[str, str] = {}
-        self._on_disk: set[str] = set()
+        self._on_disk: dict[str, str] = {}
         self.reload()
 
     def reload(self) -> None:
@@ -254,10 +299,10 @@ class Digests:
                 for line in lines:
                     try:
                         entry = json.loads(line)
-                        self._digests[entry["mark"]] = entry["sha256"]
-                        self._on_disk.add(entry["mark"])
-                    except (ValueError, KeyError, TypeError):
+                        mark, key = str(entry["mark"]), str(entry["sha256"])
+                    except (ValueError, KeyError, TypeError, RecursionError):
                         continue
+                    self._digests[mark] = self._on_disk[mark] = key
 
     def mark(self, record: Record) -> str | None:
         """A short name for (path, row, size, times) of the record's file; None if it is missing or changed just now."""
@@ -281,7 +326,7 @@ class Digests:
 
     def remember(self, entries: dict[str, str], rank: int) -> None:
         """Appends {mark: digest} to the rank's file, which has no other writer."""
-        new = {mark: key for mark, key in entries.items() if mark not in self._on_disk}
+        new = {mark: key for mark, key in entries.items() if self._on_disk.get(mark) != key}
         self._digests.update(new)
         self._on_disk.update(new)
         if new:

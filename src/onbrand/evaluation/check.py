@@ -16,7 +16,7 @@ from onbrand.evaluation import statistics
 from onbrand.evaluation.joints import Stance
 from onbrand.evaluation.likelihood import belongs, class_values
 from onbrand.evaluation.loading import Images, encode_x0
-from onbrand.evaluation.properties import WORDS
+from onbrand.evaluation.properties import OPENS, WORDS
 from onbrand.evaluation.reference import Reference, judge
 from onbrand.evaluation.region import region_differences
 from onbrand.evaluation.statistics import diversity, frechet, moments, redrawn
@@ -97,10 +97,17 @@ def judge_images(
         numbers = {name: round(float(column[i]), 4) for name, column in columns.items() if column[i].isfinite()}
         entries.append({"file": file, "failed": failures[i], "values": numbers})
     properties = {name: _words(name, words) | _rate(column) for name, column in passes.items()}
+    passed = torch.cat([table.all(1).float(), torch.zeros(len(images.refused))])
+    refused = [{"file": str(error.file), "reason": error.reason} for error in images.refused.values()]
+    for place, error in images.refused.items():
+        entries.insert(place, {"file": str(error.file), "failed": ["opens"], "values": {}})
+    if refused:
+        opened = torch.cat([torch.ones(len(images.files)), torch.zeros(len(refused))])
+        properties = {"opens": {"title": OPENS[0], "rule": OPENS[1], **_rate(opened)}, **properties}
     return {
-        "count": len(images.files),
+        "count": images.count,
         "n_reference": reference.count[0],
-        "all": _rate(table.all(1).float()),
+        "all": _rate(passed),
         "properties": {name: entry for name, entry in properties.items() if entry["n"]},
         "measures": measures,
         "attributes": {name: _rate(column) for name, column in right.items() if column.isfinite().any()},
@@ -110,6 +117,7 @@ def judge_images(
         },
         "background": list(reference.background),
         "images": entries,
+        **({"refused": refused} if refused else {}),
     }
 
 

@@ -137,7 +137,7 @@ def write_unseen(brand: Path, pipe: StableDiffusionPipeline, store: Store, summa
             numbers = {number: float(column[i]) for number, column in values.items() if column[i].isfinite()}
             if numbers:  # class_lead is infinite if there is one class
                 photos[key] = numbers
-    write_json(brand / FILE, {"prior": prior.fingerprint, "photos": photos})
+    write_json(brand / FILE, {"prior": prior.fingerprint, "photos": photos}, sealed=True)
 
 
 def class_values_of_photos(

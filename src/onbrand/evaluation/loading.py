@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -20,7 +22,7 @@ from tqdm import tqdm
 from onbrand.core import Prior
 from onbrand.data.images import open_image, pad, to_tensor
 from onbrand.data.latents import FOLDER as LATENTS
-from onbrand.data.records import Record, read_folder
+from onbrand.data.records import Record, open_folder, read_folder
 from onbrand.errors import OnbrandError, UnreadableImage
 from onbrand.evaluation.joints import Net, Stance, learn_stances
 from onbrand.evaluation.likelihood import FILE as UNSEEN
@@ -30,6 +32,7 @@ from onbrand.io import check_links, inside, keep_json, read_json
 from onbrand.models.fitting import encode_records
 from onbrand.models.pipeline import channels_last, decode, encode, to_x0
 from onbrand.sampling import manifest
+from onbrand.sampling.record import sha256_of
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -38,6 +41,8 @@ RULES = 2
 """Version of the rules by which ranges are learned: raised by every change that gives other ranges."""
 MOST, NUMBERS = 2000, 4e8
 """At most so many photos are learned from, evenly spread over the folder, and so many numbers: 1.6 GB of pixels."""
+MISSING = (160, 160, 160)
+"""Colour of the tile of an image that cannot be opened."""
 POSES = 100
 """Photos of each class that the pose net sees, at most."""
 
@@ -59,6 +64,22 @@ class Images:
     """What each is to show, attribute -> label; None, or an empty sequence, if only the prompt says it."""
     conditioning: Sequence[Sequence[Path]] = ()
     """Control images of each; empty if no image has any."""
+    refused: Mapping[int, UnreadableImage] = field(default_factory=dict)
+    """Place among all images of the folder, in order -> one that cannot be opened, which is in none of the above."""
+
+    @property
+    def count(self) -> int:
+        """Images of the folder, those that cannot be opened included."""
+        return len(self.files) + len(self.refused)
+
+    def tiles(self, count: int) -> tuple[list[Image.Image], list[str]]:
+        """The first images and their prompts, for a contact sheet: a grey tile and the file's name for one that cannot
+        be opened."""
+        images, captions = list(self.images[:count]), list(self.prompts[:count])
+        for place, error in self.refused.items():
+            images.insert(place, Image.new("RGB", (64, 64), MISSING))
+            captions.insert(place, error.file.name)
+        return images[:count], captions[:count]
 
 
 def size_of_first(folder: str | Path) -> tuple[int, int]:
@@ -83,40 +104,60 @@ def open_images(folder: str | Path, size: tuple[int, int], prior: Prior | None) 
         size: (H, W) that they are padded to.
         prior: gives the class of an image whose own is unknown; None: classes are "".
 
+    Returns:
+        The images that open, and by their places those that do not: one of many spoils no check.
+
     Raises:
-        OnbrandError: no image, or one that does not open.
+        OnbrandError: no image opens.
     """
     folder = Path(folder)
     check_links(folder)
+    rows: list[_Row] = []
+    refused: dict[int, UnreadableImage] = {}
     if (folder / manifest.LINES).is_file():
         entries = [entry for _, entry in sorted(manifest.read_manifest(folder).items())]
-        files = [inside(folder, entry["file"], folder / manifest.LINES) for entry in entries]
-        controls = _control_images(entries)
-        rows = [
-            (file, e["prompt"], e["class"], e.get("attributes"), control)
-            for file, e, control in zip(files, entries, controls, strict=True)
-        ]
+        for entry, controls in zip(entries, _control_images(entries), strict=True):
+            file, attributes = inside(folder, entry["file"], folder / manifest.LINES), entry.get("attributes")
+            rows.append(_Row(file, entry["prompt"], entry["class"], attributes, controls, partial(open_image, file)))
     else:
-        records, refused = read_folder(folder)
-        if refused:
-            raise OnbrandError(
-                "image", f"every image is to be checked; {len(refused)} of {folder} cannot be, as {refused[0]}"
-            )
-        rows = [(r.file, r.text, r.class_name, r.attributes, list(filter(None, [r.conditioning]))) for r in records]
-    if not rows:
-        raise OnbrandError("image", f"images to check are needed; {folder} has none")
-    images = []
-    for file, *_ in rows:
+        photos = open_folder(folder)
+        for one in photos.records:
+            controls = [one.conditioning] if one.conditioning else []
+            rows.append(_Row(one.file, one.text, one.class_name, one.attributes, controls, one.open))
+        refused = dict(enumerate(photos.refused, len(rows)))
+    images: list[Image.Image] = []
+    used: list[_Row] = []
+    for place, row in enumerate(rows):
         try:
-            images.append(open_image(file))
+            images.append(row.open())
+            used.append(row)
         except UnreadableImage as error:
-            raise OnbrandError("image", f"every image is to be checked; {error}") from error
-    classes = [_class(prior, name, prompt) for _, prompt, name, *_ in rows] if prior else [""] * len(rows)
-    pixels = pixels_of(images, size)
-    names = [str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file) for file, *_ in rows]
-    prompts, attributes = [entry[1] for entry in rows], [entry[3] for entry in rows]
-    conditioning = [[Path(one) for one in entry[4] or ()] for entry in rows]
-    return Images(names, images, pixels, prompts, classes, attributes, conditioning)
+            refused[place] = error
+    if not used:
+        first = f", {len(refused)} cannot be opened, as {next(iter(refused.values()))}" if refused else ""
+        raise OnbrandError("image", f"images to check are needed; {folder} has none{first}")
+    classes = [_class(prior, row.class_name, row.prompt) for row in used] if prior else [""] * len(used)
+    names = [_name_in(folder, row.file) for row in used]
+    prompts, attributes = [row.prompt for row in used], [row.attributes for row in used]
+    conditioning = [row.conditioning for row in used]
+    refused = {place: UnreadableImage(_name_in(folder, one.file), one.reason) for place, one in sorted(refused.items())}
+    return Images(names, images, pixels_of(images, size), prompts, classes, attributes, conditioning, refused)
+
+
+class _Row(NamedTuple):
+    """What a manifest or metadata says of an image to check."""
+
+    file: Path
+    prompt: str
+    class_name: str | None
+    attributes: Mapping[str, str] | None
+    conditioning: Sequence[Path]
+    open: Callable[[], Image.Image]
+
+
+def _name_in(folder: Path, file: Path) -> str:
+    """A file's name relative to a folder; the whole path if it lies elsewhere."""
+    return str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file)
 
 
 def _control_images(entries: Sequence[Mapping[str, Any]]) -> list[list[Path]]:
@@ -131,8 +172,8 @@ def _control_images(entries: Sequence[Mapping[str, Any]]) -> list[list[Path]]:
         controls.append([])
         names, digests = entry.get("conditioning") or [], entry.get("conditioning_sha256") or []
         for number, name in enumerate(names):
-            with suppress(UnreadableImage):
-                if number < len(digests) and manifest.sha256_of(name) == digests[number]:
+            with suppress(OnbrandError):
+                if number < len(digests) and sha256_of(name) == digests[number]:
                     controls[-1].append(Path(name))
                     continue
             lost.append(str(name))
@@ -186,7 +227,7 @@ def open_reference(
         decoded = decode_x0(pipe, x0)
     reference = learn(pixels, likelihoods, classes=classes, decoded=decoded)
     if file:
-        keep_json(file, {"key": key, "reference": json.loads(reference.to_json())})
+        keep_json(file, {"key": key, "reference": json.loads(reference.to_json())}, sealed=True)
     return reference
 
 
@@ -224,12 +265,17 @@ def open_stances(
 
 
 def _open_photos(records: Sequence[Record], size: tuple[int, int]) -> tuple[Tensor, list[Record]]:
-    """Photos that can be opened, `(B, 3, H, W)` in [0, 1], and their records."""
-    pixels, used = [], []
+    """Photos that can be opened, `(B, 3, H, W)` in [0, 1], and their records; the others are said."""
+    pixels, used, refused = [], [], []
     for record in tqdm(records, "photos", unit=" photos"):
-        with suppress(UnreadableImage):
+        try:
             pixels.append(_pixels(record.open(), size))
             used.append(record)
+        except UnreadableImage as error:
+            refused.append(error)
+    if refused:
+        words = f"{len(refused)} of {len(records)} photos cannot be opened and are not learned from, as {refused[0]}"
+        tqdm.write(words, file=sys.stderr)
     return torch.stack(pixels) if pixels else torch.zeros(0, 3, *size), used
 
 

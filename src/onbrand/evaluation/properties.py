@@ -224,6 +224,8 @@ def pose_of(cut: Cut, brand: Brand) -> dict[str, Tensor]:
 
 ALL = ("pass every check", "The image passes every check below: it can be published as it is.")
 """Title and rule of an image that passes every property."""
+OPENS = ("open as images", "The file can be read and shown; what cannot passes nothing.")
+"""Title and rule of a property, "opens", that is said only of a folder in which a file does not."""
 PROPERTIES = (
     Property(
         "background", "on the brand's background",

@@ -17,6 +17,7 @@ from onbrand.evaluation.likelihood import ALL, LINE
 from onbrand.evaluation.pose import SIDE, overlap, silhouettes_of
 from onbrand.evaluation.properties import PROPERTIES, RGB, SLACK, measure
 from onbrand.evaluation.segmentation import border
+from onbrand.io import read_content
 
 Bounds = tuple[float, float]
 
@@ -70,8 +71,11 @@ class Reference:
 
     @classmethod
     def from_json(cls, text: str) -> Reference:
-        """The reference that `to_json` wrote."""
-        content = json.loads(text)
+        """The reference that `to_json` wrote. Raises OnbrandError for another text, by the field that is wrong."""
+        content = read_content(text, "a reference", "reference")
+        for name, rows in content["poses"].items():
+            if {len(rows), *map(len, rows)} != {SIDE}:
+                raise OnbrandError("folder", f"a reference is damaged: the pose of {name!r} must be {SIDE} x {SIDE}")
         bounds = {
             group: {
                 name: (-math.inf if low is None else low, math.inf if high is None else high)

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from onbrand.errors import OnbrandError
-from onbrand.io import whole_file, write_text
+from onbrand.io import read_json, whole_file, write_text
 
 if TYPE_CHECKING:
     from onbrand.models.clip import Clip
@@ -66,11 +67,12 @@ def labels_of(prompts: Sequence[str], labels: Sequence[str]) -> Tensor:
     """
     by_length = sorted(range(len(labels)), key=lambda i: -len(labels[i]))
     indices = []
-    for prompt in prompts:
+    for prompt in map(str.casefold, prompts):
         places = {
             i: match.start()
             for i in by_length
-            if (match := re.search(rf"(?<![\w-]){re.escape(labels[i].casefold())}(?![\w-])", prompt.casefold()))
+            if (label := labels[i].casefold()) in prompt  # of a book the expression would take a second
+            and (match := re.search(rf"(?<![\w-]){re.escape(label)}(?![\w-])", prompt))
         }
         indices.append(min(places, key=lambda i: (-len(labels[i]), places[i]), default=-1))
     return torch.tensor(indices, dtype=torch.int64)
@@ -191,7 +193,23 @@ class AttributeClassifier(nn.Module):
                 "classifier",
                 f"an attribute classifier's folder holds {SETTINGS} and {WEIGHTS}; there is none in {folder}",
             )
-        classifier = cls(**json.loads((folder / SETTINGS).read_text()))
-        classifier.load_state_dict({k: v.float() if v.is_floating_point() else v
-                                for k, v in load_file(folder / WEIGHTS).items()})  # fmt: skip
+        settings = read_json(folder / SETTINGS)
+        try:
+            classifier = cls(
+                **{name: value for name, value in settings.items() if name in ("attributes", "width", "side")}
+            )
+            weights = {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / WEIGHTS).items()}
+            classifier.load_state_dict(weights)
+        except (SafetensorError, RuntimeError, AttributeError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise OnbrandError(
+                "classifier", f"the attribute classifier in {folder} is damaged: {reason}; copy it anew"
+            ) from error
+        wrong = [name for name, part in classifier.state_dict().items() if not bool(part.isfinite().all())]
+        if wrong:
+            raise OnbrandError(
+                "classifier",
+                f"{folder / WEIGHTS} is damaged: {wrong[0]} holds numbers that are not finite; copy the attribute "
+                "classifier anew",
+            )
         return classifier.eval()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from safetensors import safe_open
-
-from onbrand.errors import OnbrandError
-from onbrand.io import write_json
+from onbrand.errors import OnbrandError, quote
+from onbrand.io import read_content, read_json, write_json
+from onbrand.models.weights import read_metadata
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -21,6 +19,8 @@ SCHEMA = 2
 """Of onbrand/config.json, and of the metadata of a LoRA."""
 LORA = "pytorch_lora_weights.safetensors"
 """diffusers' name of a LoRA's file; a folder that holds it and no model_index.json is a LoRA's."""
+PEFT_LORA = "adapter_model.safetensors"
+"""peft's name of one."""
 
 KEYS = ("schema", "gain", "start", "k", "start_timestep", "prior")
 """gain: "window" | "constant" · start: "mean" | "pca" | "text" · k: its components · start_timestep: the window's first
@@ -29,16 +29,19 @@ timestep, or the one that the constant gain's start belongs to · prior: fingerp
 
 def checked(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The record by the present KEYS; OnbrandError, saying `where`, unless it is whole and has no others."""
-    entries = _upgraded(record)
+    entries = _upgraded(record) if isinstance(record, Mapping) else {}
     timestep = entries.get("start_timestep")
     if isinstance(timestep, float) and timestep.is_integer():  # as schedulers name it
         entries["start_timestep"] = int(timestep)
-    complete = entries.get("gain") in ("window", "constant") and isinstance(entries.get("start_timestep"), int)
-    if set(entries) - set(KEYS) or not complete or entries.get("start") not in ("mean", "pca", "text"):
+    from onbrand.schemas import TrainedStart, fault
+
+    reason = fault(entries, TrainedStart)
+    if set(entries) - set(KEYS) or reason:
         raise OnbrandError(
             "checkpoint",
             f"{where}: weights trained with a start record gain (window or constant), start (mean, pca or text) and "
-            f"start_timestep; keys {', '.join(KEYS)}; got {dict(record)}",
+            f"start_timestep; keys {', '.join(KEYS)}; got {quote(dict(record), 200)} ({reason or 'another key'}): copy "
+            "it anew",
         )
     return entries
 
@@ -60,27 +63,28 @@ def model_folder(folder: str | Path) -> Path:
     return inner if holds == [False, True] else folder
 
 
-def half_alone(part: Path) -> bool:
-    """Whether a model's part has its weights in half precision alone (diffusers' variant fp16)."""
-    return not (part / "diffusion_pytorch_model.safetensors").exists() and any(part.glob("*.fp16.safetensors"))
-
-
 def lora_metadata(lora: str | Path) -> tuple[Path, dict[str, Any]]:
-    """The file of the LoRA at `lora` (the file, or a model or run folder with one), and what onbrand wrote into it:
-    base, the model that it was trained on, and trained_start (KEYS; None: noise). An empty dict: not onbrand's.
+    """The file of the LoRA at `lora` (the file, or a model or run folder with one, or a folder of peft's), and what
+    onbrand wrote into it: base, the model that it was trained on, and trained_start (KEYS; None: noise). An empty dict:
+    not onbrand's.
 
-    OnbrandError if there is no such file."""
+    OnbrandError if there is no such file, or it is damaged."""
     path = Path(lora).expanduser()
-    file = path if path.is_file() else model_folder(path) / LORA
+    file = path
+    if path.is_dir():
+        places = (model_folder(path) / LORA, path / PEFT_LORA)
+        file = next((place for place in places if place.is_file()), path)
     if file.suffix != ".safetensors" or not file.is_file():
         here = "which is not there" if not path.exists() else "a folder without" if path.is_dir() else "another file"
         raise OnbrandError(
-            "checkpoint", f"a LoRA is a .safetensors file, or a folder that holds {LORA}; got {path.absolute()}, {here}"
+            "checkpoint",
+            f"a LoRA is a .safetensors file, or a folder that holds {LORA} or {PEFT_LORA}; got {path.absolute()}, "
+            f"{here}: give another",
         )
-    with safe_open(file, "pt") as tensors:
-        metadata = json.loads((tensors.metadata() or {}).get("onbrand", "{}"))
-    if not metadata:
+    text = read_metadata(file, "lora").get("onbrand")
+    if text is None:
         return file, {}
+    metadata = read_content(text, f"what onbrand wrote into {file}", "lora")
     start = metadata.pop("offset", None) or metadata.get("trained_start")  # offset: its name in schema 1
     return file, metadata | {"trained_start": checked(start, str(file)) if start else None}
 
@@ -121,7 +125,8 @@ def write_record(folder: Path, prior: Prior | None, trained_start: Mapping[str, 
 def trained_start_in(folder: str | Path) -> dict[str, Any] | None:
     """The start that the weights in `folder` (a model or run folder) were trained with (KEYS); None: noise."""
     file = model_folder(folder) / "onbrand" / "config.json"
-    return checked(json.loads(file.read_text()), str(file)) if file.is_file() else None
+    record = read_json(file, "onbrand/config.json", _upgraded)
+    return checked(record, str(file)) if record else None
 
 
 def trained_start_of(pipe: StableDiffusionPipeline) -> dict[str, Any] | None:

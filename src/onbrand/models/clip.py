@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,8 @@ import transformers
 from torch import Tensor
 
 from onbrand.errors import OnbrandError
+from onbrand.models.tokens import losses, tokenized
+from onbrand.models.weights import open_network, read_config, reading
 
 IMAGES: Any = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
 """CLIP's own preparation of images, the variant that needs no torchvision."""
@@ -34,6 +36,14 @@ class Clip:
         without its factor and clipping). OnbrandError unless there are as many prompts as images."""
         if len(images) != len(prompts):
             raise OnbrandError("classifier", f"one prompt an image: got {len(prompts)} for {len(images)} images")
+        length = self.model.config.text_config.max_position_embeddings
+        if lost := losses(self.tokenizer, prompts, length):
+            index, words = next(iter(lost.items()))
+            warnings.warn(
+                f"{len(lost)} of {len(prompts)} prompts are longer than the {length} tokens that {self.name} reads and "
+                f"are judged by their beginnings: that of image {index} loses {words!r}",
+                stacklevel=2,
+            )
         parts = [self.embed(images[i : i + batch], prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
         return torch.cat([(image * text).sum(1) for image, text in parts]) if parts else torch.zeros(0)
 
@@ -42,10 +52,7 @@ class Clip:
         """Unit vectors `(B, D)` of images `(B, 3, H, W)` in [0, 1] and `(P, D)` of prompts, on the CPU."""
         bytes_ = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         pixels = self.images(list(bytes_), input_data_format="channels_last", return_tensors="pt")["pixel_values"]
-        words = self.tokenizer(
-            list(prompts), padding="max_length", truncation=True, return_tensors="pt",
-            max_length=self.model.config.text_config.max_position_embeddings,
-        )  # fmt: skip
+        words = tokenized(self.tokenizer, prompts, self.model.config.text_config.max_position_embeddings)
         device = self.model.device
         out = self.model(
             input_ids=words["input_ids"].to(device),
@@ -59,7 +66,7 @@ class Clip:
 def is_clip(folder: str | Path) -> bool:
     """Whether `folder` holds a CLIPModel: a config.json of model_type "clip"."""
     file = Path(folder) / "config.json"
-    return file.is_file() and json.loads(file.read_text()).get("model_type") == "clip"
+    return file.is_file() and read_config(file, "classifier").get("model_type") == "clip"
 
 
 def load(folder: str | Path, device: str = "cpu") -> Clip:
@@ -73,11 +80,13 @@ def load(folder: str | Path, device: str = "cpu") -> Clip:
         raise OnbrandError(
             "classifier", f"a CLIP folder has a config.json of model_type clip, weights, tokenizer: not {folder}"
         )
-    model = transformers.CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval().to(device)
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    model = open_network(transformers.CLIPModel, folder, torch.float32, "classifier").to(device)
+    with reading(str(folder.absolute()), "classifier"):
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     side = model.config.vision_config.image_size
     if (folder / "preprocessor_config.json").is_file():
-        images = IMAGES.from_pretrained(folder, local_files_only=True)
+        with reading(str(folder.absolute()), "classifier"):
+            images = IMAGES.from_pretrained(folder, local_files_only=True)
     else:
         images = IMAGES(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     origin = model.config._name_or_path

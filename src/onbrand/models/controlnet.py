@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from huggingface_hub import snapshot_download
 
 from onbrand.errors import OnbrandError
-from onbrand.models.checkpoint import half_alone, model_folder, trained_start_in
+from onbrand.io import read_json
+from onbrand.models.checkpoint import model_folder, trained_start_in
+from onbrand.models.weights import first_line, is_hub_id, open_network, read_config
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -92,30 +94,32 @@ def nets_of(pipe: StableDiffusionPipeline | StableDiffusionControlNetPipeline) -
 def _open(place: str | Path, dtype: torch.dtype) -> ControlNetModel:
     folder = Path(place).expanduser()
     model = model_folder(folder)
-    if (model / TOGETHER).is_file() and json.loads((model / TOGETHER).read_text())["unet"]:
+    if read_json(model / TOGETHER).get("unet"):
         raise OnbrandError(
             "controlnet", f"the UNet in {folder.absolute()} learnt with its ControlNet: give it as the model, whole"
         )
+    if is_hub_id(folder):
+        folder = model = _fetch(str(place))
+    kinds = {}
     for inner in (folder, model / PART):
-        config = inner / "config.json"
-        if config.is_file() and json.loads(config.read_text()).get("_class_name") == ControlNetModel.__name__:
-            return _load(str(inner), dtype, half_alone(inner))
-    if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(place)):
-        return _load(str(place), dtype, False)
+        if (inner / "config.json").is_file():
+            kinds[inner] = read_config(inner / "config.json", "controlnet").get("_class_name")
+            if kinds[inner] == ControlNetModel.__name__:
+                return open_network(ControlNetModel, inner, dtype, "controlnet")
+    seen = ", ".join(f"that of {inner.absolute()} is a {kind}" for inner, kind in kinds.items())
+    what = "no such folder" if not folder.exists() else "a file" if folder.is_file() else seen or "neither is there"
     raise OnbrandError(
         "controlnet",
-        f"a ControlNet is a folder of diffusers' layout, a run folder, or a Hub id; got {folder.absolute()}",
+        f"a ControlNet is a folder whose config.json is a ControlNetModel's, a run folder with that in model/{PART}/, "
+        f"or a Hub id owner/name; got {folder.absolute()}: {what}",
     )
 
 
-def _load(name: str, dtype: torch.dtype, half: bool) -> ControlNetModel:
+def _fetch(name: str) -> Path:
+    """The folder that a ControlNet of the Hub is kept in, fetched if it is not there yet."""
     try:
-        return ControlNetModel.from_pretrained(
-            name, torch_dtype=dtype, use_safetensors=True, variant="fp16" if half else None,
-            local_files_only=Path(name).is_dir(),
-        )  # fmt: skip
-    except OSError as error:
-        line = str(error).strip().split("\n")[0]
+        return Path(snapshot_download(name, allow_patterns=["config.json", "diffusion_pytorch_model*.safetensors*"]))
+    except Exception as error:  # of whichever library asks the network
         raise OnbrandError(
-            "controlnet", f"no ControlNet in safetensors at {name}, here or on the Hub: {line}"
+            "controlnet", f"no ControlNet in safetensors at {name}, here or on the Hub: {first_line(error)}"
         ) from error

@@ -121,6 +121,20 @@ def lora(
     return Denoiser(pipe.unet, text_encoder=pipe.text_encoder if text_encoder else None)
 
 
+def adapted_layers(
+    pipe: StableDiffusionPipeline, targets: Sequence[str], text_encoder: bool
+) -> dict[str, nn.Linear | nn.Conv2d]:
+    """The layers that `lora` would adapt, by name; none in a pipeline that has its LoRA already."""
+    networks = [(pipe.unet, tuple(targets)), *([(pipe.text_encoder, WORDS)] if text_encoder else [])]
+    return {
+        name: layer
+        for network, ends in networks
+        if NAME not in getattr(network, "peft_config", {})
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d) and f".{name}".endswith(tuple(f".{end}" for end in ends))
+    }
+
+
 def controlnet(pipe: StableDiffusionControlNetPipeline, unet: bool = False) -> Denoiser:
     """A ControlNet (Zhang et al. 2023) learns, with `unet` the UNet too.
 

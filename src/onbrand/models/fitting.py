@@ -22,7 +22,7 @@ from onbrand.core.text import Method
 from onbrand.data.encode import encode_all
 from onbrand.data.images import RGB, background_of, to_image
 from onbrand.data.latents import Key, Store, Summary, iterate
-from onbrand.data.records import Record, read_folder
+from onbrand.data.records import Folder, Record
 from onbrand.errors import OnbrandError, UnreadableImage
 from onbrand.io import plain, write_png
 from onbrand.models.pipeline import channels_last, decode, embed, encode, factor_of, fingerprint, to_x0, warn_long
@@ -52,24 +52,23 @@ def check_folder(folder: Path, photos: Path) -> Path:
 
 def encode_photos(
     pipe: StableDiffusionPipeline,
-    photos: str | Path,
+    photos: Folder,
     folder: Path,
     size: tuple[int, int],
     flip: bool,
     batch: int = 8,
-    split: str | None = None,
 ) -> tuple[Store, Summary]:
     """The photos' latents in a store under `folder`, encoding what is not there yet, and what became of each photo.
 
     Under `accelerate launch` every process encodes its share. OnbrandError if no photo can be used.
     """
-    records, refused = read_folder(photos, split)
-    store, summary = encode_records(pipe, records, folder, size, flip, batch)
-    summary = replace(summary, refused=[*refused, *summary.refused])
+    store, summary = encode_records(pipe, photos.records, folder, size, flip, batch)
+    summary = replace(summary, refused=[*photos.refused, *summary.refused])
     if not summary.used:
         first = f", as {summary.refused[0]}" if summary.refused else ""
         raise OnbrandError(
-            "data", f"one usable photo is needed at least; {photos} has none, {len(summary.refused)} refused{first}"
+            "data",
+            f"one usable photo is needed at least; {photos.path} has none, {len(summary.refused)} refused{first}",
         )
     return store, summary
 
@@ -123,12 +122,14 @@ def fit_gaussians(
 def provenance_of(
     pipe: StableDiffusionPipeline,
     vae: str,
+    text_encoder: str | None,
     size: tuple[int, int],
     model: str,
     flip: bool,
     records: Sequence[Record],
 ) -> Provenance:
-    """Where a prior's x0 come from. vae: the fingerprint of the VAE's weights before any rounding; size: (H, W)."""
+    """Where a prior's x0 come from. vae, text_encoder: fingerprints of the weights before any rounding, the latter None
+    without a regression from text; size: (H, W)."""
     return Provenance(
         vae=vae,
         scaling_factor=float(pipe.vae.config.scaling_factor),
@@ -137,6 +138,7 @@ def provenance_of(
         model=model,
         flip=flip,
         background=background_of_all(records),
+        text_encoder=text_encoder,
     )
 
 
@@ -224,11 +226,9 @@ def lines_of(result: Mapping[str, Any], prior: Prior) -> list[str]:
 def embed_captions(pipe: StableDiffusionPipeline, captions: Sequence[str], batch: int = 64) -> dict[str, Tensor]:
     """Each caption's pooled embedding `(E,)` float32 on the CPU; over-long ones are warned of once."""
     embeddings: dict[str, Tensor] = {}
-    with warnings.catch_warnings(record=True):
-        warnings.simplefilter("always")
-        for first in range(0, len(captions), batch):
-            part = captions[first : first + batch]
-            embeddings |= dict(zip(part, embed(pipe, part)[1].float().cpu(), strict=True))
+    for first in range(0, len(captions), batch):
+        part = captions[first : first + batch]
+        embeddings |= dict(zip(part, embed(pipe, part)[1].float().cpu(), strict=True))
     warn_long(pipe, captions)
     return embeddings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from onbrand.errors import OnbrandError
 from onbrand.io import whole_file
 from onbrand.models.checkpoint import LORA, SCHEMA, write_record
 from onbrand.models.denoiser import NAME
+from onbrand.models.lora_pairs import put, read_pairs
+from onbrand.models.weights import check_finite, check_numbers
 
 if TYPE_CHECKING:
     from onbrand.core.prior import Prior
@@ -42,9 +45,10 @@ def save(
     files' metadata, under "onbrand", with the prior's fingerprint; kohya's file has the usual ss_ keys too.
     """
     folder = Path(folder)
-    record = write_record(folder, prior, trained_start)
     unet, unet_config = _layers(pipe.unet)
     words, words_config = _layers(pipe.text_encoder)
+    check_numbers(unet | words, f"{folder} is not written", "lora")
+    record = write_record(folder, prior, trained_start)
     # as older transformers name them, and kohya; newer ones know both
     words = {f"text_model.{name.removeprefix('text_model.')}": weight for name, weight in words.items()}
     metadata = {"onbrand": json.dumps({"schema": SCHEMA, "base": base, "trained_start": record or None})}
@@ -72,15 +76,32 @@ def save(
 
 
 def fuse(pipe: StableDiffusionPipeline, file: Path, scale: float = 1.0) -> None:
-    """Adds `scale` times the LoRA in `file` to the UNet's own weights, in place.
+    """Adds `scale` times the LoRA in `file` to the UNet's own weights, in place, and says how much of the file took.
 
     A scale of -1 takes out again what 1 has put in, to the rounding of float32. What the file has for the text encoder
     stays beside its weights, for a start is told of the prompt by the text encoder as it was (`pipeline.embed`).
+    OnbrandError as `lora_pairs.read_pairs`; a warning if a part of the file did not take.
     """
-    pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=NAME, local_files_only=True)
-    pipe.fuse_lora(components=["unet"], lora_scale=scale)
-    pipe.unet.unload_lora()
-    if NAME in getattr(pipe.text_encoder, "peft_config", {}):
+    pairs = read_pairs(file, pipe)
+    if pairs.dora and scale < 0:
+        raise OnbrandError(
+            "lora",
+            f"{file} is a DoRA, which sets the size of weights and cannot be taken out again; got lora_scale {scale}: "
+            "keep the model from before",
+        )
+    print(pairs)
+    if pairs.rest:
+        warnings.warn(f"not all of {file} took: {pairs.rest}", stacklevel=2)
+    if not any(pair.has_effect for pair in pairs.layers.values()):
+        warnings.warn(f"{file} changes nothing: its weights or its alpha are 0", stacklevel=2)
+    layers, words = pairs.of("unet"), pairs.of("text_encoder")
+    if layers:
+        put(pipe.unet, layers)
+        pipe.fuse_lora(components=["unet"], lora_scale=scale)
+        pipe.unet.unload_lora()
+        check_finite(pipe.unet, f"with {file} the UNet", "lora")
+    if words:
+        put(pipe.text_encoder, words)
         set_weights_and_activate_adapters(pipe.text_encoder, [NAME], [scale])
         pipe.text_encoder.requires_grad_(False)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from onbrand.core.findings import NEAR
 from onbrand.core.offset import x_init
 from onbrand.core.process import PREDICTION_TYPES
 from onbrand.errors import OnbrandError
+from onbrand.models.weights import read_config
 
 VANISHING = 1e-6
 """An abar below this at the first step (zero terminal SNR: 0, or 2^-24 in some classes) leaves x_start no weight."""
@@ -86,13 +86,14 @@ def set_steps(scheduler: Any, steps: int) -> Any:
     live = copy.copy(scheduler)  # set_timesteps replaces what it sets
     live.alphas_cumprod = live.alphas_cumprod.cpu()
     if not 1 <= steps <= len(live.alphas_cumprod):
-        raise OnbrandError(
-            "scheduler", f"the number of inference steps must be 1..{len(live.alphas_cumprod)}, got {steps}"
-        )
+        raise OnbrandError("scheduler", f"num_inference_steps must lie in 1..{len(live.alphas_cumprod)}, got {steps}")
     try:
         live.set_timesteps(steps)
     except (ValueError, IndexError, AssertionError) as error:
-        raise OnbrandError("scheduler", f"{type(live).__name__} cannot run {steps} inference steps: {error}") from error
+        raise OnbrandError(
+            "scheduler",
+            f"{type(live).__name__} cannot run {steps} inference steps ({error}): take another num_inference_steps",
+        ) from error
     if float(live.timesteps[0]) < float(live.timesteps[-1]):
         raise OnbrandError(
             "scheduler", f"{type(live).__name__} runs from the image to the noise: a start has no place in it"
@@ -180,11 +181,14 @@ def _refuse(scheduler: Any) -> None:
             f"{name} is flow matching: it starts at sigma exactly 1, where x_start has weight 0 and no effect. "
             "Take an epsilon or v-prediction model",
         )
-    if name.startswith("EDM") or config.get("timestep_type") == "continuous":
+    options = inspect.signature(type(scheduler)).parameters  # a config keeps what other classes take
+    continuous = "timestep_type" in options and config.get("timestep_type") == "continuous"
+    if name.startswith("EDM") or continuous:
         raise OnbrandError(
             "scheduler",
-            f"{name} is not variance-preserving (EDM's sigma scale): it has no alpha_bar for x_start to enter by. "
-            "Take a scheduler among the model's compatibles, as DDIMScheduler or EulerDiscreteScheduler",
+            f"{name}{' with timestep_type continuous' if continuous else ''} is not variance-preserving (EDM's sigma "
+            "scale): it has no alpha_bar for x_start to enter by. If the weights were trained with one, take scheduler "
+            f"DDIMScheduler{', or timestep_type discrete' if continuous else ''}; else another model",
         )
     if not isinstance(getattr(scheduler, "alphas_cumprod", None), Tensor) or not hasattr(scheduler, "add_noise"):
         raise OnbrandError(
@@ -218,7 +222,7 @@ def with_options(
     options: dict[str, Any] = {}
     if spacing is not None:
         if spacing not in ("leading", "trailing", "linspace"):
-            raise OnbrandError("scheduler", f"timestep spacing must be leading, trailing or linspace, got {spacing!r}")
+            raise OnbrandError("scheduler", f"timestep_spacing must be leading, trailing or linspace, got {spacing!r}")
         options["timestep_spacing"] = spacing
     if karras is not None:
         options["use_karras_sigmas"] = karras
@@ -272,8 +276,8 @@ def with_prediction(scheduler: Any, prediction_type: str, spacing: str) -> Any:
 
 def open_scheduler(model: Path) -> Any:
     """The scheduler of a model's folder in diffusers' layout."""
-    config = json.loads((model / "scheduler" / "scheduler_config.json").read_text())
-    return _class(config["_class_name"]).from_config(config)
+    config = read_config(model / "scheduler" / "scheduler_config.json", "scheduler")
+    return _class(str(config.get("_class_name"))).from_config(config)
 
 
 def restore(record: Mapping[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
-from onbrand.options._base import File, First, within
+from onbrand.options._base import File, First, Need, Rate, Word, check_options
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,26 @@ class CheckOptions:
         split: which part of `against`, as for `fit`
         pose: pose net for figures: pose_landmark_full.tflite, or the mediapipe wheel that holds it (onbrand[pose])
         device: cuda, cpu, ..., for the autoencoder. Default: a GPU if there is one
+        model_config: as for `fit`
     """
 
     images: First
     against: File
     _: KW_ONLY
-    require: float | None = None
+    require: Rate | None = None
     json: bool = False
     prior: File | None = None
     model: File | None = None
     attributes: File | None = None
     clip: File | None = None
-    split: str | None = None
+    split: Word | None = None
     pose: File | None = None
-    device: str | None = None
+    device: Word | None = None
+    model_config: File | None = None
 
     def __post_init__(self) -> None:
-        within(0, 1, require=self.require)
+        check_options(self, NEEDS)
+
+
+NEEDS = (Need(("model",), "prior", "prior", lambda prior: prior is not None),)
+"""What a setting needs to have an effect."""

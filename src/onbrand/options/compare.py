@@ -8,7 +8,19 @@ from typing import Annotated, Any
 
 from tyro.constructors import PrimitiveConstructorSpec
 
-from onbrand.options._base import File, First, at_least, check_choices, own_first
+from onbrand.options._base import (
+    Count,
+    Decay,
+    File,
+    First,
+    NameOrFile,
+    NotNegative,
+    Positive,
+    Rate,
+    Word,
+    check_options,
+    own_first,
+)
 from onbrand.options.train import Precision
 
 DEFAULT_METHODS = (
@@ -34,25 +46,18 @@ class CompareSettings:
         batch_size: images made at a time
     """
 
-    max_train_steps: int = 1000
-    train_batch_size: int = 16
-    learning_rate: float = 1e-5
-    ema_decay: float | None = None
-    caption_dropout_rate: float = 0.1
+    max_train_steps: Count = 1000
+    train_batch_size: Count = 16
+    learning_rate: Positive = 1e-5
+    ema_decay: Decay | None = None
+    caption_dropout_rate: Rate = 0.1
     mixed_precision: Precision = "auto"
-    num_inference_steps: int = 20
-    guidance_scale: float = 7.5
-    batch_size: int = 8
+    num_inference_steps: Count = 20
+    guidance_scale: NotNegative = 7.5
+    batch_size: Count = 8
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        at_least(
-            1,
-            max_train_steps=self.max_train_steps,
-            train_batch_size=self.train_batch_size,
-            num_inference_steps=self.num_inference_steps,
-            batch_size=self.batch_size,
-        )
+        check_options(self)
 
 
 _JSON = PrimitiveConstructorSpec[dict[str, Any]](
@@ -87,19 +92,21 @@ class CompareOptions(CompareSettings):
         clip: folder of a CLIPModel, or shipped, for CLIP similarity
         questions: {title: [method, ...]}: the first is compared with each of the others, and all are drawn
         device: cuda, cpu, ... Default: a GPU if there is one
+        model_config: as for `fit`
     """
 
     images: First
     model: File
     output_dir: File
     _: KW_ONLY
-    methods: tuple[str, ...] = DEFAULT_METHODS
+    methods: tuple[NameOrFile, ...] = DEFAULT_METHODS
     prompts: File | None = None
     prompt_sets: dict[str, File] = field(default_factory=dict)
     reference_images: File | None = None
     prior: File | None = None
-    split: str | None = None
+    split: Word | None = None
     attributes: File | None = None
     clip: File | None = None
     questions: Annotated[dict[str, list[str]], _JSON] = field(default_factory=dict)
-    device: str | None = None
+    device: Word | None = None
+    model_config: File | None = None

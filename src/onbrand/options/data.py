@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from onbrand.options._base import File, at_least, check_choices
+from onbrand.options._base import Count, File, check_options
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,7 @@ class DataOptions:
     output_dir: File
     _: KW_ONLY
     split: Literal["train", "validation", "test"] = "train"
-    num_images: int | None = None
+    num_images: Count | None = None
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        at_least(1, num_images=self.num_images)
+        check_options(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
-from onbrand.options._base import File, First, Spacing, at_least, check_choices
+from onbrand.options._base import Count, File, First, Spacing, Word, check_options
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,17 @@ class DiagnoseOptions:
         timestep_spacing: how its timesteps are spaced. Default: the scheduler's own
         rescale_betas_zero_snr: ask it of the model's noise schedule rescaled to zero terminal SNR (a model must be
             trained for it)
+        model_config: as for `fit`
     """
 
     brand: First
     _: KW_ONLY
     model: File | None = None
-    scheduler: str | None = None
-    num_inference_steps: int = 20
+    scheduler: Word | None = None
+    num_inference_steps: Count = 20
     timestep_spacing: Spacing | None = None
     rescale_betas_zero_snr: bool = False
+    model_config: File | None = None
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        at_least(1, num_inference_steps=self.num_inference_steps)
+        check_options(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-from onbrand.options._base import Dtype, File, First, Size, at_least, check_choices
+from onbrand.options._base import Count, Dtype, File, First, Need, Number, Size, Word, check_options
 
 Regression = Literal["ridge", "reduced-rank", "cca"]
 
@@ -26,22 +26,26 @@ class FitOptions:
         batch_size: images encoded at a time
         device: cuda, cpu, ... Default: a GPU if there is one
         dtype: of the encoding; statistics are taken in float64
+        model_config: of a model in one file: a folder of its kind in diffusers' layout, with weights or without
     """
 
     images: First
     model: File
     output_dir: File
     _: KW_ONLY
-    k: int = 16
+    k: Number = 16
     text: Regression = "ridge"
-    split: str | None = None
+    split: Word | None = None
     resolution: Size = None
     random_flip: bool = False
-    batch_size: int = 8
-    device: str | None = None
+    batch_size: Count = 8
+    device: Word | None = None
     dtype: Dtype = "float32"
+    model_config: File | None = None
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        at_least(0, k=self.k)
-        at_least(1, batch_size=self.batch_size)
+        check_options(self, NEEDS)
+
+
+NEEDS = (Need(("text",), "k", "k of 1 or more", lambda k: k > 0),)
+"""What a setting needs to have an effect."""

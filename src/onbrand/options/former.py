@@ -106,6 +106,8 @@ def renamed(verb: str, content: Mapping[str, Any], processes: int = 1) -> dict[s
     settings: dict[str, Any] = {}
     for name, value in flat.items():
         if name == BETAS:
+            if not (isinstance(value, list | tuple) and len(value) == 2):
+                raise OnbrandError("option", f"{name} had two numbers, [0.9, 0.999]; got {value}: give adam_beta1")
             settings |= {"adam_beta1": value[0], "adam_beta2": value[1]}
         elif name == "offset" and value == "none":
             settings["start"] = "noise"
@@ -156,8 +158,6 @@ def present(verb: str, options: type[Any], arguments: Sequence[str]) -> tuple[li
             value = _written_before(values[0]) if values else True
             counted = verb == "train" and name == "batch"
             content = {name: value} | ({"engine.accumulation": accumulation} if counted else {})
-            if name == BETAS and not (isinstance(value, list) and len(value) == 2):
-                raise OnbrandError("option", f"--{name} had two numbers, [0.9, 0.999]; got {value}: give adam_beta1")
             settings = renamed(verb, content, int(os.environ.get("WORLD_SIZE", "1")))
             if counted:
                 del settings["gradient_accumulation_steps"]

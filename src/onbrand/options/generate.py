@@ -8,7 +8,19 @@ from typing import Annotated, Literal
 import tyro
 
 from onbrand.errors import OnbrandError
-from onbrand.options._base import Dtype, File, Spacing, at_least, check_choices, own_first, within
+from onbrand.options._base import (
+    Count,
+    Dtype,
+    File,
+    Need,
+    NotNegative,
+    Number,
+    Rate,
+    Spacing,
+    Word,
+    check_options,
+    own_first,
+)
 
 Start = Literal["noise", "mean", "pca", "text", "image"]
 
@@ -46,33 +58,43 @@ class SamplingSettings:
     """
 
     start: Start | None = None
-    k: int | None = None
+    k: Count | None = None
     residual: bool = False
     zero_mean: bool | None = None
-    look_ahead: int | None = None
+    look_ahead: Number | None = None
     look_ahead_projection: bool = True
     literal: bool = False
-    num_inference_steps: int = 20
-    scheduler: str | None = None
+    num_inference_steps: Count = 20
+    scheduler: Word | None = None
     timestep_spacing: Spacing | None = None
     use_karras_sigmas: bool | None = None
-    guidance_scale: float = 7.5
-    eta: float = 0.0
-    batch_size: int = 8
+    guidance_scale: NotNegative = 7.5
+    eta: Rate = 0.0
+    batch_size: Count = 8
     controlnet_conditioning_scale: float | tuple[float, ...] = 1.0
     overlay: bool = False
     handoff: bool = False
-    trace: int = 0
+    trace: Number = 0
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        at_least(1, num_inference_steps=self.num_inference_steps, batch_size=self.batch_size)
-        at_least(0, trace=self.trace, guidance_scale=self.guidance_scale, look_ahead=self.look_ahead)
-        within(0, 1, eta=self.eta)
+        check_options(self, NEEDS)
         if self.handoff and self.eta:
             raise OnbrandError(
                 "option", f"the hand-off finds x0_hat from a step without new noise; got eta {self.eta}: set it to 0"
             )
+
+
+NEEDS = (
+    Need(("k",), "start", "start pca or image", lambda start: start in (None, "pca", "image")),
+    Need(("residual",), "start", "start text", lambda start: start in (None, "text")),
+    Need(("literal",), "start", "start mean, pca, text or image", lambda start: start != "noise"),
+    Need(("look_ahead_projection",), "look_ahead", "look_ahead of 1 or more", lambda looks: looks is None or looks > 0),
+    Need(("eta",), "scheduler", "scheduler DDIMScheduler", lambda name: name in (None, "DDIMScheduler")),
+    Need(("overlay", "controlnet_conditioning_scale"), "ControlNets", "a ControlNet", lambda number: number > 0),
+    Need(("negative_prompt",), "guidance_scale", "guidance_scale above 1", lambda scale: scale > 1),
+    Need(("num_images_per_prompt",), "prompt", "prompt", lambda prompt: prompt is not None),
+)
+"""What a setting needs to have an effect; start, look_ahead and scheduler may be left to the model (None)."""
 
 
 @own_first
@@ -88,8 +110,9 @@ class GenerateOptions(SamplingSettings):
         prior: the brand's folder (or its prior.safetensors). Default: the one saved beside the LoRA, the ControlNet or
             the model
         prompt: one prompt instead of a file
+        negative_prompt: what guidance leads away from, of that prompt and of requests that say none
         num_images_per_prompt: images of that prompt, with the seeds seed, seed + 1, ...
-        seed: first seed of that prompt
+        seed: first seed of that prompt, or of requests without one
         lora: a LoRA for the model: its file or its run folder
         lora_scale: weight of the LoRA; 1: as trained
         controlnet: ControlNets for the model: folders, run folders or Hub ids. Default: what a run folder given as
@@ -98,6 +121,7 @@ class GenerateOptions(SamplingSettings):
         dtype: of the weights
         offload: each part of the model waits on the CPU until it is called, and the VAE takes one image at a time,
             large ones in tiles: for a GPU of little memory
+        model_config: as for `fit`
     """
 
     prompts: Annotated[File | None, tyro.conf.Positional] = None
@@ -106,11 +130,13 @@ class GenerateOptions(SamplingSettings):
     output_dir: File
     prior: File | None = None
     prompt: str | None = None
-    num_images_per_prompt: int = 1
-    seed: int = 0
+    negative_prompt: str = ""
+    num_images_per_prompt: Count = 1
+    seed: Number = 0
     lora: File | None = None
     lora_scale: float = 1.0
     controlnet: tuple[File, ...] = ()
-    device: str | None = None
+    device: Word | None = None
     dtype: Dtype = "float32"
     offload: bool = False
+    model_config: File | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
-from onbrand.options._base import File, First
+from onbrand.options._base import File, First, Word, check_options
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class MergeOptions:
         model: model to put it into. Default: the one that it was trained on
         lora_scale: weight of the LoRA; 1: as trained; -1: what was merged is taken out again (to float32's rounding)
         device: cuda, cpu, ... Default: a GPU if there is one
+        model_config: as for `fit`
     """
 
     lora: First
@@ -24,4 +25,8 @@ class MergeOptions:
     _: KW_ONLY
     model: File | None = None
     lora_scale: float = 1.0
-    device: str | None = None
+    device: Word | None = None
+    model_config: File | None = None
+
+    def __post_init__(self) -> None:
+        check_options(self)

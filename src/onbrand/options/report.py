@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
-from onbrand.options._base import File, First
+from onbrand.options._base import File, First, check_options
 
 
 @dataclass(frozen=True)
@@ -19,3 +19,6 @@ class ReportOptions:
     folder: First
     _: KW_ONLY
     output_file: File | None = None
+
+    def __post_init__(self) -> None:
+        check_options(self)

@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from operator import eq
 from typing import Literal
 
 from onbrand.errors import OnbrandError
-from onbrand.options._base import File, First, Size, above_zero, at_least, check_choices, own_first, within
+from onbrand.options._base import (
+    Beta,
+    Count,
+    Decay,
+    File,
+    First,
+    Need,
+    NotNegative,
+    Number,
+    Positive,
+    Rate,
+    Size,
+    Word,
+    check_options,
+    own_first,
+)
 
 Method = Literal["full", "lora", "controlnet"]
 Start = Literal["noise", "mean", "pca", "text"]
@@ -94,87 +111,51 @@ class TrainSettings:
 
     start: Start | None = None
     gain: Gain = "constant"
-    start_timestep: int | None = None
-    k: int = 3
+    start_timestep: Number | None = None
+    k: Count = 3
     draw: Draw = "projected"
     method: Method = "full"
     prediction_type: Prediction | None = None
     seed: int = 0
-    max_train_steps: int = 50_000
-    train_batch_size: int = 16
-    gradient_accumulation_steps: int = 1
-    learning_rate: float = 1e-5
+    max_train_steps: Count = 50_000
+    train_batch_size: Count = 16
+    gradient_accumulation_steps: Count = 1
+    learning_rate: Positive = 1e-5
     optimizer: Optimizer = "adamw"
     lr_scheduler: LRScheduler = "constant"
-    lr_warmup_steps: int = 0
-    adam_weight_decay: float = 1e-2
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_epsilon: float = 1e-8
-    max_grad_norm: float | None = 1.0
-    ema_decay: float | None = None
-    rank: int = 8
-    lora_alpha: int | None = None
-    target_modules: tuple[str, ...] = (*ATTENTION, *LINEAR, *RESIDUAL)
+    lr_warmup_steps: Number = 0
+    adam_weight_decay: NotNegative = 1e-2
+    adam_beta1: Beta = 0.9
+    adam_beta2: Beta = 0.999
+    adam_epsilon: NotNegative = 1e-8
+    max_grad_norm: Positive | None = 1.0
+    ema_decay: Decay | None = None
+    rank: Count = 8
+    lora_alpha: Count | None = None
+    target_modules: tuple[Word, ...] = (*ATTENTION, *LINEAR, *RESIDUAL)
     train_text_encoder: bool = False
     train_unet: bool = False
-    caption_dropout_rate: float = 0.1
-    snr_gamma: float | None = None
-    noise_offset: float = 0.0
-    input_perturbation: float = 0.0
-    timestep_range: tuple[int, int] | None = None
+    caption_dropout_rate: Rate = 0.1
+    snr_gamma: Positive | None = None
+    noise_offset: Rate = 0.0
+    input_perturbation: Rate = 0.0
+    timestep_range: tuple[Number, Number] | None = None
     mixed_precision: Precision = "auto"
     gradient_checkpointing: bool = False
     prefetch: bool | None = None
     compile: bool = False
     offload: bool = False
     allow_tf32: bool = False
-    checkpointing_steps: int = 500
-    checkpoints_total_limit: int = 2
-    validation_steps: int = 0
-    num_validation_images: int = 8
-    validation_loss_steps: int = 0
-    early_stopping_patience: int | None = None
-    report_to: str | None = None
+    checkpointing_steps: Count = 500
+    checkpoints_total_limit: Count = 2
+    validation_steps: Number = 0
+    num_validation_images: Count = 8
+    validation_loss_steps: Number = 0
+    early_stopping_patience: Count | None = None
+    report_to: Word | None = None
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        at_least(
-            1,
-            max_train_steps=self.max_train_steps,
-            train_batch_size=self.train_batch_size,
-            gradient_accumulation_steps=self.gradient_accumulation_steps,
-            rank=self.rank,
-            checkpointing_steps=self.checkpointing_steps,
-            checkpoints_total_limit=self.checkpoints_total_limit,
-            num_validation_images=self.num_validation_images,
-            early_stopping_patience=self.early_stopping_patience,
-        )
-        at_least(
-            0,
-            lr_warmup_steps=self.lr_warmup_steps,
-            validation_steps=self.validation_steps,
-            validation_loss_steps=self.validation_loss_steps,
-        )
-        above_zero(
-            learning_rate=self.learning_rate,
-            max_grad_norm=self.max_grad_norm,
-            lora_alpha=self.lora_alpha,
-            snr_gamma=self.snr_gamma,
-        )
-        within(
-            0,
-            1,
-            caption_dropout_rate=self.caption_dropout_rate,
-            noise_offset=self.noise_offset,
-            input_perturbation=self.input_perturbation,
-        )
-        self._check_method()
-        self._check_objective()
-        self._check_optimizer()
-
-    def _check_method(self) -> None:
-        """What learns, and the settings that belong to it."""
+        check_options(self, NEEDS)
         learns = self.method == "full" or (self.method == "controlnet" and self.train_unet)
         if self.prediction_type is not None and not learns:
             raise OnbrandError(
@@ -182,67 +163,19 @@ class TrainSettings:
                 f"another prediction_type is learnt by the whole UNet; got {self.prediction_type} and method "
                 f"{self.method}: take method full, or method controlnet with train_unet",
             )
-        usual = TrainSettings.__dataclass_fields__
-        for method, names in METHOD_SETTINGS.items():
-            for name in names:
-                if method != self.method and getattr(self, name) != usual[name].default:
-                    raise OnbrandError(
-                        "option",
-                        f"{name} is a setting of method {method}; got {name} {getattr(self, name)} and method "
-                        f"{self.method}: take method {method}, or leave {name} out",
-                    )
         if not self.target_modules:
             raise OnbrandError("option", "target_modules must name at least one layer, such as to_q; got none")
-        if self.early_stopping_patience is not None and not self.validation_steps:
+        if self.timestep_range is not None and self.timestep_range[0] > self.timestep_range[1]:
             raise OnbrandError(
                 "option",
-                f"early_stopping_patience counts validations, and there are none; got {self.early_stopping_patience} "
-                "and validation_steps 0: set validation_steps, or leave early_stopping_patience out",
-            )
-
-    def _check_objective(self) -> None:
-        """The start, the noise, the timesteps."""
-        if self.start == "pca" and self.k < 1:
-            raise OnbrandError(
-                "option", f"start pca has at least 1 component; got k {self.k}: with none it is start mean"
-            )
-        if self.noise_offset and self.start != "noise":
-            raise OnbrandError(
-                "option",
-                f"offset noise and start {self.start or 'text or mean'} cannot both be matched by one start at "
-                f"generation; got noise_offset {self.noise_offset}: set it to 0, or take start noise",
-            )
-        if self.timestep_range is not None and not 0 <= self.timestep_range[0] <= self.timestep_range[1]:
-            raise OnbrandError(
-                "option",
-                "timestep_range holds the first and the last timestep trained, 0 or more and in this order; got "
+                "timestep_range holds the first and the last timestep trained, in this order; got "
                 f"{list(self.timestep_range)}: swap them, or leave it out for all",
             )
-
-    def _check_optimizer(self) -> None:
-        """Settings that an optimizer, or a schedule, has no use for."""
         if self.optimizer == "prodigy" and self.learning_rate < 0.01:
             raise OnbrandError(
                 "option",
                 f"under prodigy, learning_rate is a factor of the step size that it finds; got {self.learning_rate}: "
                 "set 1, or take optimizer adamw",
-            )
-        own = (self.adam_beta1, self.adam_beta2, self.adam_epsilon)
-        if self.optimizer == "adafactor" and own != (0.9, 0.999, 1e-8):
-            raise OnbrandError(
-                "option",
-                "adafactor has running means and an epsilon of its own; got adam_beta1, adam_beta2 and adam_epsilon "
-                f"{own}: leave them out, or take optimizer adamw",
-            )
-        if self.lr_warmup_steps and self.lr_scheduler == "constant":
-            raise OnbrandError(
-                "option",
-                f"lr_scheduler constant has no warm-up; got lr_warmup_steps {self.lr_warmup_steps}: take lr_scheduler "
-                "constant_with_warmup",
-            )
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise OnbrandError(
-                "option", f"ema_decay must lie between 0 and 1; got {self.ema_decay}: leave it out for none"
             )
 
 
@@ -251,6 +184,33 @@ METHOD_SETTINGS = {
     "controlnet": ("train_unet",),
 }
 """Settings that only one method reads."""
+NEEDS = (
+    *(
+        Need(names, "method", f"method {method}", partial(eq, method))
+        for method, names in METHOD_SETTINGS.items()
+    ),
+    Need(("start_timestep",), "start", "start mean, pca or text", lambda start: start != "noise"),
+    Need(("k", "draw"), "start", "start pca", lambda start: start == "pca"),
+    # no start at generation could match both
+    Need(("noise_offset",), "start", "start noise", lambda start: start == "noise"),
+    Need(
+        ("adam_beta1", "adam_beta2", "adam_epsilon"), "optimizer", "optimizer adamw, prodigy or adamw8bit",
+        lambda name: name != "adafactor",
+    ),
+    Need(
+        ("lr_warmup_steps",), "lr_scheduler", "an lr_scheduler that warms up, as constant_with_warmup",
+        lambda name: name != "constant",
+    ),
+    Need(
+        ("num_validation_images", "early_stopping_patience"), "validation_steps", "validation_steps of 1 or more",
+        lambda steps: steps > 0,
+    ),
+    Need(("validation_loss_steps",), "validation_data", "validation_data", lambda data: data is not None),
+    Need(
+        ("validation_data",), "validation_loss_steps", "validation_loss_steps of 1 or more", lambda steps: steps > 0
+    ),
+)  # fmt: skip
+"""What a setting needs to have an effect. (Plain training takes either gain: it has nothing to match.)"""
 
 
 @own_first
@@ -269,14 +229,16 @@ class TrainOptions(TrainSettings):
         resolution: as for `fit`. Default: the prior's, or the model's own
         random_flip: mirror images at random; with a prior, as that was fitted
         device: cuda, cpu, ... Default: a GPU if there is one
+        model_config: as for `fit`
     """
 
     images: First
     model: File
     output_dir: File
     prior: File | None = None
-    split: str | None = None
+    split: Word | None = None
     validation_data: File | None = None
     resolution: Size = None
     random_flip: bool = False
-    device: str | None = None
+    device: Word | None = None
+    model_config: File | None = None

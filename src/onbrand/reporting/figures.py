@@ -126,6 +126,7 @@ def _two_lines(names: Sequence[str], font: Any, width: int) -> tuple[str, str]:
 
 def _fit(text: str, font: Any, width: int) -> str:
     """The text; an ellipsis replaces its end if it is wider than `width` pixels."""
+    text = text[: max(width, 1)]  # no letter is narrower than a pixel, and Pillow refuses to measure a book
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

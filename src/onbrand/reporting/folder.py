@@ -151,7 +151,7 @@ def _brand(brand: Path) -> dict[str, Any]:
     leaks = leak.get("classes", {})
     cards = []
     for name, entry in fit.get("classes", {}).items():
-        file = inside(brand / "means", f"{entry.get('file', name)}.png", brand / "fit.json")
+        file = inside(brand / "means", f"{entry['file']}.png", brand / "fit.json")
         mean = image(file, f"Mean of the class {name}") if file.exists() else None
         facts = []
         if name in leaks:
@@ -260,7 +260,7 @@ def _images(folder: Path) -> list[dict[str, Any]]:
     if lines:
         return [{"file": line["file"], "prompt": line["prompt"], "seed": line["seed"]} for line in lines]
     rows = read_lines(folder / "metadata.jsonl")
-    return [{"file": row["file_name"], "prompt": row.get("text", ""), "seed": None} for row in rows]
+    return [{"file": row["file_name"], "prompt": row.get("text") or "", "seed": None} for row in rows]
 
 
 def _ending(prompts: Sequence[str]) -> str:

@@ -8,6 +8,9 @@ from typing import Any
 from onbrand.evaluation.properties import ALL
 from onbrand.io import plain
 
+REFUSED = 20
+"""Images that cannot be opened, and are named in the table: the first ones."""
+
 
 def lines_of(content: Mapping[str, Any]) -> list[str]:
     """The table's lines: one a property or measure, with its interval and the value of the held-out photos.
@@ -30,6 +33,10 @@ def lines_of(content: Mapping[str, Any]) -> list[str]:
     for name, entry in measures.items():
         interval = f"{entry['value']:6.3g}  {entry['low']:6.3g} to {entry['high']:6.3g}"
         lines.append(f"{entry['title']:<{width}}  {interval}{_held_out(content, name, '6.3g')}")
+    refused = content.get("refused", ())
+    lines += ["", f"{len(refused)} cannot be opened, and pass nothing:"] if refused else []
+    lines += [f"  {entry['file']}: {entry['reason']}" for entry in refused[:REFUSED]]
+    lines += [f"  ... and {len(refused) - REFUSED} more, all in check.json"] if len(refused) > REFUSED else []
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,13 @@ import torch
 
 from onbrand.core.findings import NEAR, no_effect, other_timestep, outside_window, unmatched_noise
 from onbrand.data.conditioning import read_conditioning
-from onbrand.errors import OnbrandError
+from onbrand.data.images import open_image
+from onbrand.errors import OnbrandError, UnreadableImage, quote
 from onbrand.models.controlnet import nets_of
-from onbrand.models.pipeline import fingerprint
+from onbrand.models.pipeline import fingerprint, text_fingerprint
 from onbrand.models.scheduler import VANISHING, Schedule, suggest
 from onbrand.options.generate import SamplingSettings, Start
-from onbrand.sampling.requests import Request
+from onbrand.sampling.requests import Request, place_of
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -30,7 +32,8 @@ MATCHED = ("DDIMScheduler", "EulerAncestralDiscreteScheduler")
 def check_prior(
     pipe: StableDiffusionPipeline, prior: Prior | None, start: Start, classes: Sequence[str] | None
 ) -> None:
-    """OnbrandError unless the prior was fitted with the pipeline's VAE and has what this start needs."""
+    """OnbrandError unless the prior was fitted with the pipeline's VAE, for start text with its text encoder, and has
+    what this start needs."""
     if prior is None:
         if start not in ("noise", "image"):
             raise OnbrandError("start", f"the start {start!r} needs a prior: fit one, or start from noise")
@@ -38,20 +41,19 @@ def check_prior(
     config = pipe.vae.config
     # a bfloat16 copy of a VAE has lost the digits it could be known by
     vae = None if pipe.vae.dtype == torch.bfloat16 else fingerprint(pipe.vae)
-    prior.check(vae=vae, scaling_factor=config.scaling_factor, shift_factor=config.shift_factor or 0.0)
+    prior.check(
+        vae=vae,
+        scaling_factor=config.scaling_factor,
+        shift_factor=config.shift_factor or 0.0,
+        text_encoder=text_fingerprint(pipe) if start == "text" else None,
+    )
     missing = sorted(set(classes or ()) - set(prior.text)) if start == "text" else []
     if missing:
         raise OnbrandError(
             "start",
-            f"no text regression for {', '.join(missing)}: fit with 20 captioned photos a class or more, or start from "
-            "the mean",
+            f"no text regression for {', '.join(map(repr, missing))}: fit with 20 captioned photos a class or more, or "
+            "start from the mean",
         )
-
-
-def check_residual(start: Start, residual: bool) -> None:
-    """OnbrandError for a residual without a text start, which alone leaves something open."""
-    if residual and start != "text":
-        raise OnbrandError("start", f"residual draws what a text start leaves open; got start {start}: leave it out")
 
 
 def check_look(
@@ -65,10 +67,6 @@ def check_look(
 ) -> None:
     """OnbrandError for a look ahead where it has nothing to go on from, to be projected on, or to repair."""
     if not looks:
-        if not projection:
-            raise OnbrandError(
-                "start", "look_ahead_projection says what a look ahead keeps; got no look: give look_ahead, or omit it"
-            )
         return
     if trained_start is not None:
         raise OnbrandError(
@@ -92,26 +90,42 @@ def check_look(
         raise OnbrandError(
             "start",
             f"look_ahead {looks} keeps what lies in the components of a prior's class; got no prior: give one, or "
-            "look_ahead_projection off",
+            "set look_ahead_projection off",
         )
     flat = [name for name in dict.fromkeys(classes or ()) if not prior.gaussians[name].k]
     if flat:
         raise OnbrandError(
             "start",
-            f"look_ahead {looks} keeps what lies in the class's components; {', '.join(flat)} has none: fit with k of "
-            "1 or more, or give look_ahead_projection off",
+            f"look_ahead {looks} keeps what lies in the components of a class; without components are "
+            f"{', '.join(map(repr, flat))}: fit with k of 1 or more, or set look_ahead_projection off",
         )
+
+
+def check_images(requests: Sequence[Request]) -> None:
+    """OnbrandError unless every request has an image that opens, for an image start."""
+    missing = [index for index, request in enumerate(requests) if request.image is None]
+    if missing:
+        number = f"{len(missing)} of {len(requests)} requests have none, {place_of(requests, missing[0])} first"
+        raise OnbrandError(
+            "request", f"an image start has an image a request; {number}: name it as image in the file of requests"
+        )
+    opened: set[str] = set()
+    for index, file in enumerate(str(request.image) for request in requests):
+        try:
+            if file not in opened:
+                open_image(file)
+            opened.add(file)
+        except UnreadableImage as error:
+            raise OnbrandError(
+                "request", f"{place_of(requests, index)}: its image cannot be opened ({error}): give another"
+            ) from error
 
 
 def check_conditioning(pipe: StableDiffusionPipeline, requests: Sequence[Request], config: SamplingSettings) -> None:
     """OnbrandError unless every request has a control image that opens for each ControlNet; without ControlNets none
-    is looked at, and none can be laid over the image."""
+    is looked at."""
     nets, scale = len(nets_of(pipe)), config.controlnet_conditioning_scale
     if not nets:
-        if config.overlay or scale != 1.0:
-            raise OnbrandError(
-                "start", "overlay and controlnet_conditioning_scale are for ControlNets; this model has none: omit them"
-            )
         return
     if not isinstance(scale, float | int) and len(scale) != nets:
         raise OnbrandError(
@@ -122,7 +136,7 @@ def check_conditioning(pipe: StableDiffusionPipeline, requests: Sequence[Request
         if len(request.conditioning) != nets:
             raise OnbrandError(
                 "start",
-                f"each request has a control image for each ControlNet, here {nets}; request {index} has "
+                f"each request has a control image for each ControlNet, here {nets}; {place_of(requests, index)} has "
                 f"{len(request.conditioning)}: name them as conditioning in the file of requests",
             )
     for file in dict.fromkeys(file for request in requests for file in request.conditioning):
@@ -184,3 +198,51 @@ def check_sampling_noise(scheduler: Any, exceptions: Sequence[str] = ()) -> None
 
 def _say(start: str, k: int) -> str:
     return f"{start} (k={k})" if start in ("pca", "image") and k else start
+
+
+WEIGHTS = re.compile(
+    r"\([^()]*:\s*[-+]?\d*\.?\d+\s*\)|\(\([^()]+\)\)|\[\[[^\[\]]+\]\]|<(?:lora|lyco|hypernet):[^<>]*>|\bBREAK\b"
+)
+"""What other programs read in a prompt, and no one here: (red:1.4), ((red)), [[red]], <lora:shoes:0.8>."""
+
+
+def warn_unread(requests: Sequence[Request], config: SamplingSettings, size: tuple[int, int], nets: int) -> None:
+    """Warn of what requests say and nothing reads: weights in their words; a start, steps, guidance or a size that is
+    not the run's; negative prompts without guidance; control images without a ControlNet. One warning each.
+
+    size: (H, W) of the images; nets: ControlNets of the model.
+    """
+    run = {name: getattr(config, name) for name in ("start", "num_inference_steps", "guidance_scale")}
+    for name, value in (run | {"height": size[0], "width": size[1]}).items():
+        words = {
+            index: f"asks for {name} {request.asked[name]}"
+            for index, request in enumerate(requests)
+            if request.asked.get(name, value) != value
+        }
+        remedy = f"set {name} for all" if name in run else "that of the model or the prior"
+        _warn_of(requests, words, f"all images of a run have {name} {value}: {remedy}")
+    words = {}
+    for index, request in enumerate(requests):
+        if match := WEIGHTS.search(request.prompt) or WEIGHTS.search(request.negative_prompt):
+            words[index] = f"has {quote(match[0], 60)}"
+    _warn_of(requests, words, "weights and tags of other programs are drawn as words: take them out (a LoRA is lora)")
+    if config.guidance_scale <= 1:
+        words = {
+            index: f"has the negative prompt {quote(request.negative_prompt, 60)}"
+            for index, request in enumerate(requests)
+            if request.negative_prompt
+        }
+        _warn_of(requests, words, f"guidance_scale {config.guidance_scale:g} does not read it: set it above 1")
+    if not nets:
+        words = {
+            index: f"names {request.conditioning[0]}" for index, request in enumerate(requests) if request.conditioning
+        }
+        _warn_of(requests, words, "a control image is read by a ControlNet, and this model has none: give controlnet")
+
+
+def _warn_of(requests: Sequence[Request], words: Mapping[int, str], rule: str) -> None:
+    """One warning for all requests that it is about (index -> words), which shows the first."""
+    if words:
+        first = min(words)
+        others = f" (and {len(words) - 1} more)" if len(words) > 1 else ""
+        warnings.warn(f"{place_of(requests, first)} {words[first]}{others}; {rule}", stacklevel=4)

@@ -16,7 +16,7 @@ from onbrand.core.offset import handoff
 from onbrand.errors import OnbrandError
 from onbrand.models.checkpoint import record_of
 from onbrand.models.scheduler import schedule_of, set_steps, suggest
-from onbrand.sampling.noise import noise_for
+from onbrand.sampling.noise import noise_for, seeds_of
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -61,13 +61,15 @@ class HandOff:
         zero_mean: bool = True,
         trained_start: Mapping[str, Any] | Literal["recorded"] | None = "recorded",
     ) -> None:
-        seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+        seeds = seeds_of(seeds)
         live = set_steps(pipe.scheduler, num_inference_steps)
         self._inside = steps_in_window(live, record_of(pipe, trained_start))
         self._plan = _run_of(live)
         if len(seeds) != len(latents):
             raise OnbrandError(
-                "handoff", f"the hand-off takes a seed for each of {len(latents)} latents; got {len(seeds)} seeds"
+                "handoff",
+                f"the hand-off takes one seed for each of its latents; got {len(seeds)} for {len(latents)} latents: "
+                "give those that they were started from",
             )
         self._noise, self._latents = noise_for(seeds, latents.shape[1:], zero_mean), latents
         # the noise's share of the latents: sqrt(1 - abar), 0 where it is another's
@@ -143,11 +145,14 @@ def _unfit(scheduler: Any) -> str | None:
     if name not in SCHEDULERS:
         return f"{name}: take one of these"
     if name == "DDIMScheduler" and (config["clip_sample"] or config["thresholding"]):
-        return f"{name} that clips x0_hat but not the noise: set clip_sample=False and thresholding=False"
+        return (
+            f"{name} that clips x0_hat but not the noise: set clip_sample=False and thresholding=False, or take another"
+        )
     if name == "DPMSolverMultistepScheduler" and config["algorithm_type"].startswith("sde"):
-        return f"{name} with algorithm_type={config['algorithm_type']!r}, which draws noise: set 'dpmsolver++'"
+        drawing = config["algorithm_type"]
+        return f"{name} with algorithm_type={drawing!r}, which draws noise: set 'dpmsolver++', or take another"
     if name == "UniPCMultistepScheduler" and config["solver_p"] is not None:
-        return f"{name} with another solver_p: set solver_p=None"
+        return f"{name} with another solver_p: set solver_p=None, or take another"
     return None
 
 

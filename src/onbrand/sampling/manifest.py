@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from onbrand.data.images import read_bytes, to_image
+from onbrand.data.images import is_whole, to_image
 from onbrand.errors import OnbrandError
-from onbrand.io import append, digest, whole_folder, write_json, write_png
+from onbrand.io import append, digest, read_content, read_json, whole_folder, write_json, write_png
 from onbrand.models.checkpoint import checked
 from onbrand.models.controlnet import nets_of
 from onbrand.models.pipeline import decode, device_of, fingerprint
 from onbrand.models.scheduler import restore
 from onbrand.options.former import upgrade
 from onbrand.options.generate import SamplingSettings
+from onbrand.sampling.record import changed, request_of, requested, sha256_of, some
 from onbrand.sampling.requests import Request
-from onbrand.sampling.sampler import GeneratedImage, Plan, plan, run
+from onbrand.sampling.sampler import GeneratedImage, Plan, overflow, plan, run, usable
 from onbrand.sampling.stochastic import scheduled
 from onbrand.sampling.trace import Trace
 
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from onbrand.sampling.sampler import Plan
 
 LINES, SETTINGS = "manifest.jsonl", "config.json"
+LIBRARIES = ("torch", "diffusers", "transformers")
+"""Whose versions an image depends on."""
+ELSEWHERE = ("place", "asked")
+"""Of a request: what is no part of what is asked for."""
 SCHEMA = 2
 """Of config.json and of the manifest's lines."""
 
@@ -55,29 +60,25 @@ def write_images(
     """
     work, folder = plan(pipe, prior, requests, config, trained_start), Path(folder)
     settings = settings_of(work)
-    indices = _open(folder, settings, requests)
+    indices = _open(folder, settings, work)
     return _write(folder, work, settings, indices)
 
 
 def read_manifest(folder: str | Path) -> dict[int, dict[str, Any]]:
-    """The manifest's lines by index; a last line that a kill cut short is dropped.
+    """The manifest's lines by index, the last one of each; one that a kill cut short at the end is dropped.
 
-    OnbrandError for no such file, and for any other damage.
+    OnbrandError for no such file, and for any other damage, with the line's number and field.
     """
     path = Path(folder) / LINES
     if not path.is_file():
         raise OnbrandError("folder", f"no images in {Path(folder).absolute()}: looked for {LINES}")
     content, _ = _complete_lines(path)
-    entries = {}
-    for number, line in enumerate(content.splitlines(), 1):
-        try:
-            entry = json.loads(line)
-            entries[int(entry["index"])] = entry
-        except (ValueError, KeyError, TypeError) as error:
-            raise OnbrandError(
-                "folder", f"{path} line {number} is damaged ({error}): take it out and generate again"
-            ) from error
-    return entries
+    entries = (
+        read_content(line, f"{path} line {number}", LINES)
+        for number, line in enumerate(content.split(b"\n"), 1)
+        if line.strip()
+    )
+    return {entry["index"]: entry for entry in entries}
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:
@@ -87,22 +88,35 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     """
     file = Path(folder) / SETTINGS
     if not file.is_file():
-        raise OnbrandError("folder", f"no images in {Path(folder).absolute()}: looked for {SETTINGS}")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        schema = int(content.get("schema", 1))
-        if "schema" not in content:
-            start = content.pop("offset")
-            content |= {
-                "schema": SCHEMA,
-                "settings": upgrade("generate", content.pop("config")),
-                "trained_start": start and checked(start, str(file)),
-            }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OnbrandError("folder", f"{file} is damaged ({error}): take another folder") from error
-    if schema > SCHEMA:
-        raise OnbrandError("folder", f"{file} is of schema {schema}, this onbrand knows up to {SCHEMA}: update onbrand")
-    return dict(content)
+        holds = "images, but no" if (Path(folder) / LINES).is_file() else "no images, nor a"
+        raise OnbrandError(
+            "folder",
+            f"{Path(folder).absolute()} holds {holds} {SETTINGS}, which says how they were made: copy it from where "
+            "they were made, or give another output_dir",
+        )
+    from onbrand.schemas import fault
+
+    content = read_json(file, former=_upgraded)
+    unknown = sorted(set(content["settings"]) - set(SamplingSettings.__dataclass_fields__))
+    reason = f"it has {', '.join(unknown)}, which is no setting" if unknown else ""
+    reason = reason or fault(content["settings"], SamplingSettings)
+    if reason:
+        raise OnbrandError("folder", f"{file} is damaged: in its settings, {reason}; give another output_dir")
+    return content
+
+
+def _upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json of schema 1 as one of the present schema."""
+    if "schema" in content:
+        return dict(content)
+    others = {name: value for name, value in content.items() if name not in ("config", "offset")}
+    start = content["offset"]
+    return {
+        "schema": SCHEMA,
+        "settings": upgrade("generate", content["config"]),
+        "trained_start": start and checked(start, "trained_start"),
+        **others,
+    }
 
 
 def remake(
@@ -127,15 +141,17 @@ def remake(
         warnings.warn(f"the manifest lacks part of the batch of image {index}: made by itself", stacklevel=2)
     if alone or len(batch) < size:
         first, size, batch = index, 1, [entry]
-    for name, number in entry["versions"].items():
-        if version(name) != number:
+    for name in LIBRARIES:
+        if entry["versions"].get(name) != version(name):
+            number = entry["versions"].get(name, "of another version")
             warnings.warn(f"image {index} was made with {name} {number}; this is {version(name)}", stacklevel=2)
     config = SamplingSettings(**settings["settings"])
-    requests = [_request(line, config) for line in batch]
+    requests = [request_of(line, config) for line in batch]
     config = replace(config, scheduler=None, timestep_spacing=None, use_karras_sigmas=None, batch_size=size, trace=0)
     with _threads(entry["threads"]), scheduled(pipe, restore(settings["scheduler"])):
-        images = list(run(plan(pipe, prior, requests, config, settings["trained_start"])))
-    return replace(images[index - first], index=index, batch=(first, size))
+        work = plan(pipe, prior, requests, config, settings["trained_start"])
+        images = list(run(work))
+    return replace(usable(work, images[index - first]), index=index, batch=(first, size))
 
 
 def _write(folder: Path, work: Plan, settings: Mapping[str, Any], indices: set[int]) -> Iterator[GeneratedImage]:
@@ -152,11 +168,15 @@ def _write(folder: Path, work: Plan, settings: Mapping[str, Any], indices: set[i
         "threads": torch.get_num_threads(),
         "device": device_of(work.pipe).type,
         "dtype": settings["dtype"],
-        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
+        "versions": {name: version(name) for name in LIBRARIES},
         "fingerprints": settings["fingerprints"],
     }
+    failed: list[int] = []
     with append(folder / LINES) as lines:
         for image in run(work, indices):
+            if not image.finite:
+                failed.append(image.index)
+                continue
             file = f"{image.index:05d}.png"
             if image.trace is not None:
                 _write_trace(folder / "trace" / f"{image.index:05d}", image.trace, work)
@@ -164,14 +184,7 @@ def _write(folder: Path, work: Plan, settings: Mapping[str, Any], indices: set[i
             entry = {
                 "index": image.index,
                 "file": file,
-                "prompt": image.request.prompt,
-                "class": image.class_name,
-                "seed": image.request.seed,
-                "negative_prompt": image.request.negative_prompt,
-                "attributes": image.request.attributes,
-                "image": image.request.image,
-                "image_sha256": _image_sha256(image.request, work.config),
-                **_conditioning(image.request, work.pipe),
+                **requested(work, image.index),
                 "batch": _place(image),
                 **common,
             }
@@ -179,15 +192,39 @@ def _write(folder: Path, work: Plan, settings: Mapping[str, Any], indices: set[i
             lines.flush()
             os.fsync(lines.fileno())
             yield image
+    if failed:
+        raise OnbrandError(
+            "image",
+            f"{len(failed)} of {len(work.requests)} images could not be made ({some(failed)}), the others are in "
+            f"{folder.absolute()}: {overflow(work)}",
+        )
 
 
-def _open(folder: Path, settings: Mapping[str, Any], requests: Sequence[Request]) -> set[int]:
+def _open(folder: Path, settings: Mapping[str, Any], work: Plan) -> set[int]:
     """Make the folder a run's with these settings, or find that it is; the indices that are done."""
     path = folder / SETTINGS
+    entries: dict[int, dict[str, Any]] = {}
     if path.is_file():
         former = read_settings(folder)
-        _check_requests(folder, requests)
-        check_settings(f"the run in {folder.absolute()}", former, settings)
+        entries = read_manifest(folder) if (folder / LINES).is_file() else {}
+        mended = changed(folder, entries, work)
+        common = {name: value for name, value in settings.items() if name != "requests"}
+        check_settings(
+            f"the run in {folder.absolute()}",
+            {name: value for name, value in former.items() if name != "requests"},
+            common,
+        )
+        if mended:
+            warnings.warn(
+                f"{len(mended)} of {len(work.requests)} requests are others than before (image {some(mended)}): their "
+                "images are made again",
+                stacklevel=4,
+            )
+        if former["requests"] != settings["requests"]:
+            write_json(path, settings)
+        for index in mended:  # killed and asked for as before, its line is not to stand for the new image
+            (folder / entries[index]["file"]).unlink(missing_ok=True)
+        entries = {index: entry for index, entry in entries.items() if index not in mended}
     else:
         if folder.is_dir() and ((folder / LINES).exists() or any(folder.glob("*.png"))):
             raise OnbrandError("folder", f"{folder.absolute()} holds images, but no {SETTINGS}: take another folder")
@@ -195,26 +232,19 @@ def _open(folder: Path, settings: Mapping[str, Any], requests: Sequence[Request]
         write_json(path, settings)
     for draft in folder.glob(".*.png.*.tmp"):  # of a process that was killed
         draft.unlink(missing_ok=True)
-    if not (folder / LINES).is_file():
-        return set()
-    content, torn = _complete_lines(folder / LINES)
-    if torn:
-        os.truncate(folder / LINES, len(content))
-    return {index for index, entry in read_manifest(folder).items() if (folder / entry["file"]).is_file()}
-
-
-def _check_requests(folder: Path, requests: Sequence[Request]) -> None:
-    """OnbrandError that names the first image of a folder that was asked for with other words or another seed."""
-    entries = read_manifest(folder) if (folder / LINES).is_file() else {}
-    for index in (index for index in entries if index < len(requests)):
-        for name in ("prompt", "negative_prompt", "seed"):
-            before, now = entries[index][name], getattr(requests[index], name)
-            if before != now:
-                raise OnbrandError(
-                    "folder",
-                    f"{folder.absolute()} holds other images: {name} of image {index} was {before!r}, is {now!r}; "
-                    "take another folder",
-                )
+    if (folder / LINES).is_file():
+        content, torn = _complete_lines(folder / LINES)
+        if torn:
+            os.truncate(folder / LINES, len(content))
+    there = {index for index, entry in entries.items() if (folder / entry["file"]).is_file()}
+    damaged = sorted(index for index in there if not is_whole(folder / entries[index]["file"]))
+    if damaged:
+        warnings.warn(
+            f"{len(damaged)} of {len(there)} images in {folder.absolute()} are empty, cut short or damaged "
+            f"(image {some(damaged)}): they are made again",
+            stacklevel=4,
+        )
+    return there - set(damaged)
 
 
 def _complete_lines(path: Path) -> tuple[bytes, bool]:
@@ -227,35 +257,6 @@ def _complete_lines(path: Path) -> tuple[bytes, bool]:
 def _place(image: GeneratedImage) -> dict[str, int]:
     first, size = image.batch
     return {"first": first, "size": size, "position": image.index - first}
-
-
-def _request(entry: Mapping[str, Any], config: SamplingSettings) -> Request:
-    keys = ("prompt", "seed", "class", "negative_prompt", "image", "attributes")
-    request = replace(Request(*(entry[key] for key in keys)), conditioning=tuple(entry.get("conditioning", ())))
-    digests = [sha256_of(file) for file in request.conditioning]
-    if digests != entry.get("conditioning_sha256", []):
-        raise OnbrandError(
-            "folder", f"{request.conditioning} are not the control images any more of image {entry['index']}"
-        )
-    if entry["image_sha256"] != _image_sha256(request, config):
-        raise OnbrandError(
-            "folder", f"{request.image} is not the image any more that image {entry['index']} started from"
-        )
-    return request
-
-
-def _image_sha256(request: Request, config: SamplingSettings) -> str | None:
-    if config.start != "image" or request.image is None:
-        return None
-    return sha256_of(request.image)
-
-
-def _conditioning(request: Request, pipe: StableDiffusionPipeline) -> dict[str, list[str]]:
-    """The control images and their sha256, where the network read them."""
-    if not nets_of(pipe):
-        return {}
-    files = list(request.conditioning)
-    return {"conditioning": files, "conditioning_sha256": [sha256_of(file) for file in files]}
 
 
 def _write_trace(folder: Path, trace: Trace, work: Plan) -> None:
@@ -282,7 +283,10 @@ def settings_of(work: Plan) -> dict[str, Any]:
     entries = [asdict(request) for request in work.requests]
     if nets_of(work.pipe):
         entries = [entry | {"read": [sha256_of(file) for file in entry["conditioning"]]} for entry in entries]
-    plain = [{name: value for name, value in entry.items() if name != "conditioning" or value} for entry in entries]
+    plain = [
+        {name: value for name, value in entry.items() if name not in ELSEWHERE and (name != "conditioning" or value)}
+        for entry in entries
+    ]
     return {
         "schema": SCHEMA,
         "settings": json.loads(json.dumps(asdict(work.config))),
@@ -299,11 +303,6 @@ def fingerprints(pipe: StableDiffusionPipeline, prior: Prior | None) -> dict[str
     modules = {name: fingerprint(getattr(pipe, name)) for name in ("unet", "vae", "text_encoder")}
     modules |= {f"controlnet {number}": fingerprint(net) for number, net in enumerate(nets_of(pipe), 1)}
     return {**modules, "prior": None if prior is None else prior.fingerprint}
-
-
-def sha256_of(file: str) -> str:
-    """Of a file's bytes, in hex."""
-    return digest(read_bytes(file))
 
 
 def dtype_of(pipe: StableDiffusionPipeline) -> str:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from onbrand.errors import OnbrandError, quote
 from onbrand.io import digest
+
+
+def seeds_of(seeds: int | Sequence[int]) -> list[int]:
+    """One seed or several as a list; OnbrandError for one that is no whole number from 0 on."""
+    entries: list[Any] = list(seeds) if isinstance(seeds, Iterable) else [seeds]
+    for seed in entries:
+        if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < 2**63:
+            raise OnbrandError("start", f"a seed is a whole number from 0 to 2^63 - 1; got {quote(seed)}")
+    return [int(seed) for seed in entries]
 
 
 def noise_for(seeds: Sequence[int], shape: Sequence[int], zero_mean: bool = False) -> Tensor:

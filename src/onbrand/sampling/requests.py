@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,11 @@ from torch import Tensor
 
 from onbrand.data.conditioning import open_region, read_conditioning
 from onbrand.data.images import open_image, pad, to_tensor
-from onbrand.errors import OnbrandError, UnreadableImage
+from onbrand.errors import OnbrandError, UnreadableImage, quote
+from onbrand.io import text_lines
 from onbrand.models.controlnet import nets_of
 from onbrand.options.generate import SamplingSettings
+from onbrand.sampling.lines import NUMBERS, row_of_json, row_of_words
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -41,84 +42,143 @@ class Request:
     """What is to be seen, attribute -> label, for a reader to look for; None: what the prompt's words say."""
     conditioning: tuple[str, ...] = ()
     """Files of the control images, one for each ControlNet."""
+    place: str = field(default="", compare=False)
+    """Where it stands, as "prompts.txt line 3"; no part of what is asked for."""
+    asked: Mapping[str, float | str] = field(default_factory=dict, compare=False)
+    """What its line asks of a whole run, start, num_inference_steps, guidance_scale, width or height: compared with the
+    run's (`warn_unread`), and no part of what is asked for."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.prompt, str):
-            raise OnbrandError("request", f"a prompt is a text; got {self.prompt!r}")
+        if isinstance(self.conditioning, str | list):
+            files = self.conditioning
+            object.__setattr__(self, "conditioning", (files,) if isinstance(files, str) else tuple(files))
+        _check_text("prompt", self.prompt)
+        _check_text("negative_prompt", self.negative_prompt)
+        for name, value in (("class", self.class_name), ("image", self.image)):
+            if value is not None:
+                _check_text(name, value, empty=False)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise OnbrandError("request", f"a seed is a whole number from 0 on; got {self.seed!r}")
+            raise OnbrandError("request", f"a seed is a whole number from 0 to 2^63 - 1; got {quote(self.seed)}")
         attributes = {} if self.attributes is None else self.attributes
         if not isinstance(attributes, Mapping) or not all(isinstance(value, str) for value in attributes.values()):
-            raise OnbrandError("request", f"attributes are an object of texts, as colour: red; got {self.attributes!r}")
-        if not all(isinstance(file, str) for file in self.conditioning):
             raise OnbrandError(
-                "request", f"conditioning is the name of a file, or a list of them; got {self.conditioning!r}"
+                "request", f"attributes are an object of texts, as colour: red; got {quote(self.attributes)}"
+            )
+        if not isinstance(self.conditioning, tuple) or not all(
+            isinstance(file, str) and file for file in self.conditioning
+        ):
+            raise OnbrandError(
+                "request", f"conditioning is the name of a file, or a list of them; got {quote(self.conditioning)}"
             )
 
 
+def place_of(requests: Sequence[Request], index: int) -> str:
+    """Where a request stands, for a message."""
+    return requests[index].place or f"request {index}"
+
+
+def _check_text(name: str, value: Any, empty: bool = True) -> None:
+    """OnbrandError for what is no text, or one that no file can hold."""
+    if not isinstance(value, str) or not (value or empty):
+        raise OnbrandError(
+            "request", f"{name} must be a text{'' if empty else ' that is not empty'}; got {quote(value)}"
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise OnbrandError("request", f"{name} must be text that UTF-8 can hold; got {quote(value)}") from error
+    if "\0" in value:
+        raise OnbrandError("request", f"{name} must hold no NUL; got {quote(value)}: take it out")
+
+
 def read_requests(
-    file: str | Path | None = None, *, prompt: str | None = None, count: int = 1, seed: int = 0
+    file: str | Path | None = None,
+    *,
+    prompt: str | None = None,
+    count: int = 1,
+    seed: int = 0,
+    negative_prompt: str = "",
 ) -> list[Request]:
     """Requests from `file`, or `count` times `prompt` with the seeds seed, seed + 1, ...
 
-    file: a .txt with one prompt a line, or one JSON object a line:
-    prompt (or text), and optionally class, seed (else seed + its place in the file),
-    negative_prompt, attributes, image (or file_name) and conditioning (or conditioning_file_name: one file or a list),
-    relative to the file; other keys are not read, so that a photo folder's metadata.jsonl serves. What cannot be read
-    is an OnbrandError that names the line.
+    file: one JSON object a line, or a .txt with one prompt a line.
+
+    JSON lines: prompt (or text), and optionally class, seed (else seed + its place in the file), negative_prompt (else
+    `negative_prompt`), attributes, image (or file_name) and conditioning (or conditioning_file_name: one file or a
+    list), relative to the file. Null is not given. A key besides these is an error, but in a line with file_name, which
+    is a photo's: there other columns are not read, so that a photo folder's metadata.jsonl serves.
+
+    .txt: lines that begin with # are comments. Behind a prompt stand options as kohya's trainers read them: --n the
+    negative prompt, --d the seed, --s steps, --l guidance, --w and --h the size; A1111's --prompt "...",
+    --negative_prompt, --seed, --steps, --cfg_scale, --width, --height are read too. Steps, guidance and size are a
+    whole run's: a line that asks for others is warned of when images are made (`warn_unread`).
+
+    Every line is read before anything is returned: OnbrandError for the first that cannot be, with its number, and the
+    numbers of the others.
     """
     if (file is None) == (prompt is None):
         raise OnbrandError(
-            "request", f"give either a file of requests or one prompt; got {'both' if file is not None else 'neither'}"
+            "request",
+            "give either a file of requests (prompts) or one prompt (prompt); got "
+            + ("both" if file is not None else "neither"),
         )
     if prompt is not None:
         if count < 1:
-            raise OnbrandError("request", f"the number of images must be at least 1; got {count}")
-        return [Request(prompt, seed + index) for index in range(count)]
+            raise OnbrandError("request", f"num_images_per_prompt must be at least 1; got {count}")
+        return [Request(prompt, seed + index, negative_prompt=negative_prompt) for index in range(count)]
     if count != 1:
         raise OnbrandError(
-            "request", f"count is for one prompt; got {count} and a file of requests: write each line {count} times"
+            "request",
+            f"num_images_per_prompt is of a single prompt; got {count} and a file of requests: write each line {count} "
+            "times",
         )
     path = Path(str(file))
     if not path.is_file():
-        raise OnbrandError("request", f"no file of requests at {path.absolute()}")
-    requests: list[Request] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = {"prompt": line.strip()} if path.suffix == ".txt" else json.loads(line)
-            requests.append(_read_line(row, seed + len(requests), path.parent))
-        except json.JSONDecodeError as error:
-            raise OnbrandError(
-                "request",
-                f'{path} line {number}: a request is a line of JSON, as {{"prompt": "..."}}, or of text in a .txt; '
-                f"got {line[:60]!r} ({error.msg})",
-            ) from error
-        except ValueError as error:
-            raise OnbrandError("request", f"{path} line {number}: {error}") from error
+        raise OnbrandError("request", f"no file of requests at {path.absolute()}: give a .txt, or a file of JSON lines")
+    defaults = {"seed": seed, "negative_prompt": negative_prompt}
+    requests = list(_requests_in(path, defaults))
     if not requests:
-        raise OnbrandError("request", f"no requests in {path.absolute()}")
+        raise OnbrandError("request", f"no requests in {path.absolute()}: write one a line")
     return requests
 
 
-def _read_line(row: Any, seed: int, folder: Path) -> Request:
-    if not isinstance(row, dict):
-        raise OnbrandError("request", f"a request is a JSON object with a prompt; got {row!r}")
-    prompt = row.get("prompt", row.get("text"))
-    if prompt is None:
+def _requests_in(path: Path, defaults: Mapping[str, Any]) -> Iterator[Request]:
+    """The requests of a file; after the last line OnbrandError for the first that cannot be read."""
+    errors: dict[int, OnbrandError] = {}
+    words, count = path.suffix.lower() == ".txt", 0
+    for number, line in text_lines(path, "request"):
+        if words and line.lstrip().startswith("#"):
+            continue
+        count, place = count + 1, f"{path} line {number}"
+        try:
+            row = row_of_words(line.strip()) if words else row_of_json(line, place)
+            yield _read_row(row, {**defaults, "seed": defaults["seed"] + count - 1}, path.parent, place)
+        except OnbrandError as error:
+            errors[number] = error if place in str(error) else OnbrandError("request", f"{place}: {error}")
+    if errors:
+        first, *others = errors
+        more = ", ".join(map(str, others[:5])) + (", ..." if len(others) > 5 else "")
+        raise OnbrandError(
+            "request", f"{errors[first]}" + (f" (lines that cannot be read besides: {more})" if more else "")
+        )
+
+
+def _read_row(row: Mapping[str, Any], defaults: Mapping[str, Any], folder: Path, place: str) -> Request:
+    """The request of a row, files relative to `folder`."""
+    if "prompt" not in row:
         raise OnbrandError("request", f"a request has a prompt (or text); this has {', '.join(row) or 'nothing'}")
-    image = row.get("image", row.get("file_name"))
-    control = row.get("conditioning", row.get("conditioning_file_name")) or []
+    image, control = row.get("image"), row.get("conditioning", [])
     files = control if isinstance(control, list) else [control]
     return Request(
-        prompt=prompt,
-        seed=row.get("seed", seed),
+        prompt=row["prompt"],
+        seed=row.get("seed", defaults["seed"]),
         class_name=row.get("class"),
-        negative_prompt=row.get("negative_prompt", ""),
-        image=None if image is None else str(folder / image),
+        negative_prompt=row.get("negative_prompt", defaults["negative_prompt"]),
+        image=str(folder / image) if isinstance(image, str) and image else image,
         attributes=row.get("attributes"),
-        conditioning=tuple(str(folder / file) if isinstance(file, str) else file for file in files),
+        conditioning=tuple(str(folder / file) if isinstance(file, str) and file else file for file in files),
+        place=place,
+        asked={key: row[key] for key in ("start", *NUMBERS) if key in row and key != "seed"},
     )
 
 

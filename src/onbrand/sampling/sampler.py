@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -14,13 +13,15 @@ from torch import Tensor
 
 from onbrand.data.images import to_image
 from onbrand.errors import OnbrandError
+from onbrand.models.controlnet import nets_of
 from onbrand.models.pipeline import decode, factor_of, warn_long
+from onbrand.models.pipeline import overflow as overflow_of
 from onbrand.models.scheduler import with_options
 from onbrand.options.generate import SamplingSettings
-from onbrand.sampling.checks import MATCHED, check_conditioning, check_sampling_noise
+from onbrand.sampling.checks import MATCHED, check_conditioning, check_images, check_sampling_noise, warn_unread
 from onbrand.sampling.handoff import HandOff, steps_in_window
 from onbrand.sampling.noise import generator_for, noise_for
-from onbrand.sampling.requests import Request, conditions_of, images_of, lay_over
+from onbrand.sampling.requests import Request, conditions_of, images_of, lay_over, place_of
 from onbrand.sampling.start import ResolvedStart, begin, classes_of, resolve_start, shape_of
 from onbrand.sampling.stochastic import match, scheduled
 from onbrand.sampling.trace import Recorder, Trace
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
     from onbrand.core.prior import Prior
+
+
+HOPELESS = 8
+"""After so many images of which none is finite the model is at fault, and no more are tried."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class GeneratedImage:
     """`(C, h, w)` float32 on the CPU: the final x0."""
     batch: tuple[int, int]
     """The batch it was made in: its first index, and how many."""
+    finite: bool = True
+    """Whether its numbers are: where they are not, image and latents are of no use."""
     trace: Trace | None = None
 
 
@@ -72,34 +79,32 @@ def plan(
 ) -> Plan:
     """Check what is asked for against the model and the prior; OnbrandError and warnings as `start.start` has them.
 
-    trained_start: the start that the weights were trained with; "recorded": as the pipeline's folder says. Captions
-    over the tokenizer's length are warned of here, once.
+    trained_start: the start that the weights were trained with; "recorded": as the pipeline's folder says. Texts over
+    the tokenizer's length, and what requests say that nothing reads, are warned of here, once.
     """
     if not requests:
         raise OnbrandError("request", "nothing to make: give at least one request")
     scheduler = with_options(pipe.scheduler, config.scheduler, config.timestep_spacing, config.use_karras_sigmas)
-    if config.eta and type(scheduler).__name__ != "DDIMScheduler":
-        raise OnbrandError("request", f"eta is DDIM's; {type(scheduler).__name__} has none: leave it 0")
     prompts = [request.prompt for request in requests]
-    classes = classes_of(prior, prompts, [request.class_name for request in requests], len(requests))
+    places = [place_of(requests, index) for index in range(len(requests))]
+    classes = classes_of(prior, prompts, [request.class_name for request in requests], len(requests), places)
     start = resolve_start(pipe, prior, scheduler, classes, config, trained_start)
     if start.start == "image":
-        missing = [request.image for request in requests if request.image is None or not Path(request.image).is_file()]
-        if missing:
-            raise OnbrandError(
-                "request", f"an image start needs an image a request; {len(missing)} lack one, as {missing[0]}"
-            )
+        check_images(requests)
     check_conditioning(pipe, requests, config)
     if config.handoff:
         steps_in_window(start.scheduler, start.trained_start)
-    warn_long(pipe, prompts)
+    negative = [request.negative_prompt for request in requests] if config.guidance_scale > 1 else []
+    warn_long(pipe, list(dict.fromkeys([*prompts, *filter(None, negative)])))
     if start.matched:
         check_sampling_noise(start.scheduler, MATCHED)
     values = {
         field.name: getattr(config, field.name) for field in fields(SamplingSettings)
     }  # and no more of a subclass
     values |= {"start": start.start, "zero_mean": start.zero_mean, "look_ahead": start.look_ahead}
-    return Plan(pipe, prior, requests, SamplingSettings(**values), start, classes)
+    settings = SamplingSettings(**values)
+    warn_unread(requests, settings, _size(pipe, prior, None), len(nets_of(pipe)))
+    return Plan(pipe, prior, requests, settings, start, classes)
 
 
 def sample(
@@ -109,19 +114,49 @@ def sample(
     config: SamplingSettings = SamplingSettings(),  # noqa: B008  (frozen)
     trained_start: Mapping[str, Any] | Literal["recorded"] | None = "recorded",
 ) -> Iterator[GeneratedImage]:
-    """Make the images, in order, each as its batch is done. Checked (`plan`) at the call, not at the first one."""
-    return run(plan(pipe, prior, requests, config, trained_start))
+    """Make the images, in order, each as its batch is done. Checked (`plan`) at the call, not at the first one.
+
+    Raises OnbrandError at an image whose numbers are not finite."""
+    work = plan(pipe, prior, requests, config, trained_start)
+    return (usable(work, image) for image in run(work))
+
+
+def usable(plan: Plan, image: GeneratedImage) -> GeneratedImage:
+    """The image; OnbrandError if its numbers are not finite."""
+    if not image.finite:
+        where = f"{place_of(plan.requests, image.index)} (seed {image.request.seed})"
+        raise OnbrandError("image", f"image {image.index} of {where} could not be made: {overflow(plan)}")
+    return image
+
+
+def overflow(plan: Plan) -> str:
+    """Why an image of a plan is none, and what to do."""
+    scale = plan.config.guidance_scale
+    reason = overflow_of("model", plan.pipe.unet.dtype)
+    return f"{reason}, or a smaller guidance_scale than {scale:g}" if scale > 1 else reason
 
 
 def run(plan: Plan, done: Container[int] = ()) -> Iterator[GeneratedImage]:
-    """The images of a plan but those whose index is in `done`; batches are what they would be without any done."""
+    """The images of a plan but those whose index is in `done`; batches are what they would be without any done.
+
+    One whose numbers are not finite says so (`finite`), and the others go on. OnbrandError if none of the first
+    HOPELESS is.
+    """
     size = plan.config.batch_size
+    broken: list[int] | None = []  # None: one was finite
     for first in range(0, len(plan.requests), size):
         batch = range(first, min(first + size, len(plan.requests)))
         missing = [index for index in batch if index not in done]
         if missing:
             images = _batch(plan, batch)
             yield from (images[index - first] for index in missing)
+            if broken is not None:
+                broken = None if any(image.finite for image in images) else [*broken, *missing]
+            if broken is not None and len(broken) >= HOPELESS:
+                where = f"{place_of(plan.requests, broken[0])} first (seed {plan.requests[broken[0]].seed})"
+                raise OnbrandError(
+                    "image", f"none of the first {len(broken)} images could be made, {where}: {overflow(plan)}"
+                )
 
 
 @torch.no_grad()
@@ -136,7 +171,7 @@ def _batch(plan: Plan, batch: range) -> list[GeneratedImage]:
         "negative_prompt": [request.negative_prompt for request in requests] if config.guidance_scale > 1 else None,
         "num_inference_steps": config.num_inference_steps,
         "guidance_scale": config.guidance_scale,
-        **conditions_of(pipe, requests, config, _size(plan, start_images)),
+        **conditions_of(pipe, requests, config, _size(pipe, plan.prior, start_images)),
     }
     start = plan.start
     latents = begin(pipe, plan.prior, start, prompts, classes, seeds, start_images, start.look(call))
@@ -173,11 +208,8 @@ def _batch(plan: Plan, batch: range) -> list[GeneratedImage]:
                 output_type="latent",
                 callback_on_step_end=_in_turn(callbacks) if callbacks else None,
             ).images
-    if not bool(torch.isfinite(x0).all()):
-        raise OnbrandError(
-            "request", f"the network overflows in {pipe.unet.dtype}: load the model with dtype='float32'"
-        )
     images = decode(pipe, x0)
+    finite = x0.isfinite().flatten(1).all(1).cpu() & images.isfinite().flatten(1).all(1).cpu()
     if config.overlay:
         images = lay_over(images, requests)
     traces = recorder.traces() if tracing else [None] * len(batch)
@@ -186,23 +218,24 @@ def _batch(plan: Plan, batch: range) -> list[GeneratedImage]:
             index=index,
             request=requests[place],
             class_name=None if classes is None else classes[place],
-            image=to_image(images[place]),
+            image=to_image(images[place].nan_to_num()),
             latents=x0[place].float().cpu(),
             batch=(batch[0], len(batch)),
+            finite=bool(finite[place]),
             trace=traces[place] if index < config.trace else None,
         )
         for place, index in enumerate(batch)
     ]
 
 
-def _size(plan: Plan, images: Tensor | None) -> tuple[int, int]:
-    """(H, W) of the images that a plan makes: its images', its prior's, or the model's own."""
+def _size(pipe: StableDiffusionPipeline, prior: Prior | None, images: Tensor | None) -> tuple[int, int]:
+    """(H, W) of the images that a run makes: its images', its prior's, or the model's own."""
     if images is not None:
         return images.shape[2], images.shape[3]
-    if plan.prior is not None:
-        return plan.prior.provenance.resolution
-    _, height, width = shape_of(plan.pipe)
-    return height * factor_of(plan.pipe), width * factor_of(plan.pipe)
+    if prior is not None:
+        return prior.provenance.resolution
+    _, height, width = shape_of(pipe)
+    return height * factor_of(pipe), width * factor_of(pipe)
 
 
 def _in_turn(callbacks: Sequence[Callable[..., dict[str, Any]]]) -> Callable[..., dict[str, Any]]:

@@ -11,19 +11,20 @@ from torch import Tensor
 
 from onbrand.errors import OnbrandError
 from onbrand.models.checkpoint import record_of
-from onbrand.models.pipeline import device_of, embed, encode, to_x0
+from onbrand.models.controlnet import nets_of
+from onbrand.models.pipeline import device_of, embed, encode, overflow, to_x0, warn_long
 from onbrand.models.scheduler import VANISHING, Schedule, latents_for, schedule_of, set_steps
-from onbrand.options.generate import SamplingSettings, Start
+from onbrand.options._base import check_needs
+from onbrand.options.generate import NEEDS, SamplingSettings, Start
 from onbrand.sampling.checks import (
     check_effect,
     check_look,
     check_prior,
-    check_residual,
     check_sampling_noise,
     check_trained_start,
 )
 from onbrand.sampling.look_ahead import Look, check_call, estimate_ahead
-from onbrand.sampling.noise import generator_for, noise_for
+from onbrand.sampling.noise import generator_for, noise_for, seeds_of
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -96,7 +97,7 @@ def start(
         UserWarning: a start without effect (OB005), another than the trained one, a constant gain started from another
             timestep (OB006), or one under a sampler that draws noise (OB007): run the pipeline inside `matched_steps`.
     """
-    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+    seeds = seeds_of(seeds)
     prompts = _one_each(prompts, len(seeds), "prompts")
     settings = SamplingSettings(
         start=start,
@@ -121,7 +122,12 @@ def start(
                 f"look_ahead {resolved.look_ahead} asks what the network would draw of prompts; got none: give prompts",
             )
         look = resolved.look({"prompt": prompts, "num_inference_steps": num_inference_steps, **call})
-    return begin(pipe, prior, resolved, prompts, names, seeds, images, look)
+    negative = call.get("negative_prompt") or ()
+    warn_long(pipe, [*(prompts or ()), *([negative] if isinstance(negative, str) else negative)])
+    latents = begin(pipe, prior, resolved, prompts, names, seeds, images, look)
+    if not bool(torch.isfinite(latents).all()):
+        raise OnbrandError("model", overflow("network", pipe.unet.dtype))
+    return latents
 
 
 @dataclass(frozen=True)
@@ -173,14 +179,15 @@ def resolve_start(
     live = set_steps(scheduler, settings.num_inference_steps)
     schedule = schedule_of(live)
     start = settings.start or default_start(prior, classes, record, has_prompts)
-    k = components(prior, start, settings.k, record)
-    check_residual(start, settings.residual)
-    check_prior(pipe, prior, start, classes)
-    check_effect(start, schedule)
-    check_trained_start(scheduler, schedule, settings.num_inference_steps, start, k, prior, record)
     looks = settings.look_ahead
     if looks is None:
         looks = default_look_ahead(start, prior, classes, record, schedule) if has_prompts else 0
+    facts = {"start": start, "look_ahead": looks, "scheduler": schedule.name, "ControlNets": len(nets_of(pipe))}
+    check_needs(settings, NEEDS, **facts)
+    k = components(prior, start, settings.k, record)
+    check_prior(pipe, prior, start, classes)
+    check_effect(start, schedule)
+    check_trained_start(scheduler, schedule, settings.num_inference_steps, start, k, prior, record)
     check_look(start, looks, settings.look_ahead_projection, prior, classes, record, schedule)
     return ResolvedStart(
         start=start,
@@ -228,32 +235,36 @@ def begin(
 
 
 def classes_of(
-    prior: Prior | None, prompts: Sequence[str] | None, classes: Sequence[str | None] | None, count: int
+    prior: Prior | None,
+    prompts: Sequence[str] | None,
+    classes: Sequence[str | None] | None,
+    count: int,
+    places: Sequence[str] | None = None,
 ) -> list[str] | None:
     """A class for each of `count` images: as given, or (None) by its prompt's prefix; None without a prior.
 
-    OnbrandError, listing the classes, for one that the prior does not know.
+    places: where each is asked for. OnbrandError, listing the classes, for one that the prior does not know.
     """
     if prior is None:
         return None
     prompts = [""] * count if prompts is None else prompts
     entries = [None] * count if classes is None else classes
-    names = [prior.class_of(prompt) if name is None else name for name, prompt in zip(entries, prompts, strict=True)]
-    for name in names:
-        if name not in prior.classes:
-            raise OnbrandError(
-                "start", f"unknown class {name!r}; this prior knows {', '.join(map(repr, prior.classes))}"
-            )
+    names = []
+    for index, (name, prompt) in enumerate(zip(entries, prompts, strict=True)):
+        try:
+            names.append(prior.class_of(prompt) if name is None else name)
+            if names[-1] not in prior.classes:
+                raise OnbrandError(
+                    "prior", f"unknown class {name!r}; this prior knows {', '.join(map(repr, prior.classes))}"
+                )
+        except OnbrandError as error:
+            raise OnbrandError(error.code, f"{places[index] if places else f'image {index}'}: {error}") from error
     return names
 
 
 def components(prior: Prior | None, start: Start, k: int | None, trained_start: Mapping[str, Any] | None) -> int:
     """How many components a start has: a pca start k, or the number trained with, or 3 (fewer if fitted); an image
-    start k, or 0 for its whole latent; 0 for others. OnbrandError if that many were not fitted, or others have k."""
-    if k is not None and start not in ("pca", "image"):
-        raise OnbrandError(
-            "start", f"k counts the components of a pca or image start; got {k} and start {start}: leave k out"
-        )
+    start k, or 0 for its whole latent; 0 for others. OnbrandError if that many were not fitted."""
     if start == "image" and k is not None and prior is None:
         raise OnbrandError(
             "start", f"an image start of k = {k} components needs a prior: give one, or leave k out (the whole latent)"
@@ -263,9 +274,16 @@ def components(prior: Prior | None, start: Start, k: int | None, trained_start: 
     if k is None:
         number = trained_start.get("k") if trained_start is not None and trained_start["start"] == "pca" else None
         k = number or min(3, prior.k)
-    if not 1 <= k <= prior.k:
+    if not prior.k:
         raise OnbrandError(
-            "start", f"the start {start!r} takes k = 1..{prior.k}, as many as were fitted; got {k}: fit with a larger k"
+            "start",
+            f"start {start} draws components; this prior has none: fit with k of 1 or more, or start from the mean",
+        )
+    if k > prior.k:
+        raise OnbrandError(
+            "start",
+            f"start {start} takes k of 1 to {prior.k}, as many as were fitted; got {k}: take fewer, or fit with a "
+            "larger k",
         )
     return k
 

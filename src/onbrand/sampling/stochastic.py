@@ -15,7 +15,7 @@ from onbrand.errors import OnbrandError
 from onbrand.models.checkpoint import record_of
 from onbrand.models.scheduler import scales, set_steps
 from onbrand.sampling.checks import MATCHED, check_sampling_noise
-from onbrand.sampling.noise import noise_for
+from onbrand.sampling.noise import noise_for, seeds_of
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -50,10 +50,12 @@ def matched_steps(
     Raises:
         OnbrandError: another number of seeds than latents.
     """
-    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+    seeds = seeds_of(seeds)
     if len(seeds) != len(latents):
         raise OnbrandError(
-            "start", f"matched steps take a seed for each of {len(latents)} latents; got {len(seeds)} seeds"
+            "start",
+            f"matched steps take one seed for each of their latents; got {len(seeds)} for {len(latents)} latents: give "
+            "those that they were started from",
         )
     record = record_of(pipe, trained_start)
     live = set_steps(pipe.scheduler, num_inference_steps)

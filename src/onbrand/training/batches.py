@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from onbrand.data.conditioning import read_conditioning
-from onbrand.models.pipeline import embed, to_x0, tokens_of
+from onbrand.models.pipeline import embed, to_x0, tokens_of, warn_long
 from onbrand.options.train import TrainSettings
 from onbrand.training import rng
 from onbrand.training.objective import Batch
@@ -168,6 +168,7 @@ class Captions:
         self._pipe, self._tokens = pipe, tokens
         self._rows: dict[str, int] = {}
         unique = sorted({"", *texts})
+        warn_long(pipe, unique[1:])  # the first is the empty one
         chunks = [unique[i : i + CHUNK] for i in range(0, len(unique), CHUNK)]
         hidden, pooled = self._encode(chunks[0])
         self.empty = hidden[0].clone()

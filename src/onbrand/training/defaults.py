@@ -13,8 +13,9 @@ from accelerate.tracking import get_available_trackers
 from onbrand.data.conditioning import read_conditioning
 from onbrand.errors import OnbrandError
 from onbrand.models.controlnet import nets_of
+from onbrand.models.denoiser import adapted_layers
 from onbrand.models.optim import optimizer_of
-from onbrand.models.pipeline import fingerprint
+from onbrand.models.pipeline import fingerprint, text_fingerprint
 from onbrand.options.train import TrainSettings
 from onbrand.training.objective import Objective, make_objective
 
@@ -88,6 +89,8 @@ def check_run(
             "float32, and set mixed_precision for faster arithmetic",
         )
     optimizer_of(config.optimizer)
+    if config.method == "lora":
+        check_rank(pipe, config)
     trackers = [str(name) for name in get_available_trackers()]
     if config.report_to and config.report_to not in trackers:
         raise OnbrandError(
@@ -111,24 +114,45 @@ def check_run(
     return objective
 
 
+def check_rank(pipe: StableDiffusionPipeline, config: TrainSettings) -> None:
+    """Raises OnbrandError for a LoRA of a higher rank than the smallest layer that it adapts has: a part of its weights
+    would say nothing."""
+    layers = adapted_layers(pipe, config.target_modules, config.train_text_encoder)
+    ranks = {name: min(layer.weight.flatten(1).shape) for name, layer in layers.items()}
+    name = min(ranks, key=lambda name: ranks[name], default="")
+    if name and config.rank > ranks[name]:
+        raise OnbrandError(
+            "training",
+            f"rank must be at most that of the smallest layer adapted, {ranks[name]} of {name}; got {config.rank}: "
+            f"take {ranks[name]} or less",
+        )
+
+
 def check_prior(
     pipe: StableDiffusionPipeline, images: Summary, store: Store, prior: Prior, config: TrainSettings
 ) -> None:
-    """Raises OnbrandError unless the prior is of the model's VAE, knows the images' classes, and has their starts."""
+    """Raises OnbrandError unless the prior is of the model's VAE (for start text, of its text encoder), knows the
+    images' classes, and has their starts."""
     vae = pipe.vae.config
-    prior.check(vae=fingerprint(pipe.vae), scaling_factor=vae.scaling_factor, shift_factor=vae.shift_factor or 0.0)
+    prior.check(
+        vae=fingerprint(pipe.vae),
+        scaling_factor=vae.scaling_factor,
+        shift_factor=vae.shift_factor or 0.0,
+        text_encoder=text_fingerprint(pipe) if config.start == "text" else None,
+    )
     classes = sorted({record.class_name for record in images.used})
     prior.mean(classes)
     textless = [name for name in classes if name not in prior.text]
     if config.start == "text" and textless:
         raise OnbrandError(
             "training",
-            f"start text needs a regression from text for every class; {', '.join(map(repr, textless))} has none: fit "
-            "with 20 captioned images a class or more and k above 0, or take start mean",
+            "start text needs a regression from text for every class; there is none for "
+            f"{', '.join(map(repr, textless))}: fit with 20 captioned images a class or more and k above 0, or take "
+            "start mean",
         )
     if config.start == "pca":
         for name in classes:
-            prior.gaussians[name].check_k(config.k)
+            prior.check_k(name, config.k)
     mean, _ = store.get(images.keys[:1])
     if mean.shape[1:] != prior.shape:
         raise OnbrandError(

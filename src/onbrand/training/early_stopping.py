@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onbrand.training.state import last_step
+from onbrand.io import read_content
+from onbrand.training.state import LOG, last_step
 
 if TYPE_CHECKING:
     from onbrand.training.loop import Step
@@ -38,11 +38,14 @@ def has_stalled(rates: Sequence[float], patience: int | None) -> bool:
 
 
 def read_pass_rates(out: str | Path) -> list[float]:
-    """The pass rates in the log of the run in `out`, up to its last state: what it is resumed with."""
+    """The pass rates in the log of the run in `out`, up to its last state: what it is resumed with.
+
+    Raises:
+        OnbrandError: one of these lines is damaged.
+    """
     out = Path(out)
-    log, last = out / "log.jsonl", last_step(out / "state")
-    if not log.exists():
-        return []
+    log, last = out / LOG, last_step(out / "state")
     # a kill may tear a line, but none up to a state
-    lines = [json.loads(line) for line in log.read_text().splitlines()[:last]]
-    return [line["passed"] for line in lines if line.get("passed") is not None]
+    lines = log.read_bytes().split(b"\n")[:last] if log.is_file() else []
+    entries = [read_content(line, f"{log} line {number}", LOG) for number, line in enumerate(lines, 1) if line.strip()]
+    return [entry["passed"] for entry in entries if entry.get("passed") is not None]

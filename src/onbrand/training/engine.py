@@ -96,7 +96,7 @@ def check_compiled(network: nn.Module, weights: Sequence[nn.Parameter], objectiv
         batch: any batch of the run.
 
     Raises:
-        OnbrandError: the norms are not alike.
+        OnbrandError: the norms are not alike, or those before are no numbers.
     """
     norms = []
     for stance in ("force_eager", "default"):
@@ -108,8 +108,15 @@ def check_compiled(network: nn.Module, weights: Sequence[nn.Parameter], objectiv
         for weight in weights:
             weight.grad = None
     eager, compiled = norms  # (W,) each
-    wrong = float(((compiled - eager).abs() > TOLERANCE * eager).float().mean())
+    broken = int((~torch.isfinite(eager)).sum())
+    if broken:
+        raise OnbrandError(
+            "training",
+            f"the gradients of {broken} of the networks' {len(weights)} weights are not finite before anything is "
+            "compiled: take another model, or mixed_precision no if it is not",
+        )
     # "not <=", for a norm that is no number is wrong too
+    wrong = float((~((compiled - eager).abs() <= TOLERANCE * eager)).float().mean())
     if wrong > TOLERANCE or not float((compiled.norm() - eager.norm()).abs()) <= TOLERANCE * float(eager.norm()):
         raise OnbrandError(
             "training",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -16,6 +16,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
 
 from onbrand.errors import OnbrandError
 from onbrand.io import append, write_text
@@ -40,6 +41,7 @@ from onbrand.training.state import (
     State,
     check_resumable,
     discard_drafts,
+    last_step,
     load_state,
     save_state,
     settings_of,
@@ -115,8 +117,8 @@ def train(
 
     Raises:
         OnbrandError: the settings do not fit the model, prior, folder or machine. It is raised by this call, before
-            anything is computed or written. A step raises one of code diverged if the loss is no longer a number; what
-            is in `out` is then from before.
+            anything is computed or written. A step raises one of code diverged if the loss or the weights are no longer
+            numbers; what is in `out` is then from before.
     """
     out, config = Path(out), resolve_defaults(config, prior)
     freeze(pipe)
@@ -135,7 +137,7 @@ def train(
     process, processes = accelerator.process_index, accelerator.num_processes
     batch_size, max_steps = total_batch_size(config, processes), config.max_train_steps
     if last_state is not None:
-        check_resumable(last_state, config, batch_size, origin)
+        check_resumable(last_state, config, batch_size, origin, out / "state")
     objective = objective.to(device)
 
     def steps(state: State | None) -> Generator[Step, None, None]:
@@ -188,7 +190,7 @@ def train(
                     # and the store beside it
                     if next_parts:
                         wait([next_parts])
-                    total = finite(float(loss.total), number, out)
+                    total = finite(float(loss.total), number, out, dtype is not None)
                     seconds = time.perf_counter() - begin
 
                     validation_loss, passed = None, None
@@ -212,6 +214,7 @@ def train(
                     # a state of what passed too: a caller may end the run at it
                     saves = due(number, config.checkpointing_steps) or number == max_steps or passed is not None
                     if main and saves:
+                        finite_weights(learner.weights, number, out, dtype is not None)
                         settings = settings_of(config) | {"total_batch_size": batch_size}
                         current = State(number, settings, origin, **learner.state())
                         save_state(out / "state", current, config.checkpoints_total_limit)
@@ -300,12 +303,25 @@ def open_folder(out: Path, config: TrainSettings, step: int, accelerator: Accele
         accelerator.init_trackers("onbrand", texts)
 
 
-def finite(loss: float, number: int, out: Path) -> float:
-    """The loss of step `number`, which is a number; OnbrandError of code diverged if it is not."""
+def finite(loss: float, number: int, out: Path, half: bool) -> float:
+    """The loss of step `number`, which is a number; OnbrandError of code diverged if it is not. half: precision."""
     if not math.isfinite(loss):
-        raise OnbrandError(
-            "diverged",
-            f"the loss is {loss} at step {number}; what {out} holds is from before: train anew in another output_dir, "
-            "with a smaller learning_rate or more lr_warmup_steps",
-        )
+        raise OnbrandError("diverged", f"the loss is {loss} at step {number}; {diverged(number, out, half)}")
     return loss
+
+
+def finite_weights(weights: Mapping[str, Tensor], number: int, out: Path, half: bool) -> None:
+    """OnbrandError of code diverged for weights that are not finite after step `number`: no state holds such."""
+    if not bool(torch.stack([weight.isfinite().all() for weight in weights.values()]).all()):
+        reason = diverged(number + 1, out, half)
+        raise OnbrandError("diverged", f"weights are not finite after step {number}; {reason}")
+
+
+def diverged(number: int, out: Path, half: bool) -> str:
+    """What a run whose step `number` begins with what is no number leaves in its folder, and what to do."""
+    precision = ", or mixed_precision no" if half else ""
+    if number == 1:  # no learning rate has done anything yet
+        return f"the model, or the latents of the photos, hold what is no number: take another model{precision}"
+    step = last_step(out / "state")
+    state = f"the last state in {out} is of step {step}" if step else f"{out} has no state"
+    return f"{state}: train anew in another output_dir, with a smaller learning_rate{precision}"

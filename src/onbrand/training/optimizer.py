@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from onbrand.errors import OnbrandError
 from onbrand.models.denoiser import Denoiser
 from onbrand.models.optim import EMAModel, get_scheduler, optimizer_of
 from onbrand.options.train import TrainSettings
@@ -109,7 +110,16 @@ class Learner:
         }
 
     def resume(self, state: State) -> None:
-        """Take everything over from a state of the same run."""
+        """Take everything over from a state of the same run. Raises OnbrandError if it is of other weights."""
+        own = {name: weight.shape for name, weight in self.weights.items()}
+        for part in (state.weights, *([] if self.ema is None else [state.ema])):
+            differing = [name for name, shape in own.items() if name not in part or part[name].shape != shape]
+            if differing:
+                raise OnbrandError(
+                    "resume",
+                    f"the state of step {state.step} is of other weights: {len(differing)} of {len(own)} are missing "
+                    f"or of another shape, as {differing[0]}; give another output_dir",
+                )
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(state.weights[name])

@@ -24,7 +24,7 @@ from onbrand.options.generate import SamplingSettings
 from onbrand.options.train import TrainSettings
 from onbrand.reporting.figures import contact_sheet
 from onbrand.sampling.requests import Request
-from onbrand.sampling.sampler import Plan, plan, run
+from onbrand.sampling.sampler import Plan, plan, run, usable
 from onbrand.training import rng
 from onbrand.training.batches import Batches
 from onbrand.training.defaults import check_control_images
@@ -151,7 +151,7 @@ class Validation:
             With a reference, the rate in [0, 1] of images that pass every property which `check` judges without an
             attribute classifier; else none.
         """
-        results = list(run(self.plan))
+        results = [usable(self.plan, image) for image in run(self.plan)]
         images, texts = [result.image for result in results], [result.request.prompt for result in results]
         failures: list[Sequence[str]] = [()] * len(results)
         rate = None

@@ -1,0 +1,218 @@
+"""What lies in a folder, by name alone: images, captions, metadata, masks, and what is none of these."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from onbrand.errors import OnbrandError, UnreadableImage
+
+CAPTIONS = (".txt", ".caption")
+"""A caption is called as its image is, less its suffix; of two, the first."""
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+SUFFIXES = frozenset((
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2",
+    ".j2k", ".jpx", ".ppm", ".pgm", ".pnm", ".avif", ".heic", ".heif", ".psd", ".svg", ".tga",
+))  # fmt: skip
+"""What counts as an image where no metadata names it. The last five are not decoded: they are listed as refused."""
+CHECK, SHEET = "check.json", "check.png"
+"""What a check leaves in the folder it has checked; the sheet beside it is no image of the folder."""
+
+_IGNORED = frozenset((CHECK, "run.json", "config.json", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Icon\r"))
+"""What onbrand itself and the file managers leave in a folder of images."""
+_LIKE_CAPTIONS = (*CAPTIONS, ".captions", ".cap", ".text", ".tags", ".tag", ".prompt", ".json", ".yaml", ".yml", ".md")
+_LIKE_METADATA = (
+    ".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".xlsx", ".xls", ".ods", ".xml",
+    ".yaml", ".yml", ".toml", ".db", ".sqlite", ".sqlite3",
+)  # fmt: skip
+_LIKE_METADATA_NAMES = re.compile(r"(meta(data)?|(caption|prompt|label|annotation)s?)(?![a-z])", re.IGNORECASE)
+_LABELS = re.compile(r"(.+)-(?:mask|cond)label", re.IGNORECASE)
+"""OneTrainer's a-masklabel.png and a-condlabel.png: no photo, whatever lies beside it."""
+_MASK = re.compile(r"(.+)[-_. ](?:masks?|matte)|masks?[-_. ](.+)", re.IGNORECASE)
+"""Other tools' a_mask.png, a-mask.png, a.mask.png, mask_a.png: a mask if a.png lies beside it."""
+_MASKS = re.compile(r"_?masks?", re.IGNORECASE)
+"""A folder of masks: those of the images of the same names in the folder above, or in images/ beside it."""
+_IMAGES = re.compile(r"images?|imgs?|photos?", re.IGNORECASE)
+_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def unfit(name: str) -> str | None:
+    """Why a name cannot be the name of a file or class here; None if it can.
+
+    Names stand in tables, pages, JSON and file names, which tabs, line ends and other control characters break; half a
+    surrogate pair, which is also how Python shows bytes that are not UTF-8, cannot be written at all.
+    """
+    match = _UNFIT.search(name)
+    if match is None:
+        return None
+    kind = "is not UTF-8" if "\ud800" <= match[0] <= "\udfff" else "has a control character"
+    return f"a name that {kind}, {ascii(match[0])}: rename it"
+
+
+@dataclass
+class Listing:
+    """The files of a folder and its sub-folders by what they are; names are relative to it, with "/", in order."""
+
+    folder: Path
+    images: list[str] = field(default_factory=list)
+    masks: list[str] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    """With a caption's suffix; whose, `caption_of` says."""
+    metadata: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    """Parquet files."""
+    others: list[str] = field(default_factory=list)
+    refused: list[UnreadableImage] = field(default_factory=list)
+    """Folders that cannot be read or are called as images are, links to nothing, names that are none."""
+
+    def caption_of(self, image: str) -> str | None:
+        """The file of an image's caption."""
+        names = [posixpath.splitext(image)[0] + suffix for suffix in CAPTIONS]
+        files = (self._captions.get(name) for name in (*names, *map(composed, names)))
+        return next((file for file in files if file), None)
+
+    def spelled(self, name: str) -> str | None:
+        """The file whose name differs from `name` in Unicode's normal form alone (macOS writes é as two characters)."""
+        return self._forms.get(composed(name))
+
+    def near(self, name: str) -> str | None:
+        """The file whose name differs from `name` in upper and lower case alone."""
+        return self._cases.get(composed(name).casefold())
+
+    def like_captions(self, read: set[str]) -> list[str]:
+        """The files that look like captions and are not among those `read`."""
+        stems = {composed(posixpath.splitext(name)[0]).casefold() for name in self.images}
+        names = {composed(name).casefold() for name in self.images}
+        bases = {posixpath.basename(stem) for stem in stems}
+        files = []
+        for file in sorted(({*self.captions} - read) | {*self.others}):
+            stem, suffix = posixpath.splitext(composed(file).casefold())
+            elsewhere = suffix in CAPTIONS and posixpath.basename(stem) in bases
+            if suffix in _LIKE_CAPTIONS and (stem in stems or stem in names or elsewhere):
+                files.append(file)
+        return files
+
+    def like_metadata(self, read: set[str]) -> list[str]:
+        """The files that look like metadata and are not among those `read`."""
+        names = sorted({*self.captions, *self.others, *self.tables, *self.metadata} - read)
+        return [
+            name
+            for name in names
+            if _suffix(name) in _LIKE_METADATA or _LIKE_METADATA_NAMES.match(posixpath.basename(name))
+        ]
+
+    @cached_property
+    def _captions(self) -> dict[str, str]:
+        return {composed(name): name for name in self.captions} | {name: name for name in self.captions}
+
+    @cached_property
+    def _forms(self) -> dict[str, str]:
+        return {composed(name): name for name in self._files()}
+
+    @cached_property
+    def _cases(self) -> dict[str, str]:
+        return {composed(name).casefold(): name for name in self._files()}
+
+    def _files(self) -> Iterator[str]:
+        for names in (self.images, self.masks, self.captions, self.metadata, self.tables, self.others):
+            yield from names
+
+
+def walk(folder: Path) -> Listing:
+    """List what lies in a folder and below it.
+
+    Links to folders are followed, once. Hidden files are left out (macOS leaves ._a.png beside a.png).
+
+    Raises:
+        OnbrandError: the folder itself cannot be read.
+    """
+    listing, folders_read = Listing(folder), set()
+    refused = listing.refused
+
+    def unreadable(error: OSError) -> None:
+        place = Path(error.filename)
+        if place == folder:
+            raise OnbrandError("data", f"{folder} cannot be read: {error.strerror}. Mend its permissions") from error
+        refused.append(UnreadableImage(place, f"a folder that cannot be read: {error.strerror}"))
+
+    for here, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        try:
+            status = os.stat(here)
+        except OSError as error:
+            unreadable(error)
+            continue
+        if (status.st_dev, status.st_ino) in folders_read:
+            folders.clear()
+            continue
+        folders_read.add((status.st_dev, status.st_ino))
+        base = os.path.relpath(here, folder).replace(os.sep, "/")
+        base = "" if base == "." else base + "/"
+        folders[:] = sorted(name for name in folders if name[0] != "." and name != "__MACOSX")
+        for name in list(folders):
+            reason = "a folder, not a file" if _suffix(name) in SUFFIXES or name in METADATA else unfit(name)
+            if reason:
+                refused.append(UnreadableImage(Path(here, name), reason))
+                folders.remove(name)
+        for name in files:
+            if name[0] == "." or name in _IGNORED or (name == SHEET and CHECK in files):
+                continue
+            suffix, reason = _suffix(name), unfit(name)
+            if not reason and os.path.islink(os.path.join(here, name)) and suffix not in SUFFIXES:
+                reason = None if os.path.exists(os.path.join(here, name)) else "a link to nothing"
+            if reason:
+                refused.append(UnreadableImage(Path(here, name), reason))
+            elif name in METADATA:
+                listing.metadata.append(base + name)
+            elif suffix in SUFFIXES:
+                listing.images.append(base + name)
+            elif posixpath.splitext(name)[1] in CAPTIONS:
+                listing.captions.append(base + name)
+            elif suffix == ".parquet":
+                listing.tables.append(base + name)
+            else:
+                listing.others.append(base + name)
+    for names in (listing.images, listing.captions, listing.metadata, listing.tables, listing.others):
+        names.sort()
+    listing.refused.sort(key=lambda entry: str(entry.file))
+    listing.masks = _masks(listing.images)
+    if listing.masks:
+        masks = set(listing.masks)
+        listing.images = [name for name in listing.images if name not in masks]
+    return listing
+
+
+def _masks(images: Sequence[str]) -> list[str]:
+    """Those of the images that are another image's mask."""
+    stems = {posixpath.splitext(name)[0].casefold() for name in images}
+    photos = stems | {stem.removesuffix(".src") for stem in stems}
+    folders = {posixpath.dirname(stem) for stem in stems}
+    masks = []
+    for name in images:
+        folder, file = posixpath.split(posixpath.splitext(name)[0])
+        above, own = posixpath.split(folder.casefold())
+        if match := _MASK.fullmatch(file):
+            is_mask = posixpath.join(folder, match[1] or match[2]).casefold() in photos
+        elif _MASKS.fullmatch(own):
+            beside = [one for one in folders if _IMAGES.fullmatch(posixpath.basename(one))]
+            places = [above, *(one for one in beside if posixpath.dirname(one) == above)]
+            is_mask = any(posixpath.join(place, file.casefold()) in stems for place in places)
+        else:
+            is_mask = _LABELS.fullmatch(file) is not None
+        if is_mask:
+            masks.append(name)
+    return masks
+
+
+def _suffix(name: str) -> str:
+    return posixpath.splitext(name)[1].lower()
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form (NFC), in which two that look alike are equal."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)

@@ -1,0 +1,108 @@
+"""Whether the parts of a model go together, and are all that it asks for: said as it is opened, not in its midst."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from onbrand.errors import OnbrandError
+
+
+def check_parts(parts: Mapping[str, Any], path: Path) -> None:
+    """OnbrandError, with what is wrong, unless the parts of the model at `path` go together and need nothing else than
+    latents, timesteps and text. A tokenizer's length is brought down to what the text encoder takes, with a warning.
+    """
+    unet, vae, encoder, tokenizer = (parts[name] for name in ("unet", "vae", "text_encoder", "tokenizer"))
+    where, config = path.absolute(), unet.config
+    channels = vae.config.latent_channels
+    if config.in_channels != channels:
+        raise OnbrandError(
+            "model",
+            f"the UNet must take the VAE's latents alone ({channels} channels); that of {where} takes "
+            f"{config.in_channels}, as inpainting and other conditioned models do: take one that makes images of text",
+        )
+    width, hidden = config.cross_attention_dim, encoder.config.hidden_size
+    if width != hidden:
+        raise OnbrandError(
+            "model",
+            f"the UNet of {where} attends to text of {width} numbers a token; its text encoder gives {hidden}: take "
+            "both from one model",
+        )
+    _check_tokenizer(tokenizer, encoder, where)
+    for name, value in (
+        ("scaling_factor", vae.config.scaling_factor),
+        ("shift_factor", vae.config.shift_factor or 0.0),
+    ):
+        is_number = isinstance(value, int | float) and math.isfinite(value)
+        if not is_number or (name == "scaling_factor" and value <= 0):
+            raise OnbrandError(
+                "model",
+                f"{where / 'vae' / 'config.json'}: {name} must be a number, 0.18215 for the scaling_factor of Stable "
+                f"Diffusion 1 and 2; got {value}: write it there",
+            )
+    abars = getattr(parts["scheduler"], "alphas_cumprod", None)
+    if isinstance(abars, Tensor) and not _is_schedule(abars):
+        raise OnbrandError(
+            "model",
+            f"{where / 'scheduler' / 'scheduler_config.json'}: its betas give no noise schedule, whose alphas_cumprod "
+            "fall from below 1 towards 0: copy it anew",
+        )
+    scheduler = parts["scheduler"].config
+    if scheduler.get("rescale_betas_zero_snr") and scheduler.get("prediction_type") == "epsilon":
+        warnings.warn(
+            f"{where}: its scheduler ends in pure noise (rescale_betas_zero_snr), from which a network that predicts "
+            "epsilon tells nothing; if the weights predict v, write prediction_type v_prediction into "
+            "scheduler/scheduler_config.json",
+            stacklevel=2,
+        )
+
+
+def _is_schedule(abars: Tensor) -> bool:
+    """Whether alphas_cumprod are some, fall within [0, 1], and reach 0 at the last timestep if at all."""
+    inside = len(abars) > 0 and bool(((abars >= 0) & (abars <= 1)).all())
+    return inside and bool((abars.diff() <= 0).all()) and bool((abars[:-1] > 0).all())
+
+
+def check_unet(config: Mapping[str, Any], path: Path) -> None:
+    """OnbrandError for a UNet's configuration that asks for more than latents, timestep and text, or for no size."""
+    more = [key for key in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type") if config.get(key)]
+    if more:
+        raise OnbrandError(
+            "model",
+            f"the UNet of {path.absolute()} asks for more than latents, timestep and text ({more[0]} "
+            f"{config[more[0]]}), as Stable Diffusion XL does: take a Stable Diffusion 1 or 2",
+        )
+    size = config.get("sample_size")
+    sides = size if isinstance(size, list) else [size, size]
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):  # noqa: PLR2004
+        raise OnbrandError(
+            "model",
+            f"{path.absolute() / 'unet' / 'config.json'}: sample_size must be the side of its latents, 64 of Stable "
+            f"Diffusion 1; got {size}: write it there",
+        )
+
+
+def _check_tokenizer(tokenizer: Any, encoder: Any, where: Path) -> None:
+    """OnbrandError for a tokenizer without words, or with more than the text encoder knows."""
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise OnbrandError(
+            "model",
+            f"{where / 'tokenizer'} has no words: it needs vocab.json and merges.txt, or tokenizer.json; copy it anew",
+        )
+    known, room = encoder.config.vocab_size, encoder.config.max_position_embeddings
+    if len(tokenizer) > known:
+        raise OnbrandError(
+            "model",
+            f"the tokenizer of {where} has {len(tokenizer)} tokens, its text encoder knows {known}: take both from one "
+            "model",
+        )
+    if tokenizer.model_max_length > room:
+        length = tokenizer.model_max_length
+        says = f"takes {length} tokens" if length < 10**9 else "does not say how many tokens it takes"
+        warnings.warn(f"the tokenizer of {where} {says}; its text encoder takes {room}: so many are used", stacklevel=2)
+        tokenizer.model_max_length = room
