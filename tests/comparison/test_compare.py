@@ -289,8 +289,8 @@ def test_a_full_disk_ends_it_for_there_is_no_space_for_the_others_either(tmp_pat
 def test_a_name_stands_in_a_table_and_a_figure_as_it_is(tmp_path: Path, name: str) -> None:
     entry = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}
     content = {"title": "t", "rule": "r", "rate": 0.5, "low": 0.4, "high": 0.6, "n": 9}
-    check = {"count": 9, "all": content, "properties": {"background": content}, "measures": {}}
-    check |= {"attributes": {name: content}, "images": [{"file": "00000.png", "failed": []}]}
+    check = CHECK | {"count": 9, "all": content, "properties": {"background": content}, "attributes": {name: content}}
+    check |= {"images": [{"file": "00000.png", "failed": [], "values": {}}]}
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "check.json").write_text(json.dumps(check))
