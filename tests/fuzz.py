@@ -39,7 +39,7 @@ from onbrand.errors import LONGEST, OnbrandError
 from onbrand.evaluation.likelihood import _read as read_unseen
 from onbrand.evaluation.reference import Reference
 from onbrand.evaluation.text import AttributeClassifier
-from onbrand.io import read_json
+from onbrand.io import SEAL, read_json
 from onbrand.models.checkpoint import lora_metadata, trained_start_in
 from onbrand.options.generate import SamplingSettings
 from onbrand.options.train import TrainSettings
@@ -168,6 +168,8 @@ def read_state_of_run(root: Path, full: bool) -> None:
 
 def read_sealed_state(root: Path, full: bool) -> None:
     state, own = read_state(root / SEALED), read_state(ARCHIVE / STATE)
+    if not {"files", SEAL} & set(read_json(root / SEALED / "state.json")):
+        return  # both are gone: it is one of before them
     moments = state.optimizer["state"][0], own.optimizer["state"][0]
     for parts, others in ((state.weights, own.weights), (state.ema, own.ema), moments):
         sound(parts.keys() == others.keys(), "names")

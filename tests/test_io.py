@@ -162,7 +162,7 @@ def test_a_field_that_is_wrong_is_named(tmp_path: Path, name: str, code: str, ch
 def test_a_sealed_file_that_was_changed_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     write_json(file, {"a": 1.5, "b": {"1": float("nan")}}, sealed=True)
-    assert read_json(file)["a"] == 1.5 and "sha256" not in read_json(file)
+    assert read_json(file)["a"] == 1.5
     file.write_text(file.read_text().replace("1.5", "1.6"))
     with raises("folder", file, "changed since it was written"):
         read_json(file)

@@ -238,8 +238,8 @@ def read_content(content: str | bytes, place: object, name: str, former: Upgrade
         number = value.get("schema", 1)
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(f"schema must be a whole number from 1 on, is {quote(number)}")
-        seal = value.pop(SEAL, None)
-        if seal is not None and seal != digest({key: item for key, item in value.items() if key != "schema"}):
+        own = {key: item for key, item in value.items() if key not in ("schema", SEAL)}
+        if SEAL in value and value[SEAL] != digest(own):
             raise ValueError("it was changed since it was written")
         if number <= SCHEMA:
             value = (former or (upgrade if schema is None or schema.renamed else dict))(value)

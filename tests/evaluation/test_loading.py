@@ -103,7 +103,7 @@ def test_the_brands_next_photos_pass_however_few_the_prior_has_seen(
     assert line.endswith(f"{expected:.3g}") and expected == pytest.approx(first["measures"]["diversity"]["value"], 0.15)
     assert expected < 0.8, "what the prior has seen lies along its components more than new photos"
     unseen = read_json(brand / "unseen.json")
-    (brand / "unseen.json").write_text(json.dumps(unseen | {"prior": "another"}))
+    (brand / "unseen.json").write_text(json.dumps({"prior": "another", "photos": unseen["photos"], "schema": 2}))
     with pytest.warns(UserWarning, match="fewer than 500 of female garment"):
         second = api.check(new, photos, prior=brand).content
     rates = [content["properties"]["class"]["rate"] for content in (first, second)]

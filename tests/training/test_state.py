@@ -100,6 +100,15 @@ def unsealed(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps(content | changes))
 
 
+def test_a_state_without_its_own_digest_is_refused(tmp_path: Path) -> None:
+    file = save_state(tmp_path, a_state(1), limit=1) / "state.json"
+    content = json.loads(file.read_text())
+    del content["sha256"]
+    file.write_text(json.dumps(content))
+    with raises("resume", file, "sha256 is missing"):
+        load_state(tmp_path)
+
+
 def test_a_damaged_state_names_the_whole_one_before_it_which_is_gone_on_from(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save_state(tmp_path, a_state(step), limit=3)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from onbrand.errors import OnbrandError
-from onbrand.io import discard, read_content, read_json, whole_file, whole_folder, write_json
+from onbrand.io import SEAL, discard, read_content, read_json, whole_file, whole_folder, write_json
 from onbrand.options._base import unread
 from onbrand.options.former import upgrade
 from onbrand.options.train import METHOD_SETTINGS, NEEDS, TrainSettings
@@ -102,6 +102,8 @@ def read_state(path: Path) -> State:
     numbers = read_json(path / STATE)
     if numbers["step"] != int(path.name.removeprefix("step-")):
         raise OnbrandError("resume", f"{path / STATE} is damaged: its step is {numbers['step']}")
+    if "files" in numbers and SEAL not in numbers:
+        raise OnbrandError("resume", f"{path / STATE} is damaged: {SEAL} is missing")
     for name, recorded in numbers.get("files", {}).items():
         if name not in FILES or _sha256(path / name) != recorded:
             raise OnbrandError("resume", f"{path / name} is damaged: it was changed since it was written")
