@@ -34,6 +34,7 @@ from onbrand import cli
 from onbrand.comparison.tables import legend, passed, scores
 from onbrand.core import Prior
 from onbrand.core.prior import fingerprint_of
+from onbrand.data.images import is_whole
 from onbrand.data.latents import Key, Store
 from onbrand.errors import LONGEST, OnbrandError
 from onbrand.evaluation.likelihood import _read as read_unseen
@@ -45,7 +46,7 @@ from onbrand.options.generate import SamplingSettings
 from onbrand.options.train import TrainSettings
 from onbrand.reporting import folder as report
 from onbrand.reporting.page import render
-from onbrand.sampling.manifest import _is_whole, read_manifest, read_settings
+from onbrand.sampling.manifest import read_manifest, read_settings
 from onbrand.training.early_stopping import read_pass_rates
 from onbrand.training.state import check_same, read_state, save_state, trim_log
 
@@ -216,7 +217,7 @@ def read_shard(root: Path, full: bool) -> None:
 
 def read_image(root: Path, full: bool) -> None:
     file, own = root / "images" / "00001.png", ARCHIVE / "images" / "00001.png"
-    if _is_whole(file):
+    if is_whole(file):
         with Image.open(file) as image, Image.open(own) as original:
             sound(np.array_equal(np.asarray(image), np.asarray(original)), "other pixels")
 

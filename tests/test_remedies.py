@@ -36,7 +36,7 @@ def messages() -> Iterator[tuple[str, str]]:
             if not isinstance(node, ast.Call):
                 continue
             name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-            if name in ("OnbrandError", "UnreadableImage", "warn", "enough_memory", "Need", "Schema"):
+            if name in ("OnbrandError", "UnreadableImage", "warn", "works_in", "Need", "Schema"):
                 words = " ".join(
                     part.value
                     for argument in node.args

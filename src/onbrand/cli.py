@@ -22,7 +22,7 @@ from onbrand import __version__, api
 from onbrand.comparison.compare import compare
 from onbrand.comparison.presets import listing
 from onbrand.errors import OnbrandError
-from onbrand.io import read_yaml
+from onbrand.io import plain, read_yaml
 from onbrand.options._base import place
 from onbrand.options._verb import Verb, positional, settings, words
 from onbrand.options.former import present, renamed
@@ -197,13 +197,13 @@ def _fail(error: Exception) -> int:
     if _debugging():
         raise error
     code = f" [{error.code}]" if isinstance(error, OnbrandError) else ""
-    print(f"onbrand: error: {' '.join(str(error).split()) or type(error).__name__}{code}", file=sys.stderr)
+    print(f"onbrand: error: {plain(' '.join(str(error).split())) or type(error).__name__}{code}", file=sys.stderr)
     return 2
 
 
 def _show(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning as a line for the user, not as a place in the code."""
-    print(f"onbrand: warning: {message}", file=sys.stderr)
+    print(f"onbrand: warning: {plain(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _debugging() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image, ImageDraw
 import onbrand
 from onbrand.comparison.baselines import paste
 from onbrand.comparison.jobs import Job, work
-from onbrand.comparison.tables import passed
+from onbrand.comparison.tables import Line, passed, write
 from onbrand.core import Prior
 from onbrand.errors import OnbrandError
 from onbrand.evaluation.statistics import difference
@@ -272,6 +273,38 @@ def test_what_fails_is_listed_with_what_needed_it_and_the_rest_goes_on(tmp_path:
     failed = work(jobs, tmp_path / "locks", lambda words: None)
     assert failed == {"a": "the loss is nan", "b": "its training failed", "d": f"the work left no {d}"}
     assert c.exists() and not b.exists()
+
+
+def test_a_full_disk_ends_it_for_there_is_no_space_for_the_others_either(tmp_path: Path) -> None:
+    def full() -> None:
+        raise OnbrandError("space", "there is no space left")
+
+    with raises("space", "no space left"):
+        work([Job("a", tmp_path / "a", full), Job("b", tmp_path / "b", pytest.fail)], tmp_path / "locks", print)
+
+
+@pytest.mark.parametrize(
+    "name", ["a|b", "[x](http://y)", "<script>", "*b*", "`c`", "tab\tnew\nline", "\\|", "pay $x^{$"]
+)
+def test_a_name_stands_in_a_table_and_a_figure_as_it_is(tmp_path: Path, name: str) -> None:
+    entry = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}
+    content = {"title": "t", "rule": "r", "rate": 0.5, "low": 0.4, "high": 0.6, "n": 9}
+    check = CHECK | {"count": 9, "all": content, "properties": {"background": content}, "attributes": {name: content}}
+    check |= {"images": [{"file": "00000.png", "failed": [], "values": {}}]}
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "check.json").write_text(json.dumps(check))
+        Image.new("RGB", (16, 16)).save(tmp_path / folder / "00000.png")
+    lines = [Line(name, name, name, tmp_path / "one", nats=1.0), Line("two", "two", "two", tmp_path / "two", nats=2.0)]
+    table = {line.name: {"background": entry, "all": entry, f"text: {name}": entry} for line in lines}
+    text = write(tmp_path / "figures", table, lines, {name: [name, "two"]}, {name: {name: {1.0: name, 2.0: "two"}}})
+    rows = [re.sub(r"\\.", "", line) for line in text.splitlines() if line.startswith("|")]
+    assert len({row.count("|") for row in rows if row.startswith("| ")}) <= 3 and "<script" not in text
+    assert all(line.startswith(("|", "#", "-", "!", "From", "Rates")) for line in text.splitlines() if line), (
+        "no line more"
+    )
+    names = sorted(file.name for file in (tmp_path / "figures").iterdir())
+    assert len(names) == 3 and "question-1.webp" in names and "mismatch.png" in names
 
 
 @pytest.mark.filterwarnings("ignore:.*its mean shows those images")

@@ -231,3 +231,51 @@ def test_pixels_survive_the_way_to_a_tensor_and_back() -> None:
     assert np.array_equal(np.asarray(to_image(tensor * 3)).max(), 255)
     with raises("image", (1, 3, 16, 16)):
         to_image(tensor[None])
+
+
+PROGRAMS = {
+    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n",
+    "binary eps": b"\xc5\xd0\xd3\xc6\x1e\x00\x00\x00"
+    + b"\x00" * 22
+    + b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    "pdf": b"%PDF-1.7\n",
+    "wmf": b"\xd7\xcd\xc6\x9a\x00\x00" + b"\x00" * 60,
+    "psd": b"8BPS\x00\x01" + b"\x00" * 40,
+    "svg": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='http://localhost/x'/></svg>",
+    "xpm": b"/* XPM */\nstatic char * a[] = {\n",
+    "ico": b"\x00\x00\x01\x00\x01\x00\x20\x20\x00\x00\x01\x00\x20\x00",
+    "zip": b"PK\x03\x04" + b"\x00" * 40,
+    "lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+}
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_what_is_no_image_of_ours_is_opened_by_no_other_program(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: Any, **__: Any) -> None:
+        raise AssertionError("a program was started")
+
+    for name in ("Popen", "run", "call", "check_call"):
+        monkeypatch.setattr(f"subprocess.{name}", start)
+    assert "not an image" in reason_of(f"a.{kind}", PROGRAMS[kind] * 3).reason
+
+
+def test_too_little_memory_is_no_damage_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_: Any) -> None:
+        raise MemoryError
+
+    data = content(draw(0))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(MemoryError):
+        open_image("a.png", data)
+
+
+def test_a_profile_that_unpacks_to_gigabytes_is_refused() -> None:
+    profile = chunk(b"iCCP", b"a\x00\x00" + zlib.compress(b"\x00" * 50_000_000))
+    data = content(draw(0))
+    assert "damaged" in reason_of("a.png", data[:33] + profile + data[33:]).reason
+
+
+def test_what_is_only_shown_may_be_smaller() -> None:
+    data = content(np.zeros((4, 9, 3), np.uint8))
+    assert "at least 16 pixels" in reason_of("a.png", data).reason
+    assert open_image("a.png", data, smallest=1).size == (9, 4)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import shutil
+import struct
+import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,9 +198,10 @@ def test_a_page_nobody_introduced_says_what_there_is(demo: Path) -> None:
     )
 
 
-def test_a_run_finds_its_brand(demo: Path) -> None:
+def test_a_brand_elsewhere_is_named_and_not_shown(demo: Path) -> None:
     (demo / "runs" / "ours" / "run.json").write_text(json.dumps({"prior": str(demo / "brand")}))
-    assert read(demo / "runs" / "ours").classes[0].name == "product photo"
+    page = read(demo / "runs" / "ours")
+    assert not page.classes and ("prior", str(demo / "brand")) in page.facts
 
 
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
@@ -273,3 +279,145 @@ def test_contact_sheet_frames_what_fails() -> None:
     assert colours[30, 30] == (0, 0, 255)  # drawn at the cell's size, not at 16 pixels
     with raises("value", "contact sheet", "none"):
         figures.contact_sheet([], [], [])
+
+
+SECRET = (1, 2, 3)
+"""The colour of an image that no page may hold."""
+
+
+def lead_out_of_a_manifest(demo: Path, secret: Path) -> None:
+    row = demo / "images" / "z-plain"
+    text = (row / "manifest.jsonl").read_text()
+    (row / "manifest.jsonl").write_text(text.replace('"00000.png"', json.dumps(f"../../../{secret.name}")))
+
+
+def lead_out_absolutely(demo: Path, secret: Path) -> None:
+    row = demo / "images" / "z-plain"
+    (row / "manifest.jsonl").write_text((row / "manifest.jsonl").read_text().replace('"00000.png"', f'"{secret}"'))
+
+
+def lead_out_of_metadata(demo: Path, secret: Path) -> None:
+    (demo / "demo.json").unlink()
+    (demo / "images" / "real").mkdir()
+    line = json.dumps({"file_name": f"../../../{secret.name}", "text": "a photo"})
+    (demo / "images" / "real" / "metadata.jsonl").write_text(line + "\n")
+
+
+def lead_out_of_a_fit(demo: Path, secret: Path) -> None:
+    fit = json.loads((demo / "brand" / "fit.json").read_text())
+    fit["classes"]["product photo"]["file"] = f"../../../{secret.stem}"
+    (demo / "brand" / "fit.json").write_text(json.dumps(fit))
+
+
+def link_an_image(demo: Path, secret: Path) -> None:
+    (demo / "images" / "z-plain" / "00000.png").unlink()
+    (demo / "images" / "z-plain" / "00000.png").symlink_to(secret)
+
+
+def link_a_mean(demo: Path, secret: Path) -> None:
+    (demo / "brand" / "means" / "product photo.png").unlink()
+    (demo / "brand" / "means" / "product photo.png").symlink_to(secret)
+
+
+def link_a_step(demo: Path, secret: Path) -> None:
+    (demo / "images" / "a-ours" / "trace" / "00000" / "02-t851-x0.png").symlink_to(secret)
+
+
+def link_a_validation_sheet(demo: Path, secret: Path) -> None:
+    (demo / "runs" / "ours" / "validation").mkdir()
+    (demo / "runs" / "ours" / "validation" / "step-000002.png").symlink_to(secret)
+
+
+def link_a_folder_of_images(demo: Path, secret: Path) -> None:
+    (demo / "images" / "more").symlink_to(secret.parent)
+
+
+def link_a_json(demo: Path, secret: Path) -> None:
+    (demo / "brand" / "leak.json").unlink()
+    (demo / "brand" / "leak.json").symlink_to(secret.with_name("secret.json"))
+
+
+LEADS = [lead_out_of_a_manifest, lead_out_absolutely, lead_out_of_metadata, lead_out_of_a_fit, link_an_image,
+         link_a_mean, link_a_step, link_a_validation_sheet, link_a_folder_of_images, link_a_json]  # fmt: skip
+
+
+@pytest.mark.parametrize("lead", LEADS)
+def test_nothing_from_outside_of_the_folder_is_shown(demo: Path, lead: Any) -> None:
+    secret = demo.parent / "secret.png"
+    Image.new("RGB", (8, 8), SECRET).save(secret)
+    secret.with_name("secret.json").write_text('{"classes": {}}')
+    lead(demo, secret)
+    with raises(
+        "folder", "secret" if lead is not link_a_folder_of_images and "link" not in lead.__name__ else "a link"
+    ):
+        read(demo)
+
+
+def eps(file: Path, mark: Path) -> None:
+    """An EPS that, were Ghostscript started on it, would leave a file behind."""
+    file.write_bytes(f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n({mark}) (w) file closefile\n".encode())
+
+
+def bomb(file: Path, _: Path) -> None:
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks + b"\x00\x00\x00\x00IEND\xaeB`\x82")
+
+
+def torn(file: Path, _: Path) -> None:
+    file.write_bytes(file.read_bytes()[:40])
+
+
+def empty(file: Path, _: Path) -> None:
+    file.write_bytes(b"")
+
+
+def gone(file: Path, _: Path) -> None:
+    file.unlink()
+
+
+def pipe(file: Path, _: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+PLACES = ["images/z-plain/00000.png", "images/a-ours/trace/00000/00-t951-x0.png", "brand/means/product photo.png",
+          "runs/ours/validation/step-000002.png"]  # fmt: skip
+"""Images that a page shows, one of each kind."""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "place"),
+    [*((spoil, place) for spoil in (eps, bomb, torn, empty) for place in PLACES), (gone, PLACES[0]), (pipe, PLACES[0])],
+)
+def test_an_image_that_cannot_be_shown_is_said_in_its_place(demo: Path, spoil: Any, place: str) -> None:
+    (demo / "runs" / "ours" / "validation").mkdir()
+    Image.new("RGB", (8, 8)).save(demo / "runs" / "ours" / "validation" / "step-000002.png")
+    spoil(demo / place, demo / "executed")
+    with pytest.warns(UserWarning, match=f"{Path(place).name}: .*the page says so"):
+        html = render(read(demo))
+    assert "not shown: " in html and not (demo / "executed").exists()
+    assert all(attrs["src"] for tag, attrs in Parsed(html).tags if tag == "img")
+
+
+NAMES = ["pay $x^{$ now", "$a$", r"\frac{1}{", "tab\tline\n", "\x1b[2J", "_hidden", "<script>alert(1)</script>", "a|b",
+         "%s{0}", "' onload='x"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_drawn_and_written_as_it_is(demo: Path, name: str) -> None:
+    for file in ("fit.json", "leak.json"):
+        content = json.loads((demo / "brand" / file).read_text())
+        content["classes"] = {name: content["classes"]["product photo"], "another": content["classes"]["product photo"]}
+        (demo / "brand" / file).write_text(json.dumps(content))
+    (demo / "brand" / "means").rename(demo / "brand" / "other")
+    plan = json.loads((demo / "demo.json").read_text())
+    shutil.copytree(demo / "runs" / "ours", demo / "runs" / "theirs")
+    (demo / "demo.json").write_text(json.dumps(plan | {"runs": {"ours": name}}))
+    page = read(demo)
+    assert page.curves and page.modes and page.classes[0].name == name
+    document = Parsed(render(page))
+    assert not document.faults and not {tag for tag, _ in document.tags} & {"script"}
+    assert not [key for _, attrs in document.tags for key in attrs if key.startswith("on")]
+    image = Image.new("RGB", (16, 16))
+    assert figures.contact_sheet([image], [name], [[name, name]]).size == (132, 176)

@@ -1,6 +1,9 @@
 """A LoRA: only its weights learn; its files are taken by diffusers alone; merged and taken out; its start is known."""
 
+import contextlib
+import itertools
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from onbrand import api
+from onbrand.api._merge import UNFINISHED
 from onbrand.models import pipeline
 from onbrand.models.checkpoint import LORA, lora_metadata
 from onbrand.models.denoiser import full, lora
@@ -145,6 +149,46 @@ def test_merged_it_is_a_whole_model_and_taken_out_again_the_base(run: Any, tmp_p
     for folder in (tmp_path / "merged", out):  # the run's own folder would be read as the merged model from then on
         with raises("folder", folder, "not empty"):
             api.merge(out, folder)
+
+
+@pytest.mark.parametrize("moved", [0, 1, 3, 99])
+def test_a_merge_killed_anywhere_begins_anew(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    """Before its model is whole, or while the parts of it are moved to their place: as if by SIGKILL."""
+    out, rename, count = run[0], os.replace, itertools.count()
+
+    def stop(source: Any, target: Any) -> None:
+        if Path(source).parent.name == UNFINISHED and next(count) >= moved:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    folder = tmp_path / "merged"
+    if moved == 0:  # while it is written
+        monkeypatch.setattr(pipeline, "save", lambda pipe, folder, *_: (Path(folder, "unet").mkdir(), 1 / 0))
+    monkeypatch.setattr(os, "replace", stop)
+    with contextlib.suppress(KeyboardInterrupt, ZeroDivisionError):
+        api.merge(out, folder)
+    monkeypatch.undo()
+    assert (folder / "model_index.json").exists() == (moved == 99), "it is no model before it is whole"
+    if moved < 99:
+        api.merge(out, folder)
+    api.merge(out, tmp_path / "whole")
+    parts = [
+        sorted(path.relative_to(one).as_posix() for path in one.rglob("*")) for one in (folder, tmp_path / "whole")
+    ]
+    assert parts[0] == parts[1] and "model_index.json" in parts[0] and not {".merged", ".onbrand.lock"} & set(parts[0])
+    assert all(
+        (folder / p).read_bytes() == (tmp_path / "whole" / p).read_bytes() for p in parts[0] if "." in Path(p).name
+    )
+
+
+def test_a_merge_removes_nothing_that_is_not_its_own(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "mine").touch()
+    with raises("folder", tmp_path, "not empty (unet)"):
+        api.merge(run[0], tmp_path)
+    assert (tmp_path / "unet" / "mine").exists()
 
 
 def test_images_of_a_lora_start_from_the_prior_beside_it(run: Any, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onbrand.io import versions, write_json
+from onbrand.api._output import works_in
+from onbrand.io import versions, write_json, write_png
 from onbrand.options._verb import command, verb
 from onbrand.options.check import CheckOptions
 
@@ -27,6 +28,7 @@ class Checked:
 
 
 @verb(CheckOptions)
+@works_in("images", "take fewer images at a time, or a prior of a smaller resolution", new=False)
 def check(options: CheckOptions) -> Checked:
     """Check images against the brand's photos, property by property and image by image.
 
@@ -67,13 +69,12 @@ def check(options: CheckOptions) -> Checked:
     }  # fmt: skip
     write_json(folder / CHECK, content)
     failures = [entry["failed"] for entry in content["images"][:SHOWN]]
-    contact_sheet(*images.tiles(SHOWN), failures).save(folder / SHEET)
+    write_png(folder / SHEET, contact_sheet(*images.tiles(SHOWN), failures))
     rate = float(content["all"]["rate"])
-    checked = Checked(rate, require is None or rate >= require, content)
+    passed = require is None or rate >= require
     print(dumps(content, indent=2, ensure_ascii=False) if options.json else "\n".join(lines_of(content)))
-    if options.json:
-        return checked
-    if require is not None:
-        print(f"{rate:.1%} pass every check, {'as' if checked.passed else 'fewer than the'} required {require:.1%}")
-    print(f"wrote {folder / CHECK} and {SHEET}")
-    return checked
+    if require is not None and not options.json:
+        print(f"{rate:.1%} pass every check, {'as' if passed else 'fewer than the'} required {require:.1%}")
+    if not options.json:
+        print(f"wrote {folder / CHECK} and {SHEET}")
+    return Checked(rate, passed, content)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from onbrand.api._output import works_in
 from onbrand.options._verb import verb
 from onbrand.options.data import DataOptions
 
 
 @verb(DataOptions)
+@works_in("output_dir", "take a smaller num_images")
 def data(options: DataOptions) -> Path:
     """Write an embedded dataset as a folder of images, to try onbrand on.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from onbrand.io import write_json
+from onbrand.api._output import works_in
+from onbrand.io import keep_json
 from onbrand.options._verb import command, verb
 from onbrand.options.diagnose import DiagnoseOptions
 
 
 @verb(DiagnoseOptions)
+@works_in("brand", "close other programs", use="visited")
 def diagnose(options: DiagnoseOptions) -> dict[str, Any]:
     """Say whether a model that starts from noise will miss the brand's look, how badly, and what to do.
 
@@ -58,5 +60,5 @@ def diagnose(options: DiagnoseOptions) -> dict[str, Any]:
     }
     brand = Path(options.brand)
     folder = brand if brand.is_dir() else brand.parent
-    write_json(folder / "leak.json", result)
+    keep_json(folder / "leak.json", result)
     return result

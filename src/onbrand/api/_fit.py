@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from onbrand.api._output import works_in
 from onbrand.io import versions, write_json
 from onbrand.options._verb import command, verb
 from onbrand.options.fit import FitOptions
 
 
 @verb(FitOptions)
+@works_in("output_dir", "take a smaller batch_size or resolution")
 def fit(options: FitOptions) -> dict[str, Any]:
     """Fit the brand's prior: what its photos have in common, for each class.
 

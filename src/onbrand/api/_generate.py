@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onbrand.api._memory import enough_memory
+from onbrand.api._output import works_in
 from onbrand.io import versions, write_json
 from onbrand.options._verb import command, verb
 from onbrand.options.generate import GenerateOptions
 
 
 @verb(GenerateOptions)
-@enough_memory("take offload, a smaller batch_size, or dtype bfloat16 (float16 on an older GPU)")
+@works_in("output_dir", "take offload, a smaller batch_size, or dtype bfloat16 (float16 on an older GPU)")
 def generate(options: GenerateOptions) -> list[Path]:
     """Make images, each from its own seed, started where the brand's images start.
 

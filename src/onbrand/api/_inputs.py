@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 
+from onbrand.api._output import DENIED
 from onbrand.core import Prior
 from onbrand.core.prior import FILE as PRIOR
 from onbrand.data.latents import FOLDER as LATENTS
 from onbrand.data.latents import Store, Summary
 from onbrand.data.records import Folder, open_folder
 from onbrand.errors import OnbrandError, UnreadableImage
+from onbrand.io import plain
 from onbrand.models import pipeline
 from onbrand.models.checkpoint import is_lora, model_folder
 from onbrand.models.controlnet import nets_of, new_controlnet
@@ -173,12 +176,21 @@ def size_and_flip(
 def encode_training_data(
     pipe: StableDiffusionPipeline, options: TrainOptions, folder: Path, size: tuple[int, int], flip: bool
 ) -> tuple[Store, Summary, Summary | None]:
-    """The photos' latents in `folder`, the photos, and the validation data, if there are any."""
-    validation_data, name = None, options.validation_data
-    if name is not None:
-        photos = open_photos(name) if Path(name).exists() else open_photos(options.images, str(name))
-        _, validation_data = encode_photos(pipe, photos, folder / LATENTS, size, flip)
-    store, images = encode_photos(pipe, open_photos(options.images, options.split), folder / LATENTS, size, flip)
+    """The photos' latents in `folder`, the photos, and the validation data, if there are any.
+
+    If `folder` is a brand's that may only be read and lacks some, they are kept in the run's own.
+    """
+    validation_data, name, own = None, options.validation_data, Path(options.output_dir)
+    try:
+        if name is not None:
+            photos = open_photos(name) if Path(name).exists() else open_photos(options.images, str(name))
+            _, validation_data = encode_photos(pipe, photos, folder / LATENTS, size, flip)
+        store, images = encode_photos(pipe, open_photos(options.images, options.split), folder / LATENTS, size, flip)
+    except OSError as error:
+        if folder == own or error.errno not in DENIED:
+            raise
+        warnings.warn(f"latents are kept in {own} and not in {folder} ({error.strerror})", stacklevel=2)
+        return encode_training_data(pipe, options, own, size, flip)
     return store, images, validation_data
 
 
@@ -186,7 +198,7 @@ def open_photos(images: str | Path, split: str | None = None, file: TextIO | Non
     """A folder of photos, read; print what was found there, once for all processes, to `file` (stdout)."""
     photos = open_folder(images, split)
     if os.environ.get("RANK", "0") == "0":
-        print("\n".join(photos.contents), file=file)
+        print("\n".join(map(plain, photos.contents)), file=file)
     return photos
 
 
@@ -210,7 +222,7 @@ def say_refused(
 ) -> None:
     """Print the refused images with their reasons, the first `limit`; where: all of them are listed there."""
     for entry in refused[:limit]:
-        print(f"  {entry}", file=file)
+        print(f"  {plain(entry)}", file=file)
     if len(refused) > limit:
         print(f"  ... and {len(refused) - limit} more{where}", file=file)
 

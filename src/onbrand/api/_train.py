@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onbrand.api._memory import PEAK, enough_memory, peak_memory
+from onbrand.api._memory import PEAK, peak_memory
+from onbrand.api._output import works_in
 from onbrand.io import read_json, versions, write_json
 from onbrand.options._verb import command, verb
 from onbrand.options.train import TrainOptions
 
 
 @verb(TrainOptions)
-@enough_memory(
-    "take a smaller train_batch_size with more gradient_accumulation_steps, gradient_checkpointing, offload, "
-    "mixed_precision bf16 (fp16 on an older GPU), or fit and train at a smaller resolution"
-)
+@works_in(
+    "output_dir", "take a smaller train_batch_size with more gradient_accumulation_steps, gradient_checkpointing, "
+    "offload, mixed_precision bf16 (fp16 on an older GPU), or fit and train at a smaller resolution",
+)  # fmt: skip
 def train(options: TrainOptions) -> Path:
     """Fine-tune a model on photos with the start that will make the images.
 
@@ -54,9 +55,8 @@ def train(options: TrainOptions) -> Path:
         validate.size, encoder = size, pipe if prior else None
         validate.reference = open_reference(options.images, size, prior, encoder, brand, options.split)
     state, file = processes(pipe), out / "run.json"
-    main = not state or state.is_main_process
     record = {"command": command("train", options), "versions": versions(), **_inputs.origin_of(options, prior)}
-    if main:
+    if main := not state or state.is_main_process:
         _inputs.say_training_data(images, validation_data, config.compile)
         write_json(file, record | {name: value for name, value in read_json(file).items() if name in PEAK})
     with tqdm(total=config.max_train_steps, desc="train", unit=" steps", disable=not main) as bar:

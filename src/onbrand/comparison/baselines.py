@@ -19,10 +19,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from onbrand.api._output import LOCK
 from onbrand.comparison.methods import SCHEDULES
 from onbrand.comparison.methods import Method as Compared
 from onbrand.core.gaussian import Gaussian
 from onbrand.errors import OnbrandError
+from onbrand.io import whole_folder, write_text
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -109,11 +111,9 @@ def prepare(
     for name in dict.fromkeys(name for m in methods for name in (m.prior, m.training.prior) if name):
         priors[name] = out / "priors" / f"{name}-{fitted.fingerprint[:12]}"
         if not priors[name].exists():
-            draft = priors[name].with_name(f".{name}.tmp")
-            shutil.rmtree(draft, ignore_errors=True)
-            other_prior(pipe, name, fitted, photos, brand, split).save(draft / PRIOR)
-            (draft / LATENTS).symlink_to((brand / LATENTS).resolve())
-            draft.rename(priors[name])
+            with whole_folder(priors[name]) as draft:
+                other_prior(pipe, name, fitted, photos, brand, split).save(draft / PRIOR)
+                (draft / LATENTS).symlink_to((brand / LATENTS).resolve())
     for name in dict.fromkeys(method.training.schedule for method in methods if method.training.schedule):
         models[name] = out / "models" / f"{name}-{fingerprint(pipe.unet)[:12]}"
         if not (models[name] / "model_index.json").exists():
@@ -132,11 +132,8 @@ def baseline_model(pipe: StableDiffusionPipeline, name: str, d: int, folder: Pat
     else:
         base = with_zero_snr(pipe.scheduler) if name == "zero-snr" else pipe.scheduler
         pipe.scheduler = with_prediction(base, "v_prediction", "trailing")
-    draft = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    pipeline.save(pipe, draft)
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
+    with whole_folder(folder) as draft:
+        pipeline.save(pipe, draft)
     return folder
 
 
@@ -205,11 +202,11 @@ def paste(raw: Path, out: Path, size: tuple[int, int]) -> None:
     from onbrand.evaluation.segmentation import pasted
 
     images = open_images(raw, size, None)
-    out.mkdir(parents=True, exist_ok=True)
     white = (pasted(images.pixels) * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
-    for file, pixels in zip(images.files, white, strict=True):
-        Image.fromarray(pixels).save(out / file)
-    shutil.copy2(raw / "manifest.jsonl", out / "manifest.jsonl")
+    with whole_folder(out) as draft:
+        for file, pixels in zip(images.files, white, strict=True):
+            Image.fromarray(pixels).save(draft / file)
+        shutil.copy2(raw / "manifest.jsonl", draft / "manifest.jsonl")
 
 
 def through(pipe: StableDiffusionPipeline, real: Path, out: Path, size: tuple[int, int]) -> None:
@@ -217,14 +214,12 @@ def through(pipe: StableDiffusionPipeline, real: Path, out: Path, size: tuple[in
     from onbrand.data.images import to_image
     from onbrand.evaluation.loading import decode_x0, encode_x0, open_images
 
-    draft = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(real, draft, ignore=shutil.ignore_patterns("check.*", ".checked-*"))
     images = open_images(real, size, None)
     returned = decode_x0(pipe, encode_x0(pipe, images.pixels))
-    for file, pixels in zip(images.files, returned, strict=True):
-        to_image(pixels * 2 - 1).save(draft / file, "PNG")  # whatever its name says: no loss
-    draft.rename(out)
+    with whole_folder(out) as draft:
+        shutil.copytree(real, draft, ignore=shutil.ignore_patterns("check.*", ".checked-*", LOCK), dirs_exist_ok=True)
+        for file, pixels in zip(images.files, returned, strict=True):
+            to_image(pixels * 2 - 1).save(draft / file, "PNG")  # whatever its name says: no loss
 
 
 def default_requests(photos: str | Path, split: str | None, out: Path, count: int = 24) -> Path:
@@ -240,6 +235,5 @@ def default_requests(photos: str | Path, split: str | None, out: Path, count: in
     lines: list[dict[str, Any]] = [{"prompt": r.text, "class": r.class_name, "seed": i} for i, r in enumerate(chosen)]
     for line, record in zip(lines, chosen, strict=True):
         line |= {"conditioning": str(record.conditioning.resolve())} if record.conditioning else {}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_text(out, "".join(json.dumps(line) + "\n" for line in lines))
     return out

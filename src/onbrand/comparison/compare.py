@@ -9,15 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from onbrand.api._output import works_in
 from onbrand.comparison.methods import Method, read_methods
 from onbrand.comparison.presets import solvers
 from onbrand.errors import OnbrandError
-from onbrand.io import versions, write_json
+from onbrand.io import plain, versions, write_json, write_text
 from onbrand.options._verb import command, verb
 from onbrand.options.compare import CompareOptions
 
 
 @verb(CompareOptions)
+@works_in("output_dir", "compare fewer methods at a time, or at a smaller batch_size", use="shared")
 def compare(options: CompareOptions) -> dict[str, Any]:
     """Train and sample methods side by side, check them, and write a table, figures and a page.
 
@@ -88,7 +90,8 @@ def compare(options: CompareOptions) -> dict[str, Any]:
         photos, model, out, split, device, options.attributes, options.clip, files, priors, models, fitted, weights,
         options.model_config,
     )  # fmt: skip
-    references = {} if real is None else trials.references(real)
+    with FileLock(out / "locks" / "prepared.lock"):
+        references = {} if real is None else trials.references(real)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # starts that weights were not trained for are the question here
         failed = work(trials.jobs(methods, references), out / "locks", tqdm.write)
@@ -109,11 +112,11 @@ def compare(options: CompareOptions) -> dict[str, Any]:
     write_json(out / "compare.json", result)
     finished = any(line.name in table for line in lines)
     if finished:  # else there is nothing to show but why
-        (out / "compare.md").write_text(tables.write(out / "figures", table, lines, questions, by_number(methods)))
+        write_text(out / "compare.md", tables.write(out / "figures", table, lines, questions, by_number(methods)))
         write_json(out / "demo.json", tables.page_plan(lines, references.get("real")))
         report(out)
     for words, reason in failed.items():
-        print(f"failed: {words}: {reason}")
+        print(f"failed: {plain(words)}: {plain(reason)}")
     rest = ", compare.md, figures/ and report.html" if finished else ": no row was made"
     print(f"wrote {out / 'compare.json'}{rest}")
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,12 +18,14 @@ from filelock import FileLock, Timeout
 from onbrand.api._check import check
 from onbrand.api._generate import generate
 from onbrand.api._inputs import open_model
+from onbrand.api._output import LOCK
 from onbrand.api._train import train
 from onbrand.comparison.baselines import paste, through
 from onbrand.comparison.methods import Method, Training
 from onbrand.core import Prior
 from onbrand.core.prior import FILE as PRIOR
 from onbrand.errors import OnbrandError
+from onbrand.io import whole_folder
 from onbrand.models.checkpoint import base_of, is_lora
 from onbrand.options.former import BEFORE, GENERATE, downgrade
 from onbrand.options.generate import SamplingSettings
@@ -77,6 +80,8 @@ def work(jobs: Sequence[Job], locks: Path, say: Callable[[str], None]) -> dict[s
                 except Timeout:
                     continue
                 except OnbrandError as error:
+                    if error.code == "space":  # there is none for the others either
+                        raise
                     broken.add(job.mark)
                     failed[job.words], progress = str(error), True
                     say(f"failed: {job.words}: {error}")
@@ -91,7 +96,8 @@ def named(*parts: object) -> str:
 
 def slug(name: str) -> str:
     """A method's name as a folder's."""
-    return name.replace("/", "_").replace(":", "-").replace("@", "_at_")
+    name = name.replace("/", "_").replace(":", "-").replace("@", "_at_")
+    return re.sub(r'[\x00-\x1f\x7f<>"\\|?*]', "_", name)[:120]
 
 
 @dataclass(frozen=True)
@@ -157,12 +163,12 @@ class Trials:
 
     def references(self, real: str | Path) -> dict[str, Path]:
         """A copy of real images, to be checked beside the rows, and where the autoencoder returns them to."""
-        listed = sorted((str(file.relative_to(real)), file.stat().st_size) for file in Path(real).rglob("*"))
+        files = (file for file in Path(real).rglob("*") if file.name != LOCK)
+        listed = sorted((str(file.relative_to(real)), file.stat().st_size) for file in files)
         folder = self.out / "images" / f"real-{named(str(real), listed)}"
         if not folder.exists():
-            draft = folder.with_name(f".{folder.name}.tmp")
-            shutil.copytree(real, draft, ignore=shutil.ignore_patterns("check.*"), dirs_exist_ok=True)
-            draft.rename(folder)
+            with whole_folder(folder) as draft:
+                shutil.copytree(real, draft, ignore=shutil.ignore_patterns("check.*", LOCK), dirs_exist_ok=True)
         return {"real": folder, "autoencoder": folder.with_name(f"autoencoder-{named(folder.name, *self.origin)}")}
 
     def checked(self, folder: Path) -> Path:
@@ -205,11 +211,9 @@ class Trials:
         run = self.run_of(training)
         assert training.config is not None
         if shorter and not run.exists():
-            source, draft = self.run_of(shorter), run.with_name(f".{run.name}.tmp")
-            shutil.rmtree(draft, ignore_errors=True)
-            shutil.copytree(source / "state", draft / "state")
-            shutil.copy2(source / "log.jsonl", draft)
-            draft.rename(run)
+            with whole_folder(run) as draft:
+                shutil.copytree(self.run_of(shorter) / "state", draft / "state")
+                shutil.copy2(self.run_of(shorter) / "log.jsonl", draft)
         model, prior = self.models.get(training.schedule, self.model), self.priors[training.prior]
         train(self.photos, model, run, prior=prior, **vars(training.config), split=self.split, device=self.device,
               model_config=self.config_of(model))  # fmt: skip

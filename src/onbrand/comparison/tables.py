@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from onbrand.data.images import open_image
 from onbrand.evaluation import statistics
 from onbrand.evaluation.properties import ALL, MEASURES, PROPERTIES, WORDS
-from onbrand.io import read_json
-from onbrand.reporting.figures import COLOURS, DASHES, LINE
+from onbrand.io import plain, read_json, whole_file
+from onbrand.reporting.figures import COLOURS, DASHES, LINE, label_of
 
 Table = dict[str, dict[str, dict[str, float]]]
 """Method -> score -> value, low, high, n."""
@@ -118,21 +119,23 @@ def write(
     parts = ["# Methods side by side", legend([line.folder for line in lines])]
     for name in dict.fromkeys(line.requests for line in lines):
         own = [line for line in lines if line.requests == name and line.name in table]
-        parts.append(f"## Every method, requests *{name}*" if name else "## Every method")
+        parts.append(f"## Every method, requests *{cell(name)}*" if name else "## Every method")
         parts.append(markdown(table, own, OVERALL))
         parts.append(markdown(table, own, JUDGED))
         parts.append(markdown(table, own, attributes, bare=True) if attributes else "")
     for number, (title, group) in enumerate(questions.items(), 1):
         by_name = {line.name: line for line in lines if line.name in table}
         names = [name for name in group if name in by_name]
-        parts += [f"## {title}", differences(lines, group, rates)]
+        parts += [f"## {cell(title)}", differences(lines, group, rates)]
         if names:
             grid([by_name[name].folder for name in names], figures / f"question-{number}.webp")
-            parts.append(f"From the top: {'; '.join(names)}.\n\n![{title}](figures/question-{number}.webp)")
+            parts.append(
+                f"From the top: {'; '.join(map(cell, names))}.\n\n![{cell(title)}](figures/question-{number}.webp)"
+            )
     for label, curve in series.items():
-        file = figures / (re.sub(r"\W+", "-", label) + ".png")
+        file = figures / (re.sub(r"\W+", "-", label)[:80] + ".png")
         curves(table, curve, [*rates, "diversity"], label, file)
-        parts += [f"## By {label}", f"![By {label}](figures/{file.name})"]
+        parts += [f"## By {cell(label)}", f"![By {cell(label)}](figures/{file.name})"]
     if len({round(line.nats, 1) for line in lines if line.nats is not None}) > 1:
         scatter(table, lines, "background", figures / "mismatch.png")
         parts += ["## Predicted, and measured", "![Mismatch and background](figures/mismatch.png)"]
@@ -197,14 +200,19 @@ def markdown(table: Table, lines: Sequence[Line], columns: Sequence[str], bare: 
     """
     shown = [line for line in lines if line.name in table]
     columns = [c for c in columns if any(c in table[line.name] for line in shown)]
-    out = [f"| training | start | {' | '.join(c.removeprefix('text: ') for c in columns)} |"]
+    out = [f"| training | start | {' | '.join(cell(c.removeprefix('text: ')) for c in columns)} |"]
     out.append("|---|---|" + "---|" * len(columns))
     rows = [(name, title, "") for name, title in REFERENCE.items() if name in table]
     for name, training, start in (*rows, *((line.name, line.training, line.start) for line in shown)):
         cells = [table[name].get(c) for c in columns]
         words = ["" if e is None else figure_of({"value": e["value"]} if bare else e) for e in cells]
-        out.append(f"| {training} | {start} | {' | '.join(words)} |")
+        out.append(f"| {cell(training)} | {cell(start)} | {' | '.join(words)} |")
     return "\n".join(out)
+
+
+def cell(text: str) -> str:
+    """A name as Markdown shows it as it is, in a table too."""
+    return re.sub(r"([\\|`*\[\]])", r"\\\1", plain(text)).replace("<", "&lt;")
 
 
 def differences(lines: Sequence[Line], names: Sequence[str], rates: Sequence[str]) -> str:
@@ -222,14 +230,14 @@ def differences(lines: Sequence[Line], names: Sequence[str], rates: Sequence[str
     """
     by_name = {line.name: line for line in lines if (line.folder / "check.json").exists()}
     first = by_name.get(names[0])
-    out = [f"| {names[0]} less | {' | '.join(rates)} |", "|---|" + "---|" * len(rates)]
+    out = [f"| {cell(names[0])} less | {' | '.join(rates)} |", "|---|" + "---|" * len(rates)]
     for name in names[1:]:
         other = by_name.get(name)
         if first is None or other is None or other.requests != first.requests:
             continue
         pairs = [(passed(first.folder, score), passed(other.folder, score)) for score in rates]
         cells = [figure_of(vars(statistics.difference(*pair)), sign="+") for pair in pairs]
-        out.append(f"| {name} | {' | '.join(cells)} |")
+        out.append(f"| {cell(name)} | {' | '.join(cells)} |")
     return "\n".join(out) if len(out) > 2 else ""
 
 
@@ -238,10 +246,10 @@ def grid(folders: Sequence[Path], path: Path, columns: int = SHOWN) -> None:
     rows = []
     for folder in folders:
         files = sorted(folder.glob("[0-9]*.png"))[:columns]
-        rows.append(np.concatenate([np.asarray(Image.open(file).convert("RGB")) for file in files], 1))
+        rows.append(np.concatenate([np.asarray(open_image(file, smallest=1)) for file in files], 1))
     width = min(row.shape[1] for row in rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate([row[:, :width] for row in rows])).save(path, quality=90, method=6)
+    with whole_file(path) as draft:
+        Image.fromarray(np.concatenate([row[:, :width] for row in rows])).save(draft, "WEBP", quality=90, method=6)
 
 
 def curves(
@@ -269,18 +277,25 @@ def curves(
             numbers = list(entries)
             value, low, high = ([e[key] for e in entries.values()] for key in ("value", "low", "high"))
             axis.plot(
-                numbers, value, marker="o", markersize=3.5, color=colour, linestyle=dash, linewidth=1.6, label=words
+                numbers,
+                value,
+                marker="o",
+                markersize=3.5,
+                color=colour,
+                linestyle=dash,
+                linewidth=1.6,
+                label=label_of(words),
             )
             axis.fill_between(numbers, low, high, color=colour, alpha=0.12, linewidth=0)
         if score in table.get("real", {}):
             axis.axhline(table["real"][score]["value"], color="0.4", linewidth=1, linestyle=":")
-        axis.set(title=score, xlabel=label)
+        axis.set(title=label_of(score), xlabel=label_of(label))
         axis.set_ylim(0, None if score in ("diversity", "frechet") else 1.02)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", color=LINE, linewidth=0.6)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with whole_file(path) as draft:
+        figure.savefig(draft, format="png", dpi=130)
 
 
 def scatter(table: Table, lines: Sequence[Line], score: str, path: Path) -> None:
@@ -294,11 +309,11 @@ def scatter(table: Table, lines: Sequence[Line], score: str, path: Path) -> None
         own = [line for line in rows if line.start.partition(",")[0] == start]
         axis.plot([max(line.nats or 0, 0.1) for line in own], [table[line.name][score]["value"] for line in own],
                   "os^Dv*"[i % 6], color=COLOURS[i % len(COLOURS)], markersize=6, linestyle="", alpha=0.8,
-                  label=f"from {start}")  # fmt: skip
+                  label=label_of(f"from {start}"))  # fmt: skip
     axis.set(xscale="log", xlabel="mismatch at the first step, nats an image (.1: none)",
              ylabel=f"measured: {score}", ylim=(-0.03, 1.03))  # fmt: skip
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", color=LINE, linewidth=0.6)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with whole_file(path) as draft:
+        figure.savefig(draft, format="png", dpi=130)

@@ -7,6 +7,7 @@ from typing import Any
 from onbrand.core.findings import findings
 from onbrand.core.leak import measure_leak, prompt_says
 from onbrand.core.prior import Prior
+from onbrand.io import plain
 
 LOOKS = (0, 1, 2, 4)
 """Numbers of looks ahead for which the prompt's say is given."""
@@ -52,6 +53,7 @@ def diagnose_classes(
 
 def lines_of(classes: Mapping[str, Mapping[str, Any]], entries: Sequence[Mapping[str, str]]) -> list[str]:
     """What `diagnose_classes` returned, as a table of the numbers, one of the prompt's say, and the findings."""
+    classes = {plain(name): numbers for name, numbers in classes.items()}
     width = max(len("class"), *map(len, classes))
     lines = [f"{'class':<{width}}  {'photos':>7}  {'sigma':>6}  {'bright':>6}  {'nats':>7}  {'AUC':>5}  {'K worth':>7}"]
     for name, numbers in classes.items():
@@ -67,7 +69,7 @@ def lines_of(classes: Mapping[str, Mapping[str, Any]], entries: Sequence[Mapping
         for name, numbers in says.items():
             lines.append(f"{name:<{width}}  " + "  ".join(f"{numbers['all'][str(number)]:>5.2f}" for number in LOOKS))
     for entry in entries:
-        lines.append(f"\n{entry['code']} {entry['title']} ({entry['class']})\n  {entry['sentence']}")
+        lines.append(f"\n{entry['code']} {entry['title']} ({plain(entry['class'])})\n  {entry['sentence']}")
         if entry["remedy"]:
             lines.append(f"  -> {entry['remedy']}")
     return lines

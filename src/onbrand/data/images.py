@@ -57,12 +57,16 @@ def read_bytes(file: str | Path) -> bytes:
         raise UnreadableImage(file, "missing") from error
     except OSError as error:
         raise UnreadableImage(file, f"cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a name that no file can have
+        raise UnreadableImage(file, f"cannot be read: {error}") from error
     if not content:
         raise UnreadableImage(file, "empty (0 bytes)")
     return content
 
 
-def open_image(file: str | Path, content: bytes | None = None, background: RGB = WHITE) -> Image.Image:
+def open_image(
+    file: str | Path, content: bytes | None = None, background: RGB = WHITE, smallest: int = SMALLEST
+) -> Image.Image:
     """Opens an image as 8-bit sRGB, the way a viewer shows it; UnreadableImage says why not.
 
     Turned upright by its EXIF orientation; an embedded ICC profile is applied (CMYK without one by Pillow's formula);
@@ -70,7 +74,10 @@ def open_image(file: str | Path, content: bytes | None = None, background: RGB =
     Refused: missing, empty, not an image, damaged or cut short, animated or of several pages, under 16 pixels on a
     side, over 100 megapixels (by the header, before decoding), 32-bit samples. A wrong suffix does not matter.
 
-    `content`: the file's bytes where they are at hand; `file` is then only its name.
+    This is how every image is opened, whoever it is from: of a known format, of a known size, by no other program.
+
+    `content`: the file's bytes where they are at hand; `file` is then only its name. `smallest`: pixels of the shorter
+    side; less will do where an image is only shown.
     """
     file = Path(file)
     if content is None:
@@ -79,12 +86,12 @@ def open_image(file: str | Path, content: bytes | None = None, background: RGB =
         raise UnreadableImage(file, "empty (0 bytes)")
     try:
         with _open(content) as image:
-            reason = _unusable(image)
+            reason = _unusable(image, smallest)
             if reason:
                 raise UnreadableImage(file, reason)
             image.load()
             return _flatten(_upright(image), background)
-    except UnreadableImage:
+    except (UnreadableImage, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise UnreadableImage(file, f"over {LARGEST // 1_000_000} megapixels") from error
@@ -93,6 +100,18 @@ def open_image(file: str | Path, content: bytes | None = None, background: RGB =
         raise UnreadableImage(file, reason) from error
     except Exception as error:  # decoders raise whatever their damaged input led them to
         raise UnreadableImage(file, f"damaged: {error or type(error).__name__}") from error
+
+
+def is_whole(file: str | Path) -> bool:
+    """Whether a PNG is all there, by the checksum of each of its parts; it is not decoded."""
+    try:
+        with _open(read_bytes(file)) as image:
+            image.verify()
+            return image.format == "PNG"
+    except MemoryError:
+        raise
+    except Exception:  # Pillow raises whatever damaged input led it to
+        return False
 
 
 def background_of(image: Image.Image) -> RGB:
@@ -154,12 +173,12 @@ def _open(content: bytes) -> Image.Image:
         return Image.open(BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
 
 
-def _unusable(image: Image.Image) -> str | None:
+def _unusable(image: Image.Image, smallest: int) -> str | None:
     width, height = image.size
     if width * height > LARGEST:
         return f"over {LARGEST // 1_000_000} megapixels ({width} x {height})"
-    if min(width, height) < SMALLEST:
-        return f"too small ({width} x {height}; at least {SMALLEST} pixels on each side)"
+    if min(width, height) < smallest:
+        return f"too small ({width} x {height}; at least {smallest} pixels on each side)"
     if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a phone's JPEG and its previews
         return "of several pages: save one" if image.format == "TIFF" else "animated: save one frame"
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):

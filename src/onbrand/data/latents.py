@@ -9,6 +9,7 @@ import zlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor
 from onbrand.data.images import RGB
 from onbrand.data.records import Record
 from onbrand.errors import OnbrandError, UnreadableImage
-from onbrand.io import digest, whole_file
+from onbrand.io import append, digest, whole_file
 
 PREPARATION = 1
 """Raised whenever the way a file becomes pixels changes, so that latents of before are not taken for those of now."""
@@ -98,8 +99,8 @@ class Store:
             try:
                 if time.time() - file.stat().st_mtime > ABANDONED:
                     file.unlink()
-            except FileNotFoundError:
-                continue  # its writer, or another rank, was faster
+            except OSError:
+                continue  # its writer, or another rank, was faster; or the store may only be read
         self.digests = Digests(Path(folder))
         self._shards: list[Path] = []
         self._sums: list[dict[str, array[int]]] = []
@@ -330,5 +331,8 @@ class Digests:
         self._on_disk.update(new)
         if new:
             lines = "".join(json.dumps({"mark": mark, "sha256": key}) + "\n" for mark, key in new.items())
-            with open(self.folder / f"digests-{rank:03d}.jsonl", "a", encoding="utf-8") as file:
-                file.write("\n" + lines)  # an empty line first: the last one may have been torn
+            with (
+                suppress(OSError),
+                append(self.folder / f"digests-{rank:03d}.jsonl") as file,
+            ):  # else it is hashed again
+                file.write(("\n" + lines).encode())  # an empty line first: the last one may have been torn

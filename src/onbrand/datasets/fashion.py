@@ -17,6 +17,7 @@ from onbrand.datasets.garments import shown as shown
 from onbrand.datasets.garments import write_garments as write_garments
 from onbrand.datasets.try_on import write_try_on as write_try_on
 from onbrand.errors import OnbrandError
+from onbrand.io import write_png, write_text
 
 KINDS = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 """Names of Fashion-MNIST's labels 0..9."""
@@ -128,15 +129,14 @@ def write_folder(
 ) -> Path:
     """Write brand images as PNG with `metadata.jsonl` (file_name, text, class, kind, colour); returns the folder."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     grey, categories = photos(split, source)
     if count is not None and not 0 < count <= len(grey):
         raise OnbrandError("dataset", f"count must be 1..{len(grey)}, what {split!r} holds here, got {count}")
     lines = []
     for i in range(count or len(grey)):
         colour, name = tint_of(i, seed), f"{i:05d}.png"
-        Image.fromarray(brand_image(grey[i], colour)).save(folder / name)
+        write_png(folder / name, Image.fromarray(brand_image(grey[i], colour)))
         row = {"file_name": name, "text": caption(int(categories[i]), colour), "class": CLASS}
         lines.append(json.dumps(row | {"kind": KINDS[categories[i]], "colour": colour}))
-    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    write_text(folder / "metadata.jsonl", "\n".join(lines) + "\n")
     return folder

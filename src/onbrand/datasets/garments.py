@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from onbrand.errors import OnbrandError
+from onbrand.io import write_png, write_text
 
 SIZE = 128
 """Side of an image, pixels."""
@@ -108,7 +109,7 @@ def garments(
     rows = table.slice(0, count).to_pylist()
     out = np.empty((len(rows) if images else 0, SIZE, SIZE, 3), np.uint8)
     for i, row in enumerate(rows if images else ()):
-        out[i] = np.asarray(Image.open(io.BytesIO(row.pop("image")["bytes"])).convert("RGB"))
+        out[i] = np.asarray(Image.open(io.BytesIO(row.pop("image")["bytes"]), formats=["WEBP"]).convert("RGB"))
     return out, rows
 
 
@@ -121,13 +122,12 @@ def write_garments(folder: str | Path, split: str = "test", count: int | None = 
     """Write the first images of a split as PNG, with `metadata.jsonl` (file_name, text, class, attributes)."""
     images, rows = garments(split, count=count)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for i, row in enumerate(rows):
-        Image.fromarray(images[i]).save(folder / f"{i:05d}.png")
+        write_png(folder / f"{i:05d}.png", Image.fromarray(images[i]))
         entry = {"file_name": f"{i:05d}.png", "text": row["text"], "class": row["class"], "attributes": shown(row)}
         lines.append(json.dumps(entry) + "\n")
-    (folder / "metadata.jsonl").write_text("".join(lines))
+    write_text(folder / "metadata.jsonl", "".join(lines))
     return folder
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from onbrand.datasets.garments import SIZE, garments, shown, split_file
 from onbrand.errors import OnbrandError
+from onbrand.io import write_png, write_text
 
 CONDITIONS = "conditions"
 """Sub-folder of the garments cut out."""
@@ -26,7 +27,7 @@ def regions(split: str = "test") -> np.ndarray:
     column = pq.read_table(split_file(split), columns=["region"]).column("region").to_pylist()[1::2]
     out = np.empty((len(column), SIZE, SIZE), bool)
     for i, value in enumerate(column):
-        out[i] = np.asarray(Image.open(io.BytesIO(value["bytes"])))
+        out[i] = np.asarray(Image.open(io.BytesIO(value["bytes"]), formats=["PNG"]))
     return out
 
 
@@ -46,13 +47,12 @@ def write_try_on(folder: str | Path, split: str = "train", count: int | None = N
     if count is not None and not 0 < count <= len(rows):
         raise OnbrandError("dataset", f"count must be 1..{len(rows)}, the people that {split!r} holds, got {count}")
     folder = Path(folder)
-    (folder / CONDITIONS).mkdir(parents=True, exist_ok=True)
     lines = []
     for i, row in enumerate(rows[:count]):
         name = f"{i:05d}.png"
-        Image.fromarray(images[i]).save(folder / name)
-        Image.fromarray(cut_out(images[i], worn[i])).save(folder / CONDITIONS / name)
+        write_png(folder / name, Image.fromarray(images[i]))
+        write_png(folder / CONDITIONS / name, Image.fromarray(cut_out(images[i], worn[i])))
         entry = {"file_name": name, "text": row["text"], "class": row["class"], "attributes": shown(row)}
         lines.append(json.dumps(entry | {"conditioning_file_name": f"{CONDITIONS}/{name}"}) + "\n")
-    (folder / "metadata.jsonl").write_text("".join(lines))
+    write_text(folder / "metadata.jsonl", "".join(lines))
     return folder

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -22,17 +22,17 @@ from tqdm import tqdm
 from onbrand.core import Prior
 from onbrand.data.images import open_image, pad, to_tensor
 from onbrand.data.latents import FOLDER as LATENTS
-from onbrand.data.metadata import unreachable
 from onbrand.data.records import Record, open_folder, read_folder
 from onbrand.errors import OnbrandError, UnreadableImage
 from onbrand.evaluation.joints import Net, Stance, learn_stances
 from onbrand.evaluation.likelihood import FILE as UNSEEN
 from onbrand.evaluation.likelihood import class_values_of_photos
 from onbrand.evaluation.reference import Reference, learn
-from onbrand.io import read_json, write_json
+from onbrand.io import check_links, inside, keep_json, read_json
 from onbrand.models.fitting import encode_records
 from onbrand.models.pipeline import channels_last, decode, encode, to_x0
 from onbrand.sampling import manifest
+from onbrand.sampling.record import sha256_of
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -88,6 +88,7 @@ def size_of_first(folder: str | Path) -> tuple[int, int]:
     Raises:
         OnbrandError: no image opens.
     """
+    check_links(Path(folder))
     for record in read_folder(Path(folder))[0]:
         with suppress(UnreadableImage):
             image = record.open()
@@ -110,15 +111,14 @@ def open_images(folder: str | Path, size: tuple[int, int], prior: Prior | None) 
         OnbrandError: no image opens.
     """
     folder = Path(folder)
+    check_links(folder)
     rows: list[_Row] = []
     refused: dict[int, UnreadableImage] = {}
     if (folder / manifest.LINES).is_file():
-        for _, entry in sorted(manifest.read_manifest(folder).items()):
-            controls = [Path(file) for file in entry.get("conditioning") or ()]
-            file, attributes = folder / entry["file"], entry.get("attributes")
-            rows.append(
-                _Row(file, entry["prompt"], entry["class"], attributes, controls, partial(_open_in, folder, file))
-            )
+        entries = [entry for _, entry in sorted(manifest.read_manifest(folder).items())]
+        for entry, controls in zip(entries, _control_images(entries), strict=True):
+            file, attributes = inside(folder, entry["file"], folder / manifest.LINES), entry.get("attributes")
+            rows.append(_Row(file, entry["prompt"], entry["class"], attributes, controls, partial(open_image, file)))
     else:
         photos = open_folder(folder)
         for one in photos.records:
@@ -155,16 +155,35 @@ class _Row(NamedTuple):
     open: Callable[[], Image.Image]
 
 
-def _open_in(folder: Path, file: Path) -> Image.Image:
-    """Open an image that a manifest names; UnreadableImage if it is not in the manifest's folder."""
-    if reason := unreachable(file, os.path.normpath(os.path.relpath(file, folder)).replace(os.sep, "/")):
-        raise UnreadableImage(file, reason)
-    return open_image(file)
-
-
 def _name_in(folder: Path, file: Path) -> str:
     """A file's name relative to a folder; the whole path if it lies elsewhere."""
     return str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file)
+
+
+def _control_images(entries: Sequence[Mapping[str, Any]]) -> list[list[Path]]:
+    """The control images of each line of a manifest: those that still are what the line says, wherever they lie.
+
+    They may lie outside of the folder, for a file of requests named them. So that nobody is led to a file of his own,
+    only one that has the recorded sha256 is measured against, and none is shown. It warns of the others.
+    """
+    controls: list[list[Path]] = []
+    lost: list[str] = []
+    for entry in entries:
+        controls.append([])
+        names, digests = entry.get("conditioning") or [], entry.get("conditioning_sha256") or []
+        for number, name in enumerate(names):
+            with suppress(OnbrandError):
+                if number < len(digests) and sha256_of(name) == digests[number]:
+                    controls[-1].append(Path(name))
+                    continue
+            lost.append(str(name))
+    if lost:
+        warnings.warn(
+            f"{len(lost)} control images are not what the manifest says any more, or not there, {lost[0]} first: "
+            "nothing is measured against them",
+            stacklevel=3,
+        )
+    return controls
 
 
 def open_reference(
@@ -202,13 +221,13 @@ def open_reference(
         raise OnbrandError("image", f"photos to learn from are needed; {photos} has none that can be opened")
     likelihoods, classes, decoded = None, None, None
     if prior and pipe:
-        x0, keys = (encode_x0(pipe, pixels), []) if brand is None else _stored_x0(pipe, used, brand, size, prior)
+        x0, keys = _stored_x0(pipe, pixels, used, brand, size, prior)
         classes = [_class(prior, record.class_name, record.text) for record in used]
         likelihoods = class_values_of_photos(prior, x0, classes, keys, brand)
         decoded = decode_x0(pipe, x0)
     reference = learn(pixels, likelihoods, classes=classes, decoded=decoded)
     if file:
-        write_json(file, {"key": key, "reference": json.loads(reference.to_json())}, sealed=True)
+        keep_json(file, {"key": key, "reference": json.loads(reference.to_json())}, sealed=True)
     return reference
 
 
@@ -275,11 +294,23 @@ def decode_x0(pipe: StableDiffusionPipeline, x0: Tensor, batch: int = 8) -> Tens
 
 
 def _stored_x0(
-    pipe: StableDiffusionPipeline, records: Sequence[Record], brand: Path, size: tuple[int, int], prior: Prior
-) -> tuple[Tensor, list[str]]:
-    """x0 of the records, from the brand's store (what it lacks is encoded), and their keys in it."""
-    store, summary = encode_records(pipe, records, brand / LATENTS, size, prior.provenance.flip)
-    return to_x0(pipe, store.get(summary.keys)[0]).cpu(), summary.keys
+    pipe: StableDiffusionPipeline, pixels: Tensor, records: Sequence[Record], brand: Path | None, size: tuple[int, int],
+    prior: Prior,
+) -> tuple[Tensor, list[str]]:  # fmt: skip
+    """x0 of the records from the brand's store, which is given what it lacks, and their keys in it.
+
+    Without a store, or if it cannot be written, x0 of the pixels and no keys.
+    """
+    if brand is not None:
+        try:
+            store, summary = encode_records(pipe, records, brand / LATENTS, size, prior.provenance.flip)
+            return to_x0(pipe, store.get(summary.keys)[0]).cpu(), summary.keys
+        except OSError as error:
+            warnings.warn(
+                f"latents are not kept in {brand} ({error.strerror or error}): they are computed again when needed",
+                stacklevel=3,
+            )
+    return encode_x0(pipe, pixels), []
 
 
 def pixels_of(images: Sequence[Image.Image], size: tuple[int, int]) -> Tensor:

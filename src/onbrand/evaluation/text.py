@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from onbrand.errors import OnbrandError
-from onbrand.io import read_json
+from onbrand.io import read_json, whole_file, write_text
 
 if TYPE_CHECKING:
     from onbrand.models.clip import Clip
@@ -174,11 +174,11 @@ class AttributeClassifier(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Write the weights (half precision) and the settings into `folder`."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
-        save_file({k: v.contiguous() for k, v in state.items()}, folder / WEIGHTS)
+        with whole_file(folder / WEIGHTS) as draft:
+            save_file({k: v.contiguous() for k, v in state.items()}, draft)
         settings = {"attributes": self.attributes, "width": self.width, "side": self.side}
-        (folder / SETTINGS).write_text(json.dumps(settings, indent=1))
+        write_text(folder / SETTINGS, json.dumps(settings, indent=1))
 
     @classmethod
     def load(cls, folder: str | Path) -> AttributeClassifier:

@@ -24,7 +24,7 @@ from onbrand.data.images import RGB, background_of, to_image
 from onbrand.data.latents import Key, Store, Summary, iterate
 from onbrand.data.records import Folder, Record
 from onbrand.errors import OnbrandError, UnreadableImage
-from onbrand.io import whole_file
+from onbrand.io import plain, write_png
 from onbrand.models.pipeline import channels_last, decode, embed, encode, factor_of, fingerprint, to_x0, warn_long
 
 if TYPE_CHECKING:
@@ -40,15 +40,13 @@ SEEN = 200
 
 
 def check_folder(folder: Path, photos: Path) -> Path:
-    """The brand's folder as it is; OnbrandError if it lies inside of the photos, or is a file."""
+    """The brand's folder as it is; OnbrandError if it lies inside of the photos."""
     if folder.resolve().is_relative_to(photos.resolve()):
         raise OnbrandError(
             "folder",
             "the brand's folder lies beside the photos, or its images would be read as photos; "
             f"got {folder}: take another",
         )
-    if folder.is_file():
-        raise OnbrandError("folder", f"the brand's folder is a folder; got {folder}, a file: take another")
     return folder
 
 
@@ -220,7 +218,7 @@ def lines_of(result: Mapping[str, Any], prior: Prior) -> list[str]:
     lines = []
     for name, entry in result["classes"].items():
         words = f", {100 * entry['r2']:.0f} % of their spread told by the captions" if "r2" in entry else ""
-        lines.append(f"{name}: {entry['count']} photos, {prior.gaussians[name].k} components{words}")
+        lines.append(f"{plain(name)}: {entry['count']} photos, {prior.gaussians[name].k} components{words}")
         lines.append(f"  starts: {', '.join(entry['starts'])}")
     return lines
 
@@ -249,8 +247,8 @@ def draw_means(pipe: StableDiffusionPipeline, prior: Prior, folder: Path) -> dic
     """The class means, decoded, as folder/<class>.png; returns each class's file name without the ending."""
     files: dict[str, str] = {}
     for number, name in enumerate(prior.classes):
-        file = re.sub(r"[^\w ,.-]", "_", name)[:80]
-        files[name] = f"{file} {number}" if file in files.values() else file
-        with whole_file(folder / f"{files[name]}.png") as draft:
-            to_image(decode(pipe, prior.mean(name))[0]).save(draft, format="PNG")
+        file = re.sub(r"[^\w ,.-]", "_", name)[:80].encode()[:200].decode(errors="ignore")
+        # where upper and lower case are one, so are such files
+        files[name] = f"{file} {number}" if file.casefold() in map(str.casefold, files.values()) else file
+        write_png(folder / f"{files[name]}.png", to_image(decode(pipe, prior.mean(name))[0]))
     return files

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from onbrand.errors import OnbrandError
+from onbrand.io import plain
 
 INK, SOFT, LINE = "#1d1f21", "#55595f", "#d9d6cf"
 COLOURS = ("#0d5c8a", "#a3431b", "#4b5320", "#7a3b8f", "#8a6d00", "#1b7f79")
@@ -37,7 +38,7 @@ def curves(logs: Mapping[str, Sequence[Mapping[str, Any]]], key: str, label: str
     figure, axis = _axes()
     for (name, points), colour, dash in zip(series.items(), _cycle(COLOURS), _cycle(DASHES), strict=False):
         steps, values = zip(*_smooth(points, max(1, len(points) // 20)), strict=True)
-        axis.plot(steps, values, color=colour, linestyle=dash, linewidth=1.8, label=name)
+        axis.plot(steps, values, color=colour, linestyle=dash, linewidth=1.8, label=label_of(name))
     axis.set_xlabel("step")
     axis.set_ylabel(label)
     if len(series) > 1:
@@ -63,7 +64,7 @@ def modes(leaks: Mapping[str, Mapping[str, Any]], count: int = 16) -> str:
     for (name, leak), colour in zip(leaks.items(), _cycle(COLOURS), strict=False):
         spreads, means = leak["spread_power"][:count], leak["mean_power"][:count]
         places = range(1, len(spreads) + 1)
-        prefix = f"{name}: " if len(leaks) > 1 else ""
+        prefix = label_of(f"{name}: ") if len(leaks) > 1 else ""
         axis.plot(places, spreads, "o-", color=colour, markersize=4, linewidth=1.2, label=f"{prefix}spread")
         axis.plot(places, means, "s:", color=colour, markersize=4, linewidth=1, mfc="white", label=f"{prefix}mean")
     axis.axhline(1, color=INK, linewidth=1)
@@ -110,8 +111,8 @@ def contact_sheet(
         sheet.paste(thumb, (left + (side - thumb.width) // 2, top + (side - thumb.height) // 2))
         frame = (left - 1, top - 1, left + side, top + side)
         draw.rectangle(frame, outline=BAD if names else (217, 214, 207), width=3 if names else 1)
-        draw.text((left, top + side + 2), _fit(caption, font, side), fill=(85, 89, 95), font=font)
-        first, rest = _two_lines(names, font, side)
+        draw.text((left, top + side + 2), _fit(plain(caption), font, side), fill=(85, 89, 95), font=font)
+        first, rest = _two_lines([plain(name) for name in names], font, side)
         draw.text((left, top + side + 15), first, fill=BAD, font=font)
         draw.text((left, top + side + 28), _fit(rest, font, side), fill=BAD, font=font)
     return sheet
@@ -131,6 +132,12 @@ def _fit(text: str, font: Any, width: int) -> str:
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text.rstrip(" ,") + "…"
+
+
+def label_of(name: str) -> str:
+    """A name as matplotlib draws it as it is: no formula between its dollars, and none that is left out of a legend."""
+    text = plain(name).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _smooth(points: list[tuple[float, float]], width: int) -> list[tuple[float, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 
 from onbrand.errors import OnbrandError
 from onbrand.evaluation.properties import ALL, HEADLINES
-from onbrand.io import read_json, read_lines
+from onbrand.io import check_links, inside, read_json, read_lines
 from onbrand.reporting import figures
 from onbrand.reporting.page import (
     ClassCard,
@@ -28,32 +29,35 @@ from onbrand.reporting.page import (
 
 SHEET = 720
 """Width, pixels, that validation sheets are scaled down to: their captions stay legible."""
+UNREAD = ("latents", "locks", "model", "models", "priors", "state")
+"""Folders of a run, a brand or a comparison that nothing is shown from."""
+TRACED = re.compile(r"\d+-t\d+-x0\.png")
+"""00-t951-x0.png: step 0, timestep 951."""
 
 
 def read(folder: str | Path) -> Page:
     """Read everything that a folder holds.
 
     Args:
-        folder: a run (`log.jsonl`; its run.json names its brand), a brand (`fit.json`, `leak.json`, `means/`), images
+        folder: a run (`log.jsonl`), a brand (`fit.json`, `leak.json`, `means/`), images
             (`manifest.jsonl`, `check.json`, `trace/`), or a demo, which holds such folders (`brand/`, `runs/<name>/`,
             `images/<row>/`) and may hold `demo.json`: `title`, `lead`, `notes`, `commands`, `numbers` (names of
             scores), `before`, `after`, `real` (names of rows), and `rows`, a list of {name, caption, sentence} in the
             order of the page.
 
     Raises:
-        OnbrandError: the folder does not exist, or holds nothing to show.
+        OnbrandError: the folder does not exist, holds nothing to show, or names or links what lies outside of it:
+            the page is passed on, and nobody may put other files into it.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise OnbrandError(
             "folder", f"a report is read from a folder that exists, got {folder}; generate or train into it first"
         )
+    check_links(folder, UNREAD)
     plan = read_json(folder / "demo.json")
     runs = {folder.resolve().name: folder} if (folder / "log.jsonl").exists() else folders(folder / "runs")
     brand = folder if (folder / "fit.json").exists() else folder / "brand"
-    if not brand.is_dir():
-        paths = [Path(prior) for run in (*runs.values(), folder) if (prior := read_json(run / "run.json").get("prior"))]
-        brand = next((path for path in paths if os.path.isdir(path)), brand)
     images = {folder.resolve().name: folder} if (folder / "manifest.jsonl").exists() else folders(images_of(folder))
 
     rows, columns, ending = read_rows(images, plan)
@@ -147,7 +151,7 @@ def _brand(brand: Path) -> dict[str, Any]:
     leaks = leak.get("classes", {})
     cards = []
     for name, entry in fit.get("classes", {}).items():
-        file = brand / "means" / f"{entry['file']}.png"
+        file = inside(brand / "means", f"{entry['file']}.png", brand / "fit.json")
         mean = image(file, f"Mean of the class {name}") if file.exists() else None
         facts = []
         if name in leaks:
@@ -188,6 +192,7 @@ def _again(
     commands = plan.get("commands") or [part["command"] for part in parts if part.get("command")]
     facts: dict[str, str] = {}
     for part in parts:
+        facts |= {"prior": str(part["prior"])} if part.get("prior") else {}
         facts |= {name: str(value) for name, value in part.get("versions", {}).items()}
         facts |= {f"{name} fingerprint": str(value)[:16] for name, value in part.get("fingerprints", {}).items()}
     return {"commands": tuple(dict.fromkeys(commands)), "facts": tuple(facts.items())}
@@ -231,7 +236,8 @@ def read_rows(images: Mapping[str, Path], plan: Mapping[str, Any]) -> tuple[list
         for line in lines:
             file, prompt = line["file"], line["prompt"] or line["file"]
             alt = f"photo: {prompt}" if line["seed"] is None else f"{prompt}, seed {line['seed']}"
-            thumbs.append(image(images[name] / file, alt, failed=failed.get(file, ())))
+            path = inside(images[name], file, images[name])
+            thumbs.append(image(path, alt, failed=failed.get(file, ())))
         row = words.get(name, {})
         tone = next((tone for tone in ("before", "after", "real") if plan.get(tone) == name), "")
         rows.append(
@@ -320,9 +326,8 @@ def strips(images: Mapping[str, Path], rows: Sequence[Row]) -> tuple[Strip, ...]
     strips = []
     for row in rows:
         traces = sorted(folders(images[row.name] / "trace").values())
-        steps = sorted(traces[0].glob("*-x0.png")) if traces else []
-        # 00-t951-x0.png: step 0, timestep 951
-        names = [int(path.stem.split("-")[1].removeprefix("t")) for path in steps]
+        steps = sorted(path for path in traces[0].glob("*-x0.png") if TRACED.match(path.name)) if traces else []
+        names = [int(path.stem.split("-t")[1].split("-")[0]) for path in steps]
         thumbs = (image(path, f"x0_hat at t = {t}", caption=f"t = {t}") for path, t in zip(steps, names, strict=True))
         if steps:
             strips.append(Strip(row.caption, tuple(thumbs), row.tone))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from onbrand.data.images import open_image
+from onbrand.errors import UnreadableImage
 from onbrand.evaluation.properties import HEADLINES
 
 WIDEST = 256
@@ -22,12 +25,14 @@ class Thumb:
     """One image on the page."""
 
     src: str
-    """A data URI."""
+    """A data URI; "" for an image that cannot be shown."""
     alt: str
     """What it shows, for those who cannot see it."""
     caption: str = ""
     failed: tuple[str, ...] = ()
     """Names of the properties it fails."""
+    missing: str = ""
+    """Why it cannot be shown."""
 
 
 @dataclass(frozen=True)
@@ -179,19 +184,24 @@ class Page:
 def image(source: Path | Image.Image, alt: str, widest: int = WIDEST, **more: Any) -> Thumb:
     """Embed an image in the page: lossless up to `widest` pixels, so that pure white stays pure.
 
+    A file that cannot be opened is warned of, and the page says in its place why.
+
     Args:
         source: a file, or an image.
         alt: what it shows, for those who cannot see it.
         widest: pixels; wider images are scaled down.
         more: other fields of Thumb.
     """
-    original = source if isinstance(source, Image.Image) else Image.open(source)
-    with original:
-        pixels = original.convert("RGB")
+    try:
+        pixels = source.convert("RGB") if isinstance(source, Image.Image) else open_image(source, smallest=1)
+    except UnreadableImage as error:
+        warnings.warn(f"{error}: the page says so in its place", stacklevel=2)
+        return Thumb("", alt, missing=error.reason, **more)
     encoding: str = "PNG"
     options: dict[str, Any] = {"optimize": True}
     if pixels.width > widest:
-        pixels = pixels.resize((widest, round(pixels.height * widest / pixels.width)), Image.Resampling.LANCZOS)
+        height = max(1, round(pixels.height * widest / pixels.width))
+        pixels = pixels.resize((widest, height), Image.Resampling.LANCZOS)
         encoding, options = "WEBP", {"quality": 90, "method": 6}
     buffer = io.BytesIO()
     pixels.save(buffer, encoding, **options)

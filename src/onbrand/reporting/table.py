@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from onbrand.evaluation.properties import ALL
+from onbrand.io import plain
 
 REFUSED = 20
 """Images that cannot be opened, and are named in the table: the first ones."""
@@ -19,6 +20,7 @@ def lines_of(content: Mapping[str, Any]) -> list[str]:
     """
     rows = {"all": {"title": ALL[0], **content["all"]}, **content["properties"]}
     measures, attributes = content["measures"], content["attributes"]
+    attributes = {plain(name): entry for name, entry in attributes.items()}
     width = max(len(entry["title"]) for entry in [*rows.values(), *measures.values()])
     lines = [
         f"{content['count']} images, {content['n_reference']} photos learned from",

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from PIL import Image
 
-from onbrand.data.images import to_image
+from onbrand.data.images import is_whole, to_image
 from onbrand.errors import OnbrandError
-from onbrand.io import digest, read_content, read_json, whole_file, write_json
+from onbrand.io import append, digest, read_content, read_json, whole_folder, write_json, write_png
 from onbrand.models.checkpoint import checked
 from onbrand.models.controlnet import nets_of
 from onbrand.models.pipeline import decode, device_of, fingerprint
@@ -173,7 +172,7 @@ def _write(folder: Path, work: Plan, settings: Mapping[str, Any], indices: set[i
         "fingerprints": settings["fingerprints"],
     }
     failed: list[int] = []
-    with open(folder / LINES, "ab") as lines:
+    with append(folder / LINES) as lines:
         for image in run(work, indices):
             if not image.finite:
                 failed.append(image.index)
@@ -181,7 +180,7 @@ def _write(folder: Path, work: Plan, settings: Mapping[str, Any], indices: set[i
             file = f"{image.index:05d}.png"
             if image.trace is not None:
                 _write_trace(folder / "trace" / f"{image.index:05d}", image.trace, work)
-            _write_png(folder / file, image)
+            write_png(folder / file, image.image, durable=True)
             entry = {
                 "index": image.index,
                 "file": file,
@@ -238,7 +237,7 @@ def _open(folder: Path, settings: Mapping[str, Any], work: Plan) -> set[int]:
         if torn:
             os.truncate(folder / LINES, len(content))
     there = {index for index, entry in entries.items() if (folder / entry["file"]).is_file()}
-    damaged = sorted(index for index in there if not _is_whole(folder / entries[index]["file"]))
+    damaged = sorted(index for index in there if not is_whole(folder / entries[index]["file"]))
     if damaged:
         warnings.warn(
             f"{len(damaged)} of {len(there)} images in {folder.absolute()} are empty, cut short or damaged "
@@ -246,16 +245,6 @@ def _open(folder: Path, settings: Mapping[str, Any], work: Plan) -> set[int]:
             stacklevel=4,
         )
     return there - set(damaged)
-
-
-def _is_whole(file: Path) -> bool:
-    """Whether a PNG is all there, by the checksum of each of its parts; it is not decoded."""
-    try:
-        with Image.open(file, formats=["PNG"]) as image:
-            image.verify()
-    except Exception:  # Pillow raises whatever damaged input led it to
-        return False
-    return True
 
 
 def _complete_lines(path: Path) -> tuple[bytes, bool]:
@@ -270,18 +259,13 @@ def _place(image: GeneratedImage) -> dict[str, int]:
     return {"first": first, "size": size, "position": image.index - first}
 
 
-def _write_png(path: Path, image: GeneratedImage) -> None:
-    with whole_file(path, durable=True) as draft:
-        image.image.save(draft, format="PNG")
-
-
 def _write_trace(folder: Path, trace: Trace, work: Plan) -> None:
     """00-t951-x.png (x_t decoded) and 00-t951-x0.png (x0_hat decoded), a pair a step."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for step, timestep in enumerate(trace.timesteps):
-        pair = decode(work.pipe, torch.stack([trace.x_t[step], trace.x0_hat[step]]))
-        for pixels, name in zip(pair, ("x", "x0"), strict=True):
-            to_image(pixels).save(folder / f"{step:02d}-t{timestep:03.0f}-{name}.png")
+    with whole_folder(folder) as draft:
+        for step, timestep in enumerate(trace.timesteps):
+            pair = decode(work.pipe, torch.stack([trace.x_t[step], trace.x0_hat[step]]))
+            for pixels, name in zip(pair, ("x", "x0"), strict=True):
+                to_image(pixels).save(draft / f"{step:02d}-t{timestep:03.0f}-{name}.png")
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onbrand.errors import OnbrandError
+from onbrand.data.images import read_bytes
+from onbrand.errors import OnbrandError, UnreadableImage
 from onbrand.io import digest
 from onbrand.models.controlnet import nets_of
 from onbrand.options.generate import SamplingSettings
@@ -101,11 +102,9 @@ def conditioning_of(request: Request, pipe: StableDiffusionPipeline) -> dict[str
 def sha256_of(file: str) -> str:
     """Of a file's bytes, in hex. OnbrandError if it cannot be read."""
     try:
-        return digest(Path(file).read_bytes())
-    except OSError as error:
-        raise OnbrandError(
-            "request", f"{file} cannot be read ({error.strerror or error}); put it back, or name another"
-        ) from error
+        return digest(read_bytes(file))
+    except UnreadableImage as error:
+        raise OnbrandError("request", f"{file}: {error.reason}; put it back, or name another") from error
 
 
 def said(value: object) -> str:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from onbrand.data.images import read_bytes
 from onbrand.errors import OnbrandError
-from onbrand.io import digest, whole_folder
+from onbrand.io import digest, whole_folder, write_text
 from onbrand.models import lora as lora_files
 from onbrand.models import pipeline
 from onbrand.models.controlnet import TOGETHER, nets_of
@@ -76,8 +77,7 @@ def save_model(pipe: StableDiffusionPipeline, prior: Prior | None, config: Train
                 shutil.rmtree(draft / "unet")
                 os.replace(out / UNET, draft / "unet")
             if config.method == "controlnet":
-                (draft / TOGETHER).parent.mkdir(exist_ok=True)
-                (draft / TOGETHER).write_text(json.dumps({"unet": config.train_unet}) + "\n")
+                write_text(draft / TOGETHER, json.dumps({"unet": config.train_unet}) + "\n")
     return out / "model"
 
 
@@ -175,7 +175,7 @@ def _labels(record: Record, config: TrainSettings) -> tuple[str, ...]:
     """What a run reads beside an image: caption, class, and a control image by its bytes."""
     if config.method != "controlnet":
         return record.text, record.class_name
-    return record.text, record.class_name, digest(Path(str(record.conditioning)).read_bytes())
+    return record.text, record.class_name, digest(read_bytes(str(record.conditioning)))
 
 
 def _architecture(network: Any) -> dict[str, object]:

@@ -19,7 +19,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from onbrand.errors import OnbrandError
-from onbrand.io import whole_file
+from onbrand.io import append, write_text
 from onbrand.models.denoiser import Denoiser, freeze
 from onbrand.options.train import TrainSettings
 from onbrand.training import rng
@@ -209,8 +209,8 @@ def train(
                     step = Step(number, total, loss.inside, loss.outside, lr, seconds, validation_loss, passed)
                     line = asdict(step)
                     if main:
-                        with (out / "log.jsonl").open("a") as log:
-                            log.write(json.dumps(line) + "\n")
+                        with append(out / "log.jsonl") as log:
+                            log.write(json.dumps(line).encode() + b"\n")
                     # a state of what passed too: a caller may end the run at it
                     saves = due(number, config.checkpointing_steps) or number == max_steps or passed is not None
                     if main and saves:
@@ -297,8 +297,7 @@ def open_folder(out: Path, config: TrainSettings, step: int, accelerator: Accele
         discard_drafts(out, "config.yaml", "log.jsonl", "model", UNET)
         discard_drafts(out / "state", "step-*")
         trim_log(out / "log.jsonl", step)
-        with whole_file(out / "config.yaml") as draft:
-            draft.write_text(yaml.safe_dump({"schema": SCHEMA, **settings}, sort_keys=False))
+        write_text(out / "config.yaml", yaml.safe_dump({"schema": SCHEMA, **settings}, sort_keys=False))
     if config.report_to:
         texts = {name: "" if value is None else str(value) for name, value in settings.items()}
         accelerator.init_trackers("onbrand", texts)

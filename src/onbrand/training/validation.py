@@ -19,6 +19,7 @@ from onbrand.errors import OnbrandError
 from onbrand.evaluation.check import judge_images
 from onbrand.evaluation.loading import Images, pixels_of
 from onbrand.evaluation.reference import Reference
+from onbrand.io import write_png
 from onbrand.options.generate import SamplingSettings
 from onbrand.options.train import TrainSettings
 from onbrand.reporting.figures import contact_sheet
@@ -160,8 +161,7 @@ class Validation:
             candidates = Images(names, images, pixels, texts, classes)
             content = judge_images(candidates, self.reference, prior, pipe if prior else None)
             failures, rate = [entry["failed"] for entry in content["images"]], float(content["all"]["rate"])
-        self.folder.mkdir(parents=True, exist_ok=True)
-        contact_sheet(images, texts, failures, columns=4).save(self.folder / f"step-{step:06d}.png")
+        write_png(self.folder / f"step-{step:06d}.png", contact_sheet(images, texts, failures, columns=4))
         return rate
 
 
