@@ -3,16 +3,18 @@ deprecated."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ["ONBRAND_FAMILY"] = config.getoption("--family")
     for message in (
         "__array__ implementation doesn't accept a copy",  # numpy 2, of diffusers
         "__array_wrap__ must accept context",
@@ -23,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--help-text", action="store_true", help="write tests/help/*.txt anew, to be looked at")
+    parser.addoption("--family", default="sd", help="of the tiny pipeline: sd, sd2 or sdxl (worlds.FAMILIES)")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def pipe() -> StableDiffusionPipeline:
+def pipe() -> DiffusionPipeline:
     """The tiny pipeline; a test that changes one makes its own."""
     from worlds import tiny_pipeline  # diffusers takes seconds, which a test of core or io need not wait for
 

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image, ImageDraw
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from onbrand.errors import OnbrandError
 
@@ -38,6 +47,11 @@ CHECK = {
     "measures": {}, "attributes": {}, "held_out": {}, "descriptive": {}, "background": [255, 255, 255], "images": [],
 }  # fmt: skip
 """What check.json says at least."""
+SCHEDULE = {
+    "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1, "clip_sample": False,
+    "set_alpha_to_one": False,
+}  # fmt: skip
+"""Stable Diffusion's, of DDIM."""
 COLOURS = {"red": (200, 30, 40), "blue": (30, 60, 190), "green": (40, 150, 60)}
 
 
@@ -74,77 +88,122 @@ def write_blocks(folder: Path, count: int, seed: int = 0) -> None:
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def tiny_pipeline(seed: int = 0, prediction_type: str = "epsilon", size: int = 16) -> StableDiffusionPipeline:
+def tiny_pipeline(
+    seed: int = 0, prediction_type: str | None = None, size: int = 16, family: str | None = None
+) -> DiffusionPipeline:
     """Untrained weights drawn from `seed`; images `(B, 3, size, size)`, latents `(B, 4, size / 2, size / 2)`,
-    captions spelled letter by letter, SD's schedule (scaled_linear .00085-.012, leading, steps_offset 1)."""
+    captions spelled letter by letter, SD's schedule (scaled_linear .00085-.012, leading, steps_offset 1), DDIM.
+
+    family: one of FAMILIES; None: the one that `pytest --family` names, sd without it. prediction_type: None: epsilon,
+    of sd2 v_prediction.
+    """
+    family = family or os.environ.get("ONBRAND_FAMILY", "sd")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae = AutoencoderKL(
-            block_out_channels=(8, 16),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=4,
-            sample_size=size,
-            scaling_factor=0.18215,
-        )
-        unet = UNet2DConditionModel(
-            sample_size=size // 2,
-            block_out_channels=(16, 32),
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            layers_per_block=1,
-            attention_head_dim=8,
-            norm_num_groups=8,
-            cross_attention_dim=WIDTH,
-        )
-        tokenizer = tiny_tokenizer()
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=WIDTH,
-                intermediate_size=2 * WIDTH,
-                projection_dim=WIDTH,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                max_position_embeddings=LENGTH,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type=prediction_type,
-    )
-    pipe = StableDiffusionPipeline(
-        vae=vae.eval(),
-        text_encoder=text_encoder.eval(),
-        tokenizer=tokenizer,
-        unet=unet.eval(),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+        parts = FAMILIES[family](size)
+    prediction_type = prediction_type or ("v_prediction" if family == "sd2" else "epsilon")
+    parts["scheduler"] = DDIMScheduler(prediction_type=prediction_type, **SCHEDULE)
+    if family == "sdxl":
+        pipe = StableDiffusionXLPipeline(**parts, add_watermarker=False, force_zeros_for_empty_prompt=True)
+    else:
+        others = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        pipe = StableDiffusionPipeline(**parts, **others)
+    for part in parts.values():
+        if isinstance(part, nn.Module):
+            part.eval()
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def tiny_tokenizer() -> CLIPTokenizer:
+def sd(size: int) -> dict[str, Any]:
+    """The parts of a Stable Diffusion 1."""
+    vae, unet = tiny_vae(size, 0.18215), tiny_unet(size, cross_attention_dim=WIDTH)
+    tokenizer = tiny_tokenizer()
+    encoder = CLIPTextModel(text_config(tokenizer, WIDTH))
+    return {"vae": vae, "unet": unet, "tokenizer": tokenizer, "text_encoder": encoder}
+
+
+def sd2(size: int) -> dict[str, Any]:
+    """The parts of a Stable Diffusion 2: linear projections, heads of several widths."""
+    vae = tiny_vae(size, 0.18215)
+    unet = tiny_unet(size, cross_attention_dim=WIDTH, attention_head_dim=(2, 4), use_linear_projection=True)
+    tokenizer = tiny_tokenizer()
+    encoder = CLIPTextModel(text_config(tokenizer, WIDTH, hidden_act="gelu"))
+    return {"vae": vae, "unet": unet, "tokenizer": tokenizer, "text_encoder": encoder}
+
+
+def sdxl(size: int) -> dict[str, Any]:
+    """The parts of a Stable Diffusion XL: two text encoders, a UNet that reads pooled text and time ids."""
+    vae = tiny_vae(size, 0.13025)
+    unet = tiny_unet(
+        size, cross_attention_dim=WIDTH + 24, transformer_layers_per_block=(1, 2), attention_head_dim=(2, 4),
+        use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=12 + 6 * 8,
+    )  # fmt: skip
+    # ten layers, by which diffusers knows a second encoder in a checkpoint of one file
+    one, two = tiny_tokenizer(), tiny_tokenizer(pad="!</w>")
+    encoder = CLIPTextModel(text_config(one, WIDTH))
+    other = CLIPTextModelWithProjection(
+        text_config(two, 24, projection_dim=12, hidden_act="gelu", num_hidden_layers=10)
+    )
+    texts = {"text_encoder": encoder, "text_encoder_2": other, "tokenizer": one, "tokenizer_2": two}
+    return {"vae": vae, "unet": unet, **texts}
+
+
+FAMILIES = {"sd": sd, "sd2": sd2, "sdxl": sdxl}
+"""Families of models that `tiny_pipeline` makes."""
+
+
+def tiny_vae(size: int, scaling_factor: float) -> AutoencoderKL:
+    """An autoencoder that halves each side."""
+    return AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=size,
+        scaling_factor=scaling_factor,
+    )
+
+
+def tiny_unet(size: int, **config: Any) -> UNet2DConditionModel:
+    """A UNet for images of `size` under `tiny_vae`."""
+    return UNet2DConditionModel(
+        sample_size=size // 2,
+        block_out_channels=(16, 32),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=8,
+        **{"attention_head_dim": 8} | config,
+    )
+
+
+def text_config(tokenizer: CLIPTokenizer, width: int, **config: Any) -> CLIPTextConfig:
+    """Of a text encoder."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_attention_heads=2,
+        max_position_embeddings=LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **{"projection_dim": width, "num_hidden_layers": 2} | config,
+    )
+
+
+def tiny_tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
     """CLIP's tokenizer over the printable ASCII characters, with no merges: one token a character."""
     characters = [chr(code) for code in range(33, 127)]
     words = characters + [character + "</w>" for character in characters] + ["<|startoftext|>", "<|endoftext|>"]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
         Path(folder, "merges.txt").write_text("#version: 0.2\n")
-        config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH}
+        config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH, "pad_token": pad}
         Path(folder, "tokenizer_config.json").write_text(json.dumps(config))
         return CLIPTokenizer.from_pretrained(folder)
 

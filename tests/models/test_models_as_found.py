@@ -136,7 +136,7 @@ FAULTS: dict[str, tuple[Edit, tuple[object, ...]]] = {
     "index a list": (content("model_index.json", b"[1]"), ("model_index.json", "[1]")),
     "index a pointer": (content("model_index.json", POINTER), ("model_index.json", "Git LFS")),
     "index of nesting": (content("model_index.json", b"[" * 100_000), ("model_index.json", "recursion")),
-    "SDXL": (config("model_index.json", _class_name="StableDiffusionXLPipeline"), ("StableDiffusionXL",)),
+    "SDXL": (config("model_index.json", _class_name="StableDiffusionXLPipeline"), ("Stable Diffusion XL",)),
     "inpainting": (config("model_index.json", _class_name="StableDiffusionInpaintPipeline"), ("Inpaint",)),
     "no class": (config("model_index.json", _class_name=None), ("None",)),
     "part not named": (config("model_index.json", unet=None), ("unet", "UNet2DConditionModel", None)),
@@ -183,7 +183,7 @@ FAULTS: dict[str, tuple[Edit, tuple[object, ...]]] = {
     "code in a pickle": (with_code, ("unet",)),
     "a cut pickle": (cut_pickle, ("unet",)),
     "nine channels": (nine_channels, ("UNet", "9", "4")),
-    "SDXL's UNet": (config("unet/config.json", addition_embed_type="text_time"), ("text_time", "XL")),
+    "SDXL's UNet": (config("unet/config.json", addition_embed_type="text_time"), ("text_time", "Stable Diffusion 1 or 2")),
     "of classes": (config("unet/config.json", class_embed_type="timestep"), ("class_embed_type",)),
     "no size": (config("unet/config.json", sample_size=None), ("sample_size", None)),
     "a size of words": (config("unet/config.json", sample_size="64"), ("sample_size", 64)),
@@ -276,7 +276,7 @@ def test_a_tokenizer_longer_than_its_text_encoder(length: int | None, model: Pat
     settings = json.loads(file.read_text())
     settings.pop("model_max_length")
     file.write_text(json.dumps(settings if length is None else settings | {"model_max_length": length}))
-    with pytest.warns(UserWarning, match=r"tokenizer of .* text encoder takes 32"):
+    with pytest.warns(UserWarning, match=r"tokenizer .* text encoder takes 32"):
         pipe = pipeline.load(model)
     tokens = pipeline.tokens_of(pipe, ["a dress"])
     assert torch.equal(tokens, pipeline.tokens_of(pipeline.load(saved), ["a dress"]))

@@ -166,8 +166,13 @@ class TestNotThere:
             pipeline.load(tmp_path)
 
     def test_another_kind(self, tmp_path: Path) -> None:
-        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-        with raises("model", "StableDiffusionPipeline", tmp_path, "FluxPipeline"):
+        index = {"_class_name": "FluxPipeline"}
+        (tmp_path / "model_index.json").write_text(json.dumps(index))
+        with raises("model", "Stable Diffusion XL", tmp_path, "FluxPipeline"):
+            pipeline.load(tmp_path)
+        index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]  # type: ignore[assignment]
+        (tmp_path / "model_index.json").write_text(json.dumps(index))
+        with raises("model", tmp_path, "FluxPipeline", "flow", "OB005"):
             pipeline.load(tmp_path)
 
     def test_hub_id_that_is_nowhere(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def answer(denoiser: Any, condition: Any) -> torch.Tensor:
     draw = torch.Generator().manual_seed(3)
     x, hidden = torch.randn(2, 4, 8, 8, generator=draw), torch.randn(2, 32, 16, generator=draw)
     with torch.no_grad():
-        return denoiser(x, torch.tensor([900, 20]), hidden, *([] if condition is None else [condition]))
+        return denoiser(x, torch.tensor([900, 20]), hidden, condition=condition)
 
 
 def test_at_first_it_changes_nothing_and_then_it_reads_the_control_image(home: Any, run: Any) -> None:

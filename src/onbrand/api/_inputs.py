@@ -29,7 +29,7 @@ from onbrand.options.train import TrainOptions
 from onbrand.sampling.manifest import LINES as MANIFEST
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 
 def open_model(
@@ -41,7 +41,7 @@ def open_model(
     controlnet: Sequence[str | Path] = (),
     offload: bool = False,
     config: str | Path | None = None,
-) -> StableDiffusionPipeline:
+) -> DiffusionPipeline:
     """A model as a pipeline.
 
     Args:
@@ -71,7 +71,7 @@ def open_model(
     return pipeline.load(model, device, dtype, config, lora, scale, controlnet, offload)
 
 
-def open_autoencoder(options: CheckOptions, prior: Prior | None) -> StableDiffusionPipeline | None:
+def open_autoencoder(options: CheckOptions, prior: Prior | None) -> DiffusionPipeline | None:
     """The model that encodes images for the prior: the one that is named, or the one that it was fitted with. None
     without a prior. What it says of its LoRA goes to stderr: beside JSON."""
     if prior is None:
@@ -80,7 +80,7 @@ def open_autoencoder(options: CheckOptions, prior: Prior | None) -> StableDiffus
         return open_model(options.model or prior.provenance.model, options.device, config=options.model_config)
 
 
-def open_model_to_train(options: TrainOptions) -> StableDiffusionPipeline:
+def open_model_to_train(options: TrainOptions) -> DiffusionPipeline:
     """The model to start from, with a ControlNet if the method trains one and the model has none.
 
     Raises:
@@ -120,7 +120,7 @@ def open_prior(prior: str | Path | None, model: str | Path | None = None) -> Pri
     return Prior.load(beside) if beside is not None and beside.is_file() else None
 
 
-def size_of(pipe: StableDiffusionPipeline, resolution: int | tuple[int, int] | None) -> tuple[int, int]:
+def size_of(pipe: DiffusionPipeline, resolution: int | tuple[int, int] | None) -> tuple[int, int]:
     """The size of the images.
 
     Args:
@@ -150,9 +150,7 @@ def size_of(pipe: StableDiffusionPipeline, resolution: int | tuple[int, int] | N
     return height, width
 
 
-def size_and_flip(
-    pipe: StableDiffusionPipeline, prior: Prior | None, options: TrainOptions
-) -> tuple[tuple[int, int], bool]:
+def size_and_flip(pipe: DiffusionPipeline, prior: Prior | None, options: TrainOptions) -> tuple[tuple[int, int], bool]:
     """(H, W) of the images trained on, and whether they are mirrored at random: as the prior was fitted, if any.
 
     Raises:
@@ -174,7 +172,7 @@ def size_and_flip(
 
 
 def encode_training_data(
-    pipe: StableDiffusionPipeline, options: TrainOptions, folder: Path, size: tuple[int, int], flip: bool
+    pipe: DiffusionPipeline, options: TrainOptions, folder: Path, size: tuple[int, int], flip: bool
 ) -> tuple[Store, Summary, Summary | None]:
     """The photos' latents in `folder`, the photos, and the validation data, if there are any.
 

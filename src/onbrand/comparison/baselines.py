@@ -27,7 +27,7 @@ from onbrand.errors import OnbrandError
 from onbrand.io import whole_folder, write_text
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
     from onbrand.core import Prior
     from onbrand.core.text import Method
@@ -88,7 +88,7 @@ def _rows(x0: Tensor) -> Tensor:
 
 
 def prepare(
-    pipe: StableDiffusionPipeline, methods: list[Compared], photos: str | Path, model: str | Path, out: Path,
+    pipe: DiffusionPipeline, methods: list[Compared], photos: str | Path, model: str | Path, out: Path,
     prior: str | Path | None, split: str | None, device: str | None, config: str | Path | None = None,
 ) -> tuple[dict[str, Path], Prior, dict[str, Path]]:  # fmt: skip
     """The brand's prior, and the priors and models that baselines need: by name, made if they are not there yet."""
@@ -121,7 +121,7 @@ def prepare(
     return priors, fitted, models
 
 
-def baseline_model(pipe: StableDiffusionPipeline, name: str, d: int, folder: Path) -> Path:
+def baseline_model(pipe: DiffusionPipeline, name: str, d: int, folder: Path) -> Path:
     """The model with a baseline's noise schedule (SCHEDULES) for latents of d numbers, saved in `folder`."""
     from onbrand.models import pipeline
     from onbrand.models.scheduler import with_prediction, with_terminal, with_zero_snr
@@ -138,7 +138,7 @@ def baseline_model(pipe: StableDiffusionPipeline, name: str, d: int, folder: Pat
 
 
 def other_prior(
-    pipe: StableDiffusionPipeline, name: str, prior: Prior, photos: str | Path, brand: Path, split: str | None
+    pipe: DiffusionPipeline, name: str, prior: Prior, photos: str | Path, brand: Path, split: str | None
 ) -> Prior:
     """The brand's prior with another regression from text, or a baseline's, of the same latents."""
     from onbrand.core import Prior
@@ -181,7 +181,7 @@ def few_of(records: Sequence[Record], count: int) -> list[Record]:
     return chosen
 
 
-def few_prior(pipe: StableDiffusionPipeline, prior: Prior, store: Store, records: Sequence[Record]) -> Prior:
+def few_prior(pipe: DiffusionPipeline, prior: Prior, store: Store, records: Sequence[Record]) -> Prior:
     """What `fit` makes of the records, with as many components as the brand's prior."""
     from onbrand.core import Fitter, Prior
     from onbrand.data.latents import iterate
@@ -209,7 +209,7 @@ def paste(raw: Path, out: Path, size: tuple[int, int]) -> None:
         shutil.copy2(raw / "manifest.jsonl", draft / "manifest.jsonl")
 
 
-def through(pipe: StableDiffusionPipeline, real: Path, out: Path, size: tuple[int, int]) -> None:
+def through(pipe: DiffusionPipeline, real: Path, out: Path, size: tuple[int, int]) -> None:
     """A folder's real images as the model's autoencoder returns them: the most that a start or training can reach."""
     from onbrand.data.images import to_image
     from onbrand.evaluation.loading import decode_x0, encode_x0, open_images

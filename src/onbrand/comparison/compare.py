@@ -45,6 +45,7 @@ def compare(options: CompareOptions) -> dict[str, Any]:
     from onbrand.comparison.jobs import Trials, work
     from onbrand.evaluation.check import open_judges
     from onbrand.models import pipeline
+    from onbrand.models.families import encoders_of
     from onbrand.sampling.requests import read_requests
 
     prompts, split, device, questions = options.prompts, options.split, options.device, options.questions
@@ -85,7 +86,7 @@ def compare(options: CompareOptions) -> dict[str, Any]:
         )
     for request in (request for rows in requests.values() for request in rows):
         fitted.mean(request.class_name or fitted.class_of(request.prompt))
-    weights = pipeline.fingerprint(pipe.unet) + pipeline.fingerprint(pipe.text_encoder)
+    weights = "".join(map(pipeline.fingerprint, (pipe.unet, *encoders_of(pipe).values())))
     trials = Trials(
         photos, model, out, split, device, options.attributes, options.clip, files, priors, models, fitted, weights,
         options.model_config,

@@ -23,7 +23,7 @@ from onbrand.evaluation.statistics import diversity, frechet, moments, redrawn
 from onbrand.evaluation.text import AttributeClassifier, all_right, open_judge, read
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
     from onbrand.models.clip import Clip
 
@@ -37,7 +37,7 @@ def judge_images(
     images: Images,
     reference: Reference,
     prior: Prior | None,
-    pipe: StableDiffusionPipeline | None,
+    pipe: DiffusionPipeline | None,
     judges: Sequence[AttributeClassifier | Clip] = (),
     stances: Mapping[str, Stance] | None = None,
     joints: Tensor | None = None,

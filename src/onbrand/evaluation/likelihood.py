@@ -20,7 +20,7 @@ from onbrand.io import read_json, write_json
 from onbrand.models.pipeline import to_x0
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 LINE = 0.005
 """An image does not belong to a class if it is less likely than all but this share of the class's photos."""
@@ -114,7 +114,7 @@ ENOUGH = 500
 (docs/concepts/properties.md)."""
 
 
-def write_unseen(brand: Path, pipe: StableDiffusionPipeline, store: Store, summary: Summary, prior: Prior) -> None:
+def write_unseen(brand: Path, pipe: DiffusionPipeline, store: Store, summary: Summary, prior: Prior) -> None:
     """Write brand/unseen.json: `unseen_values` of each photo of the classes with fewer than ENOUGH, by the photo's key.
 
     Args:

@@ -35,7 +35,7 @@ from onbrand.sampling import manifest
 from onbrand.sampling.record import sha256_of
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 RULES = 2
 """Version of the rules by which ranges are learned: raised by every change that gives other ranges."""
@@ -190,7 +190,7 @@ def open_reference(
     photos: str | Path,
     size: tuple[int, int],
     prior: Prior | None,
-    pipe: StableDiffusionPipeline | None,
+    pipe: DiffusionPipeline | None,
     brand: Path | None,
     split: str | None = None,
 ) -> Reference:
@@ -280,13 +280,13 @@ def _open_photos(records: Sequence[Record], size: tuple[int, int]) -> tuple[Tens
 
 
 @torch.no_grad()
-def encode_x0(pipe: StableDiffusionPipeline, pixels: Tensor, batch: int = 8) -> Tensor:
+def encode_x0(pipe: DiffusionPipeline, pixels: Tensor, batch: int = 8) -> Tensor:
     """x0 `(B, C, h, w)`, on the CPU, of images `(B, 3, H, W)` in [0, 1]: the posterior's mean, as in the fit."""
     with channels_last(pipe.vae):
         return torch.cat([to_x0(pipe, encode(pipe, part * 2 - 1)[0]).cpu() for part in torch.split(pixels, batch)])
 
 
-def decode_x0(pipe: StableDiffusionPipeline, x0: Tensor, batch: int = 8) -> Tensor:
+def decode_x0(pipe: DiffusionPipeline, x0: Tensor, batch: int = 8) -> Tensor:
     """Images `(B, 3, H, W)` in [0, 1], on the CPU, of x0 `(B, C, h, w)`: the photos as the autoencoder leaves them."""
     parts = tqdm(torch.split(x0, batch), "photos decoded", unit=f" x {batch}")
     with channels_last(pipe.vae):
@@ -294,7 +294,7 @@ def decode_x0(pipe: StableDiffusionPipeline, x0: Tensor, batch: int = 8) -> Tens
 
 
 def _stored_x0(
-    pipe: StableDiffusionPipeline, pixels: Tensor, records: Sequence[Record], brand: Path | None, size: tuple[int, int],
+    pipe: DiffusionPipeline, pixels: Tensor, records: Sequence[Record], brand: Path | None, size: tuple[int, int],
     prior: Prior,
 ) -> tuple[Tensor, list[str]]:  # fmt: skip
     """x0 of the records from the brand's store, which is given what it lacks, and their keys in it.

@@ -11,7 +11,7 @@ from onbrand.io import read_content, read_json, write_json
 from onbrand.models.weights import read_metadata
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
     from onbrand.core.prior import Prior
 
@@ -129,7 +129,7 @@ def trained_start_in(folder: str | Path) -> dict[str, Any] | None:
     return checked(record, str(file)) if record else None
 
 
-def trained_start_of(pipe: StableDiffusionPipeline) -> dict[str, Any] | None:
+def trained_start_of(pipe: DiffusionPipeline) -> dict[str, Any] | None:
     """The start that the weights of `pipe` were trained with, by the folder or the LoRA it was loaded from; None:
     noise, or it was loaded from neither."""
     origin = pipe.config.get("_name_or_path")
@@ -139,7 +139,7 @@ def trained_start_of(pipe: StableDiffusionPipeline) -> dict[str, Any] | None:
 
 
 def record_of(
-    pipe: StableDiffusionPipeline, trained_start: Mapping[str, Any] | Literal["recorded"] | None
+    pipe: DiffusionPipeline, trained_start: Mapping[str, Any] | Literal["recorded"] | None
 ) -> dict[str, Any] | None:
     """The start that the weights were trained with, by the present KEYS: as `trained_start` says, or its own record.
 

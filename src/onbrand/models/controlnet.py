@@ -5,31 +5,31 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from diffusers import ControlNetModel, DiffusionPipeline
 from huggingface_hub import snapshot_download
 
 from onbrand.errors import OnbrandError
 from onbrand.io import read_json
 from onbrand.models.checkpoint import model_folder, trained_start_in
+from onbrand.models.families import family_of
 from onbrand.models.weights import first_line, is_hub_id, open_network, read_config
-
-if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
 
 PART = "controlnet"
 """A ControlNet's place in a pipeline and its folder."""
 WIDTHS = (16, 32, 96, 256)
 """Channels of the layers that bring a control image to the latents' size (Zhang et al. 2023: a factor of 8)."""
-SHAPE = ("block_out_channels", "layers_per_block", "down_block_types", "cross_attention_dim", "in_channels")
+SHAPE = (
+    "block_out_channels", "layers_per_block", "down_block_types", "cross_attention_dim", "in_channels",
+    "transformer_layers_per_block", "addition_embed_type",
+)  # fmt: skip
 """What a UNet and a ControlNet beside it have alike."""
 TOGETHER = "onbrand/controlnet.json"
 """In a model's folder: whether its UNet learnt with its ControlNet, which then belongs to that UNet alone."""
 
 
-def new_controlnet(pipe: StableDiffusionPipeline, seed: int = 0) -> StableDiffusionControlNetPipeline:
+def new_controlnet(pipe: DiffusionPipeline, seed: int = 0) -> DiffusionPipeline:
     """The pipeline with a ControlNet that changes nothing yet: the UNet's own encoder, zero convolutions, and layers
     for the control image drawn from `seed`.
 
@@ -48,19 +48,19 @@ def new_controlnet(pipe: StableDiffusionPipeline, seed: int = 0) -> StableDiffus
     return beside(pipe, [net])
 
 
-def beside(pipe: StableDiffusionPipeline, nets: Sequence[ControlNetModel]) -> StableDiffusionControlNetPipeline:
+def beside(pipe: DiffusionPipeline, nets: Sequence[ControlNetModel]) -> DiffusionPipeline:
     """The same modules as diffusers' pipeline of a UNet and these ControlNets; one alone is not wrapped."""
     nets = [net.to(pipe.device) for net in nets]
+    family = family_of(pipe)
     parts = {name: part for name, part in pipe.components.items() if name != PART}
-    pair = StableDiffusionControlNetPipeline(
-        **parts, controlnet=nets[0] if len(nets) == 1 else nets, requires_safety_checker=False
-    )
+    settings = {name: value for name, value in pipe.config.items() if isinstance(value, bool)}
+    pair = family.pipelines[1](**parts | settings | dict(family.parts), controlnet=nets[0] if len(nets) == 1 else nets)
     pair.register_to_config(_name_or_path=pipe.config.get("_name_or_path"))
     pair.set_progress_bar_config(disable=True)
     return pair
 
 
-def open_controlnets(pipe: StableDiffusionPipeline, places: Sequence[str | Path]) -> StableDiffusionControlNetPipeline:
+def open_controlnets(pipe: DiffusionPipeline, places: Sequence[str | Path]) -> DiffusionPipeline:
     """The pipeline with the ControlNets at `places` behind those it has: each a ControlNet's folder, a run folder that
     holds one, or a Hub id "owner/name". The first that says how it was trained decides how the pipeline is started.
 
@@ -85,7 +85,7 @@ def open_controlnets(pipe: StableDiffusionPipeline, places: Sequence[str | Path]
     return pair
 
 
-def nets_of(pipe: StableDiffusionPipeline | StableDiffusionControlNetPipeline) -> list[ControlNetModel]:
+def nets_of(pipe: DiffusionPipeline) -> list[ControlNetModel]:
     """The pipeline's ControlNets, in the order of their control images; none for a plain pipeline."""
     part = getattr(pipe, PART, None)
     return [] if part is None else list(getattr(part, "nets", [part]))

@@ -11,37 +11,50 @@ from torch import Tensor, nn
 
 from onbrand.errors import OnbrandError
 from onbrand.models.controlnet import nets_of
+from onbrand.models.families import encoders_of, factor_of, family_of
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 NAME = "onbrand"
 """The LoRA's name in a pipeline under training."""
 WORDS = ("q_proj", "k_proj", "v_proj", "out_proj")
-"""The text encoder's layers that a LoRA has: its attention."""
+"""A text encoder's layers that a LoRA has: its attention."""
 
 
 class Denoiser(nn.Module):
     """The network as the loop sees it; of its weights those learn that require a gradient."""
 
-    def __init__(
-        self, unet: nn.Module, controlnet: nn.Module | None = None, text_encoder: nn.Module | None = None
-    ) -> None:
+    def __init__(self, pipe: DiffusionPipeline, controlnet: nn.Module | None = None, text: bool = False) -> None:
+        """controlnet: one that stands beside the UNet; text: the text encoders learn too."""
         super().__init__()
-        self.unet, self.controlnet, self.text_encoder = unet, controlnet, text_encoder
+        self.family, self.factor = family_of(pipe), factor_of(pipe)
+        self.unet, self.controlnet = pipe.unet, controlnet
+        self.encoders = list(self.family.encoders) if text else []
+        """Names of the text encoders that learn, which are its modules."""
+        for name in self.encoders:
+            setattr(self, name, getattr(pipe, name))
 
-    def forward(self, x_t: Tensor, timesteps: Tensor, hidden: Tensor, condition: Tensor | None = None) -> Tensor:
-        """x_t (B, C, H, W), timesteps (B,), captions' hidden states (B, L, E), or their tokens (B, L) where the text
-        encoder learns, and for a ControlNet control images (B, 3, H', W') in [0, 1], of the images' size -> the
-        network's output (B, C, H, W)."""
-        if self.text_encoder is not None:
-            hidden = self.text_encoder(hidden).last_hidden_state
+    def forward(
+        self,
+        x_t: Tensor,
+        timesteps: Tensor,
+        hidden: Tensor,
+        pooled: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """x_t (B, C, H, W), timesteps (B,), captions' hidden states (B, L, E), or their tokens (B, N, L) if the N text
+        encoders learn, pooled text (B, P) if the UNet reads it, and for a ControlNet control images (B, 3, H', W') in
+        [0, 1], of the images' size -> the network's output (B, C, H, W)."""
+        if self.encoders:
+            hidden, pooled = self.family.read([getattr(self, name) for name in self.encoders], hidden.unbind(1))
+        beside = self.family.beside(pooled, x_t, self.factor)
         residuals: dict[str, Any] = {}
         if self.controlnet is not None:
-            control = self.controlnet(x_t, timesteps, encoder_hidden_states=hidden, controlnet_cond=condition)
+            control = self.controlnet(x_t, timesteps, encoder_hidden_states=hidden, controlnet_cond=condition, **beside)
             residuals["down_block_additional_residuals"] = control.down_block_res_samples
             residuals["mid_block_additional_residual"] = control.mid_block_res_sample
-        output: Tensor = self.unet(x_t, timesteps, encoder_hidden_states=hidden, **residuals).sample
+        output: Tensor = self.unet(x_t, timesteps, encoder_hidden_states=hidden, **beside, **residuals).sample
         return output
 
     def enable_gradient_checkpointing(self) -> None:
@@ -69,17 +82,18 @@ class Denoiser(nn.Module):
         return {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
 
 
-def full(pipe: StableDiffusionPipeline) -> Denoiser:
+def full(pipe: DiffusionPipeline) -> Denoiser:
     """Full fine-tuning: the whole UNet learns, in place; the VAE and the text encoder are frozen.
 
     Raises OnbrandError for a UNet that does not take (latents, timestep, text) alone.
     """
     freeze(pipe)
-    return Denoiser(pipe.unet.requires_grad_(True))
+    pipe.unet.requires_grad_(True)
+    return Denoiser(pipe)
 
 
 def lora(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     rank: int,
     alpha: int | None,
     targets: Sequence[str],
@@ -114,28 +128,30 @@ def lora(
             torch.manual_seed(seed)
             pipe.unet.add_adapter(LoraConfig(target_modules=list(targets), **config), NAME)
             if text_encoder:
-                pipe.text_encoder.add_adapter(LoraConfig(target_modules=list(WORDS), **config), NAME)
-    for network in (pipe.unet, pipe.text_encoder):
+                for encoder in encoders_of(pipe).values():
+                    encoder.add_adapter(LoraConfig(target_modules=list(WORDS), **config), NAME)
+    for network in (pipe.unet, *encoders_of(pipe).values()):
         for name, weight in network.named_parameters():
             weight.requires_grad_(f".{NAME}." in name)
-    return Denoiser(pipe.unet, text_encoder=pipe.text_encoder if text_encoder else None)
+    return Denoiser(pipe, text=text_encoder)
 
 
 def adapted_layers(
-    pipe: StableDiffusionPipeline, targets: Sequence[str], text_encoder: bool
+    pipe: DiffusionPipeline, targets: Sequence[str], text_encoder: bool
 ) -> dict[str, nn.Linear | nn.Conv2d]:
     """The layers that `lora` would adapt, by name; none in a pipeline that has its LoRA already."""
-    networks = [(pipe.unet, tuple(targets)), *([(pipe.text_encoder, WORDS)] if text_encoder else [])]
+    encoders = encoders_of(pipe) if text_encoder else {}
+    networks = {"": (pipe.unet, tuple(targets))} | {f"{part}.": (one, WORDS) for part, one in encoders.items()}
     return {
-        name: layer
-        for network, ends in networks
+        f"{part}{name}": layer
+        for part, (network, ends) in networks.items()
         if NAME not in getattr(network, "peft_config", {})
         for name, layer in network.named_modules()
         if isinstance(layer, nn.Linear | nn.Conv2d) and f".{name}".endswith(tuple(f".{end}" for end in ends))
     }
 
 
-def controlnet(pipe: StableDiffusionControlNetPipeline, unet: bool = False) -> Denoiser:
+def controlnet(pipe: DiffusionPipeline, unet: bool = False) -> Denoiser:
     """A ControlNet (Zhang et al. 2023) learns, with `unet` the UNet too.
 
     Raises OnbrandError as `full` does, and for a pipeline that does not have one ControlNet: `new_controlnet` gives it.
@@ -147,10 +163,10 @@ def controlnet(pipe: StableDiffusionControlNetPipeline, unet: bool = False) -> D
             "model", f"method controlnet trains one ControlNet; this pipeline has {len(nets)}: take new_controlnet"
         )
     pipe.unet.requires_grad_(unet)
-    return Denoiser(pipe.unet, nets[0].requires_grad_(True))
+    return Denoiser(pipe, nets[0].requires_grad_(True))
 
 
-def freeze(pipe: StableDiffusionPipeline | StableDiffusionControlNetPipeline) -> None:
+def freeze(pipe: DiffusionPipeline) -> None:
     """All of the pipeline frozen and ready for training; OnbrandError if its UNet cannot be trained."""
     unet = pipe.unet
     if unet.config.in_channels != pipe.vae.config.latent_channels:
@@ -166,5 +182,5 @@ def freeze(pipe: StableDiffusionPipeline | StableDiffusionControlNetPipeline) ->
     if pipe.device.type == "cuda":  # as its fast convolutions have them
         for network in networks:
             network.to(memory_format=torch.channels_last)
-    for module in (*networks, pipe.vae, pipe.text_encoder):
+    for module in (*networks, pipe.vae, *encoders_of(pipe).values()):
         module.requires_grad_(False)

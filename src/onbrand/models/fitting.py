@@ -29,7 +29,7 @@ from onbrand.models.pipeline import channels_last, decode, embed, encode, factor
 
 if TYPE_CHECKING:
     from accelerate import PartialState
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 CAPTIONED = 20
 """A class with fewer captioned photos than this gets no regression from text: its fit could not be checked."""
@@ -51,7 +51,7 @@ def check_folder(folder: Path, photos: Path) -> Path:
 
 
 def encode_photos(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     photos: Folder,
     folder: Path,
     size: tuple[int, int],
@@ -74,7 +74,7 @@ def encode_photos(
 
 
 def encode_records(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     records: Sequence[Record],
     folder: Path,
     size: tuple[int, int],
@@ -95,7 +95,7 @@ def encode_records(
     return store, summary
 
 
-def processes(pipe: StableDiffusionPipeline) -> PartialState | None:
+def processes(pipe: DiffusionPipeline) -> PartialState | None:
     """Accelerate's view of the processes, where there are several."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
@@ -104,14 +104,14 @@ def processes(pipe: StableDiffusionPipeline) -> PartialState | None:
     return PartialState(cpu=pipe.device.type == "cpu")
 
 
-def fitter_for(pipe: StableDiffusionPipeline, size: tuple[int, int], k: int) -> Fitter:
+def fitter_for(pipe: DiffusionPipeline, size: tuple[int, int], k: int) -> Fitter:
     """A fitter of k components for x0 of images of size (H, W); OnbrandError for impossible k."""
     factor = factor_of(pipe)
     return Fitter((pipe.vae.config.latent_channels, size[0] // factor, size[1] // factor), k)
 
 
 def fit_gaussians(
-    pipe: StableDiffusionPipeline, fitter: Fitter, store: Store, records: Sequence[Record]
+    pipe: DiffusionPipeline, fitter: Fitter, store: Store, records: Sequence[Record]
 ) -> dict[str, Gaussian]:
     """A Gaussian for each class of the records (Eq. 9), from the store's latents; draws a progress bar."""
     for mean, _, chunk in tqdm(iterate(store, records, 512), "fit", unit=" batches"):
@@ -120,7 +120,7 @@ def fit_gaussians(
 
 
 def provenance_of(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     vae: str,
     text_encoder: str | None,
     size: tuple[int, int],
@@ -143,7 +143,7 @@ def provenance_of(
 
 
 def fit_text(
-    pipe: StableDiffusionPipeline, store: Store, records: Sequence[Record], gaussians: Mapping[str, Gaussian],
+    pipe: DiffusionPipeline, store: Store, records: Sequence[Record], gaussians: Mapping[str, Gaussian],
     method: Method = "ridge",
 ) -> dict[str, Conditional]:  # fmt: skip
     """The regression from captions for each class that has components and captions enough.
@@ -223,7 +223,7 @@ def lines_of(result: Mapping[str, Any], prior: Prior) -> list[str]:
     return lines
 
 
-def embed_captions(pipe: StableDiffusionPipeline, captions: Sequence[str], batch: int = 64) -> dict[str, Tensor]:
+def embed_captions(pipe: DiffusionPipeline, captions: Sequence[str], batch: int = 64) -> dict[str, Tensor]:
     """Each caption's pooled embedding `(E,)` float32 on the CPU; over-long ones are warned of once."""
     embeddings: dict[str, Tensor] = {}
     for first in range(0, len(captions), batch):
@@ -243,7 +243,7 @@ def background_of_all(records: Sequence[Record]) -> RGB:
     return red, green, blue
 
 
-def draw_means(pipe: StableDiffusionPipeline, prior: Prior, folder: Path) -> dict[str, str]:
+def draw_means(pipe: DiffusionPipeline, prior: Prior, folder: Path) -> dict[str, str]:
     """The class means, decoded, as folder/<class>.png; returns each class's file name without the ending."""
     files: dict[str, str] = {}
     for number, name in enumerate(prior.classes):

@@ -1,10 +1,11 @@
-"""A Stable Diffusion pipeline from a folder, a file, a shipped model or the Hub: looked at part by part, then opened.
+"""A pipeline from a folder, a file, a shipped model or the Hub: looked at part by part, then opened.
 
 Nothing is asked of the network unless a Hub id was given, and no code of a model is run.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import pickle
 import warnings
@@ -16,7 +17,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderKL, StableDiffusionControlNetPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import fetch_diffusers_config, infer_diffusers_model_type
 from huggingface_hub import hf_hub_download, snapshot_download
 from torch import Tensor
@@ -24,8 +25,10 @@ from torch import Tensor
 from onbrand.errors import OnbrandError
 from onbrand.models.checkpoint import base_of, is_lora, lora_metadata, model_folder
 from onbrand.models.controlnet import PART, nets_of, open_controlnets
+from onbrand.models.families import FAMILIES, Family, known
 from onbrand.models.lora import fuse
 from onbrand.models.parts import check_parts, check_unet
+from onbrand.models.scheduler import marked
 from onbrand.models.weights import (
     check_file,
     check_finite,
@@ -42,13 +45,10 @@ from onbrand.models.weights import (
 SHIPPED = ("tiny",)
 """Models that come with the package, by name, in `onbrand/assets/`."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-PIPELINES = (StableDiffusionPipeline, StableDiffusionControlNetPipeline)
 NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
-"""The parts whose class is given; text encoder, tokenizer and scheduler are of the class that the model names."""
+"""The parts whose class is given; text encoders, tokenizers and scheduler are of the class that the model names."""
 FILES = (".safetensors", ".ckpt")
 """Of a whole model in one file, by the ends of their names."""
-OURS = ("v1", "v2")
-"""diffusers' names of one-file checkpoints that are Stable Diffusion 1 or 2."""
 
 
 def load(
@@ -60,7 +60,7 @@ def load(
     lora_scale: float = 1.0,
     controlnet: Sequence[str | Path] = (),
     offload: bool = False,
-) -> StableDiffusionPipeline | StableDiffusionControlNetPipeline:
+) -> DiffusionPipeline:
     """The pipeline at `model`, on `device`, in `dtype` ("float32" | "float16" | "bfloat16"), safety checker off.
 
     `model`: a folder in diffusers' layout (or a run folder that holds one in `model/`), a single .safetensors or
@@ -107,7 +107,7 @@ def load(
     return pipe
 
 
-def name_of(pipe: StableDiffusionPipeline) -> str:
+def name_of(pipe: DiffusionPipeline) -> str:
     """What `load` takes to load the pipeline again: a shipped model's name, an absolute path, a Hub id; "" where it
     was not loaded."""
     origin = str(pipe.config.get("_name_or_path") or "")
@@ -125,9 +125,7 @@ def shipped(name: str) -> Path:
     return path
 
 
-def _open(
-    model: str | Path, path: Path, config: str | Path | None, dtype: torch.dtype
-) -> StableDiffusionPipeline | StableDiffusionControlNetPipeline:
+def _open(model: str | Path, path: Path, config: str | Path | None, dtype: torch.dtype) -> DiffusionPipeline:
     """The pipeline at `path`, on the CPU, or the one that the Hub has for `model`."""
     if config is not None and not path.is_file():
         raise OnbrandError(
@@ -151,8 +149,8 @@ def _fetch(name: str, path: Path) -> Path:
     unused = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
     try:
         index = Path(hf_hub_download(name, "model_index.json"))
-        _check_class(read_config(index, "model"), f"{name} on the Hub")
-        return Path(StableDiffusionPipeline.download(name, **unused))
+        _class_of(read_config(index, "model"), f"{name} on the Hub")
+        return Path(DiffusionPipeline.download(name, **unused))
     except OnbrandError:
         raise
     except Exception as error:  # of whichever library asks the network
@@ -161,40 +159,40 @@ def _fetch(name: str, path: Path) -> Path:
         ) from error
 
 
-def _check_class(index: Mapping[str, Any], where: str) -> Any:
-    """The pipeline's class that a model_index.json names; OnbrandError, with its name, for another kind of model."""
-    classes = {one.__name__: one for one in PIPELINES}
-    name = index.get("_class_name")
-    if name not in classes:
-        kind = " (Stable Diffusion XL)" if "XL" in str(name) else ""
-        raise OnbrandError(
-            "model",
-            f"a {' or '.join(classes)} is needed; the model in {where} is a {name}{kind}: take a Stable Diffusion 1 or "
-            "2 that makes images of text",
+def _class_of(index: Mapping[str, Any], where: str) -> tuple[Family, Any]:
+    """The family and the pipeline's class that a model_index.json names; OnbrandError, with its name, for another."""
+    for family in FAMILIES:
+        for pipeline in family.pipelines:
+            if index.get("_class_name") == pipeline.__name__:
+                return family, pipeline
+    reason = f"is a {index.get('_class_name')}"
+    if "Flow" in str(index.get("scheduler")):  # [library, class]
+        reason += (
+            ", a flow model: it starts from pure noise in training as in inference, and has no leak that a start could "
+            "mend (OB005); its images may be checked"
         )
-    return classes[str(name)]
+    raise OnbrandError("model", f"{known()}; that in {where} {reason}: take one of these")
 
 
-def _open_folder(path: Path, dtype: torch.dtype) -> StableDiffusionPipeline | StableDiffusionControlNetPipeline:
+def _open_folder(path: Path, dtype: torch.dtype) -> DiffusionPipeline:
     """The pipeline of a folder in diffusers' layout, part by part: what it does not use it need not have."""
     path = model_folder(path)
     if not (path / "model_index.json").is_file():
         raise OnbrandError("model", f"no model in {path.absolute()}: looked for model_index.json there and in model/")
     index = read_config(path / "model_index.json", "model")
-    pipeline = _check_class(index, str(path.absolute()))
-    parts = {
-        name: _part(path, index, name, dtype) for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-    }
-    if pipeline is StableDiffusionControlNetPipeline:
+    family, pipeline = _class_of(index, str(path.absolute()))
+    names = ("unet", "vae", *family.encoders, *family.tokenizers, "scheduler")
+    parts = {name: _part(family, path, index, name, dtype) for name in names}
+    if pipeline is family.pipelines[1]:
         folders = [folder for folder in sorted(path.glob(f"{PART}*")) if (folder / "config.json").is_file()]
         nets = [open_network(diffusers.ControlNetModel, folder, dtype, "controlnet") for folder in folders]
         if not nets:
             raise OnbrandError("model", f"{path.absolute()} has no {PART}/config.json, which its index names")
         parts[PART] = nets[0] if len(nets) == 1 else nets
-    return _assembled(pipeline, parts, path)
+    return _assembled(family, pipeline, parts, index, path)
 
 
-def _part(path: Path, index: Mapping[str, Any], name: str, dtype: torch.dtype) -> Any:
+def _part(family: Family, path: Path, index: Mapping[str, Any], name: str, dtype: torch.dtype) -> Any:
     """One part of a model's folder, of the class that its model_index.json names."""
     entry = index.get(name)
     library, kind = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)  # noqa: PLR2004
@@ -214,8 +212,10 @@ def _part(path: Path, index: Mapping[str, Any], name: str, dtype: torch.dtype) -
     for file in sorted(folder.glob("*.json")):
         read_config(file, "model")
     if name == "unet":
-        check_unet(read_config(folder / "config.json", "model"), path)
-    if name in ("unet", "vae", "text_encoder"):
+        check_unet(read_config(folder / "config.json", "model"), family, path)
+    if name == "vae" and family.upcasts(read_config(folder / "config.json", "model")):
+        dtype = torch.float32
+    if name in ("unet", "vae", *family.encoders):
         return open_network(part_class, folder, dtype, "model")
     if name == "scheduler":
         read_config(folder / "scheduler_config.json", "model")
@@ -223,38 +223,52 @@ def _part(path: Path, index: Mapping[str, Any], name: str, dtype: torch.dtype) -
         return part_class.from_pretrained(str(folder), local_files_only=True)
 
 
-def _assembled(pipeline: Any, parts: Mapping[str, Any], path: Path) -> Any:
-    """The pipeline of these parts, which go together."""
-    check_parts(parts, path)
-    others = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+def _assembled(
+    family: Family, pipeline: Any, parts: Mapping[str, Any], index: Mapping[str, Any], path: Path
+) -> DiffusionPipeline:
+    """The pipeline of these parts, which go together; what its index sets beside them stays set."""
+    check_parts(family, parts, path)
+    taken = inspect.signature(pipeline.__init__).parameters
+    settings = {name: value for name, value in index.items() if name in taken and isinstance(value, bool)}
     with reading(str(path.absolute()), "model"):
-        pipe = pipeline(**parts, **others)
+        pipe = pipeline(**parts, **settings | dict(family.parts))
     pipe.register_to_config(_name_or_path=str(path))
     return pipe
 
 
-def _open_file(path: Path, config: str | Path | None, dtype: torch.dtype) -> StableDiffusionPipeline:
+def _open_file(path: Path, config: str | Path | None, dtype: torch.dtype) -> DiffusionPipeline:
     """The pipeline of a checkpoint in one file, by the configuration in `config`, or the one in the Hub's cache."""
     if path.suffix not in FILES:
         raise OnbrandError("model", f"a model file ends in .safetensors or .ckpt; got {path.absolute()}")
     shapes = _shapes(path)
-    _check_kind(path, shapes)
+    family = _family_of(path, shapes)
     folder = _config_in(path, config, shapes)
     index = read_config(folder / "model_index.json", "model")
-    _check_class(index, str(folder.absolute()))
-    for name in ("vae", "text_encoder"):
+    if _class_of(index, str(folder.absolute()))[0] is not family:
+        raise OnbrandError(
+            "model",
+            f"{path.absolute()} is {family.name}, its configuration {folder.absolute()} is of a "
+            f"{index['_class_name']}: give the model_config of one of its kind",
+        )
+    networks = ("unet", "vae", *family.encoders)
+    for name in networks:
         read_config(folder / name / "config.json", "model")
-    check_unet(read_config(folder / "unet" / "config.json", "model"), folder)
-    parts = {name: _part(folder, index, name, dtype) for name in ("tokenizer", "scheduler")}
+    check_unet(read_config(folder / "unet" / "config.json", "model"), family, folder)
+    pipeline, unused = family.pipelines[0], {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+    parts = {name: _part(family, folder, index, name, dtype) for name in (*family.tokenizers, "scheduler")}
+    parts["scheduler"] = marked(parts["scheduler"], shapes)
+    taken = inspect.signature(pipeline.__init__).parameters
     with reading(f"{path.absolute()}, by the configuration in {folder.absolute()},", "model"):
-        pipe = StableDiffusionPipeline.from_single_file(
-            str(path), config=str(folder), local_files_only=True, torch_dtype=dtype, safety_checker=None,
-            feature_extractor=None, image_encoder=None, **parts,
+        pipe = pipeline.from_single_file(
+            str(path), config=str(folder), local_files_only=True, torch_dtype=dtype,
+            **{name: part for name, part in unused.items() if name in taken}, **parts,
         )  # fmt: skip
-    for name in ("unet", "vae", "text_encoder"):
+    for name in networks:
         parts[name] = getattr(pipe, name)
         check_finite(parts[name], f"{path.absolute()}, its {name}", "model")
-    return _assembled(StableDiffusionPipeline, parts, path)
+    if family.upcasts(parts["vae"].config):
+        parts["vae"] = parts["vae"].float()
+    return _assembled(family, pipeline, parts, index, path)
 
 
 def _shapes(path: Path) -> dict[str, Tensor]:
@@ -279,17 +293,16 @@ def _shapes(path: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
 
 
-def _check_kind(path: Path, shapes: Mapping[str, Tensor]) -> None:
-    """OnbrandError, with what it is, for a checkpoint that is no whole Stable Diffusion 1 or 2."""
-    parts = {"UNet": "model.diffusion_model.", "VAE": "first_stage_model.", "text encoder": "cond_stage_model."}
+def _family_of(path: Path, shapes: Mapping[str, Tensor]) -> Family:
+    """The family of a checkpoint; OnbrandError, with what it is, if it is of none or no whole model."""
     kind = infer_diffusers_model_type(shapes)
-    if kind not in OURS:
-        known = {"xl_base": "Stable Diffusion XL", "xl_refiner": "Stable Diffusion XL's refiner"}
+    family = next((family for family in FAMILIES if kind in family.files), None)
+    if family is None:
+        name = {"xl_refiner": "Stable Diffusion XL's refiner"}.get(kind, kind)
         raise OnbrandError(
-            "model",
-            f"{path.absolute()} is a checkpoint of another kind ({known.get(kind, kind)}): take a Stable Diffusion 1 "
-            "or 2 that makes images of text",
+            "model", f"{known()}; {path.absolute()} is a checkpoint of another kind ({name}): take one of these"
         )
+    parts = {"UNet": "model.diffusion_model.", "VAE": "first_stage_model.", "text encoder": family.files[kind]}
     missing = [words for words, start in parts.items() if not any(name.startswith(start) for name in shapes)]
     if missing:
         names = few(sorted(shapes)) or "nothing"
@@ -298,6 +311,7 @@ def _check_kind(path: Path, shapes: Mapping[str, Tensor]) -> None:
             f"{path.absolute()} is no whole model: it has no {', no '.join(missing)} (it holds {names}); take a whole "
             "checkpoint, or a folder in diffusers' layout",
         )
+    return family
 
 
 def _config_in(path: Path, config: str | Path | None, shapes: Mapping[str, Tensor]) -> Path:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from diffusers.utils import convert_state_dict_to_kohya
 from diffusers.utils.peft_utils import set_weights_and_activate_adapters
 from peft.utils import get_peft_model_state_dict
@@ -22,10 +21,13 @@ from onbrand.errors import OnbrandError
 from onbrand.io import whole_file
 from onbrand.models.checkpoint import LORA, SCHEMA, write_record
 from onbrand.models.denoiser import NAME
+from onbrand.models.families import encoders_of, family_of
 from onbrand.models.lora_pairs import put, read_pairs
 from onbrand.models.weights import check_finite, check_numbers
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
     from onbrand.core.prior import Prior
 
 KOHYA = "lora_kohya.safetensors"
@@ -33,7 +35,7 @@ KOHYA = "lora_kohya.safetensors"
 
 
 def save(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     folder: str | Path,
     prior: Prior | None = None,
     trained_start: Mapping[str, Any] | None = None,
@@ -46,36 +48,43 @@ def save(
     """
     folder = Path(folder)
     unet, unet_config = _layers(pipe.unet)
-    words, words_config = _layers(pipe.text_encoder)
-    check_numbers(unet | words, f"{folder} is not written", "lora")
+    words = {part: _layers(encoder) for part, encoder in encoders_of(pipe).items()}
+    for weights in (unet, *(weights for weights, _ in words.values())):
+        check_numbers(weights, f"{folder} is not written", "lora")
     record = write_record(folder, prior, trained_start)
     # as older transformers name them, and kohya; newer ones know both
-    words = {f"text_model.{name.removeprefix('text_model.')}": weight for name, weight in words.items()}
+    texts = {
+        part: {f"text_model.{name.removeprefix('text_model.')}": weight for name, weight in weights.items()}
+        for part, (weights, _) in words.items()
+    }
     metadata = {"onbrand": json.dumps({"schema": SCHEMA, "base": base, "trained_start": record or None})}
-    StableDiffusionPipeline.save_lora_weights(
-        folder, unet, words or None, unet_lora_adapter_metadata=unet_config,
-        text_encoder_lora_adapter_metadata=words_config or None,
+    type(pipe).save_lora_weights(
+        folder, unet, unet_lora_adapter_metadata=unet_config,
+        **{f"{part}_lora_layers": weights or None for part, weights in texts.items()},
+        **{f"{part}_lora_adapter_metadata": settings or None for part, (_, settings) in words.items()},
     )  # fmt: skip
     with safe_open(folder / LORA, "pt") as file:
         own = dict(file.metadata())
     _write(folder / LORA, load_file(folder / LORA), own | metadata)
     config = pipe.unet.peft_config[NAME]
-    layers = {f"unet.{name}": weight for name, weight in unet.items()}
-    kohya = convert_state_dict_to_kohya(layers | {f"text_encoder.{name}": weight for name, weight in words.items()})
-    kohya = {name.replace("lora_te1_", "lora_te_"): torch.tensor(float(config.lora_alpha)) if name.endswith(".alpha")
-             else weight.contiguous() for name, weight in kohya.items()}  # fmt: skip
+    layers = {f"{part}.{name}": weight for part, one in {"unet": unet, **texts}.items() for name, weight in one.items()}
+    beginnings, base_model = family_of(pipe).kohya(pipe.unet.config, str(pipe.scheduler.config["prediction_type"]))
+    kohya = {}
+    for name, weight in convert_state_dict_to_kohya(layers).items():
+        for theirs, own_name in beginnings.items():
+            name = name.replace(theirs, own_name)
+        kohya[name] = torch.tensor(float(config.lora_alpha)) if name.endswith(".alpha") else weight.contiguous()
     header = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(config.r),
         "ss_network_alpha": str(config.lora_alpha),
         "ss_sd_model_name": base,
-        "ss_base_model_version": "sd_v1",
-        "ss_v2": "False",
+        **base_model,
     }
     _write(folder / KOHYA, kohya, header | metadata)
 
 
-def fuse(pipe: StableDiffusionPipeline, file: Path, scale: float = 1.0) -> None:
+def fuse(pipe: DiffusionPipeline, file: Path, scale: float = 1.0) -> None:
     """Adds `scale` times the LoRA in `file` to the UNet's own weights, in place, and says how much of the file took.
 
     A scale of -1 takes out again what 1 has put in, to the rounding of float32. What the file has for the text encoder
@@ -94,24 +103,26 @@ def fuse(pipe: StableDiffusionPipeline, file: Path, scale: float = 1.0) -> None:
         warnings.warn(f"not all of {file} took: {pairs.rest}", stacklevel=2)
     if not any(pair.has_effect for pair in pairs.layers.values()):
         warnings.warn(f"{file} changes nothing: its weights or its alpha are 0", stacklevel=2)
-    layers, words = pairs.of("unet"), pairs.of("text_encoder")
+    layers = pairs.of("unet")
     if layers:
         put(pipe.unet, layers)
         pipe.fuse_lora(components=["unet"], lora_scale=scale)
         pipe.unet.unload_lora()
         check_finite(pipe.unet, f"with {file} the UNet", "lora")
-    if words:
-        put(pipe.text_encoder, words)
-        set_weights_and_activate_adapters(pipe.text_encoder, [NAME], [scale])
-        pipe.text_encoder.requires_grad_(False)
+    for part, encoder in encoders_of(pipe).items():
+        if words := pairs.of(part):
+            put(encoder, words)
+            set_weights_and_activate_adapters(encoder, [NAME], [scale])
+            encoder.requires_grad_(False)
 
 
-def fuse_words(pipe: StableDiffusionPipeline, trained_start: Mapping[str, Any] | None) -> None:
+def fuse_words(pipe: DiffusionPipeline, trained_start: Mapping[str, Any] | None) -> None:
     """Adds what `fuse` has left beside the text encoder's weights to them, in place; nothing if nothing is.
 
     OnbrandError for a start by the text: another text encoder than the prior was fitted with would then read it.
     """
-    if NAME not in getattr(pipe.text_encoder, "peft_config", {}):
+    parts = [part for part, encoder in encoders_of(pipe).items() if NAME in getattr(encoder, "peft_config", {})]
+    if not parts:
         return
     if trained_start and trained_start["start"] == "text":
         raise OnbrandError(
@@ -119,7 +130,7 @@ def fuse_words(pipe: StableDiffusionPipeline, trained_start: Mapping[str, Any] |
             "this LoRA changes the text encoder and starts from what the prior reads in its output: merged, the start "
             "would be read wrong; use it as a LoRA, or train with start mean or without train_text_encoder",
         )
-    pipe.fuse_lora(components=["text_encoder"])
+    pipe.fuse_lora(components=parts)
     pipe.unload_lora_weights()
 
 

@@ -9,18 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from onbrand.models import families
+from onbrand.models.families import encoders_of
+from onbrand.models.families.sdxl import SDXL
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
+
+    from onbrand.models.families import Family
 
 Layer = tuple[str, str]
-"""A part of the pipeline, "unet" or "text_encoder", and the layer's name in it."""
+"""A part of the pipeline, "unet", "text_encoder" or another encoder, and the layer's name in it."""
 PREFIX = re.compile(
-    r"(?:base_model_model|base_model|model|module|orig_mod|lora|lycoris|unet|diffusion_model|cond_stage_model|"
+    r"(?:(?P<second>te2|text_encoder_2|clip_g)|base_model_model|base_model|model|module|orig_mod|lora|lycoris|unet|diffusion_model|cond_stage_model|"
     r"text_encoders?|te1?|clip_[lh]|transformer|text_model)_"
 )
-"""What may stand before a layer's name, in any number: of the part, of the program, of what wrapped the network."""
+"""What may stand before a layer's name, in any number: of the part, of the program, of what wrapped the network.
+second: of a second text encoder, whose layers are called as the first one's."""
+SECOND = "2 "
+"""Before the names of a second text encoder's layers, where they are looked up."""
 PART = re.compile(
     r"(?P<layer>.+?)(?:"
     r"[._]lora(?:_linear_layer)?[._](?P<way>down|up|mid|A|B)"
@@ -31,12 +40,11 @@ PART = re.compile(
 WAYS = {"A": "down", "B": "up"}
 """peft's names -> kohya's."""
 FAMILIES = {
-    "Stable Diffusion XL": r"(^|_)te2_|text_encoder_2|clip_g|conditioner_embedders|label_emb|add_embedding",
     "Flux": r"(^|_)(double|single)_blocks_|single_transformer_blocks",
     "Stable Diffusion 3": r"joint_(transformer_)?blocks|(^|_)te3_|text_encoder_3",
     "a model of video": r"motion_modules|temporal_transformer",
 }
-"""Kinds of model that are none of ours, by what is in the names of their LoRAs' layers alone."""
+"""Kinds of model that are of no family, by what is in the names of their LoRAs' layers alone."""
 KINDS = {
     "a textual inversion (an embedding)": r"^(emb_params|string_to_param|<[^>]+>|clip_[lg])$",
     "a Control-LoRA": r"lora_controlnet|^(input_hint_block|control_model)|\.zero_convs\.",
@@ -50,34 +58,36 @@ KINDS = {
 """What a file without a LoRA may be, by its tensors' names."""
 
 
-def layers_of(pipe: StableDiffusionPipeline) -> dict[str, Layer]:
+def layers_of(pipe: DiffusionPipeline) -> dict[str, Layer]:
     """The layers that can have a LoRA, by each of their names, written with _ for the dots.
 
     In the UNet: diffusers' names, those without the place in to_out.0, and those of the original checkpoints.
     """
     names: dict[str, Layer] = {}
-    for part in ("unet", "text_encoder"):
+    encoders = list(encoders_of(pipe))
+    for part in ("unet", *encoders):
         network = getattr(pipe, part)
+        mark = SECOND if part in encoders[1:] else ""
         for name, layer in network.named_modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 short = name.removeprefix("text_model.")
                 others = [short.removesuffix(".0") if short.endswith("to_out.0") else short, ldm_name(name, network)]
-                if part == "text_encoder":
+                if part in encoders:
                     others = [re.sub(r"self_attn\.([qkv]|out)_proj", r"self_attn.to_\1", short)]
                 for one in (short, *others):
-                    names.setdefault(one.replace(".", "_"), (part, name))
+                    names.setdefault(mark + one.replace(".", "_"), (part, name))
     return names
 
 
 def layer_of(name: str, layers: Mapping[str, Layer]) -> Layer | None:
     """The layer that a file calls `name`; None: this model has none that is called so."""
-    rest = plain(name)
-    while rest not in layers:
+    rest, mark = plain(name), ""
+    while mark + rest not in layers:
         match = PREFIX.match(rest)
         if match is None:
             return None
-        rest = rest[match.end() :]
-    return layers[rest]
+        rest, mark = rest[match.end() :], SECOND if match["second"] else mark
+    return layers[mark + rest]
 
 
 def plain(name: str) -> str:
@@ -102,19 +112,20 @@ def split(name: str) -> tuple[str, str, str] | None:
     return match["layer"], WAYS.get(word, word), rest[0] if rest else ""
 
 
-def family_of(names: Iterable[str], metadata: Mapping[str, str]) -> str | None:
-    """The kind of model that a LoRA says it is for, if it is none of ours."""
+def other_family(names: Iterable[str], metadata: Mapping[str, str], own: Family) -> str | None:
+    """The kind of model that a LoRA says it is for, if it is not this family."""
     texts = [plain(name) for name in names]
-    for family, pattern in FAMILIES.items():
-        if any(re.search(pattern, text) for text in texts):
-            return family
+    others = {family.name: family.lora_names for family in families.FAMILIES if family is not own}
+    for name, pattern in (others | FAMILIES).items():
+        if pattern and any(re.search(pattern, text) for text in texts):
+            return name
     about = " ".join(metadata.get(key, "") for key in ("ss_base_model_version", "modelspec.architecture")).lower()
     for family, pattern in (
-        ("Stable Diffusion XL", "xl"),
+        (SDXL.name, "xl"),
         ("Flux", "flux"),
         ("Stable Diffusion 3", r"sd3|diffusion-3"),
     ):
-        if re.search(pattern, about):
+        if re.search(pattern, about) and family != own.name:
             return family
     return None
 
@@ -127,7 +138,8 @@ def kind_of(names: Iterable[str]) -> str | None:
 
 RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
           "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}  # fmt: skip
-ENDS = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+ENDS = {"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
+        "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
         "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}  # fmt: skip
 """diffusers' names -> those of Stable Diffusion's original checkpoints: in a block, and outside of blocks."""
 

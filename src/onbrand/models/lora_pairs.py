@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from onbrand.errors import OnbrandError
 from onbrand.models.checkpoint import PEFT_LORA
 from onbrand.models.denoiser import NAME
-from onbrand.models.lora_names import Layer, family_of, kind_of, layer_of, layers_of, split
+from onbrand.models.families import family_of
+from onbrand.models.lora_names import Layer, kind_of, layer_of, layers_of, other_family, split
 from onbrand.models.weights import check_numbers, few, first_line, read_config, read_safetensors
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 PEFT_CONFIG = "adapter_config.json"
 """Beside a LoRA of peft's: its alpha, which the file itself does not say."""
@@ -33,7 +34,7 @@ DIFFUSERS_CONFIG = "lora_adapter_metadata"
 """In the metadata of a LoRA of diffusers': the same."""
 SIZES = ("lora_magnitude_vector", "dora_scale")
 """What makes a LoRA a DoRA: peft's name of it, kohya's and LyCORIS'."""
-PARTS = {"unet": "the UNet", "text_encoder": "the text encoder"}
+PARTS = {"unet": "the UNet", "text_encoder": "the text encoder", "text_encoder_2": "the second text encoder"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +89,7 @@ class Pairs:
         return "; ".join(f"{reason}: {few(listed)}" for reason, listed in names.items())
 
 
-def read_pairs(file: Path, pipe: StableDiffusionPipeline) -> Pairs:
+def read_pairs(file: Path, pipe: DiffusionPipeline) -> Pairs:
     """The pairs of a LoRA's file for the pipeline's UNet and text encoder, in any naming of `lora_names`.
 
     OnbrandError if the file is damaged, holds no LoRA, numbers that are none or several LoRAs, is for another kind of
@@ -114,11 +115,9 @@ def read_pairs(file: Path, pipe: StableDiffusionPipeline) -> Pairs:
             "lora",
             f"{file.absolute()} holds {len(adapters)} LoRAs ({', '.join(sorted(adapters))}): write each into a file",
         )
-    family = family_of(groups, metadata)
+    family = other_family(groups, metadata, own := family_of(pipe))
     if family:
-        raise OnbrandError(
-            "lora", f"{file.absolute()} is for {family}; this model is a Stable Diffusion 1 or 2: take a LoRA for that"
-        )
+        raise OnbrandError("lora", f"{file.absolute()} is for {family}; this model is {own.name}: take a LoRA for that")
     others = {name: f"not read ({kind})" if kind else why for name, why in others.items()}
     pairs: dict[Layer, Pair] = {}
     sources: dict[Layer, str] = {}

@@ -11,13 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from onbrand.errors import OnbrandError
+from onbrand.models.families import Family
 
 
-def check_parts(parts: Mapping[str, Any], path: Path) -> None:
+def check_parts(family: Family, parts: Mapping[str, Any], path: Path) -> None:
     """OnbrandError, with what is wrong, unless the parts of the model at `path` go together and need nothing else than
     latents, timesteps and text. A tokenizer's length is brought down to what the text encoder takes, with a warning.
     """
-    unet, vae, encoder, tokenizer = (parts[name] for name in ("unet", "vae", "text_encoder", "tokenizer"))
+    unet, vae, encoders = parts["unet"], parts["vae"], [parts[name] for name in family.encoders]
     where, config = path.absolute(), unet.config
     channels = vae.config.latent_channels
     if config.in_channels != channels:
@@ -26,14 +27,22 @@ def check_parts(parts: Mapping[str, Any], path: Path) -> None:
             f"the UNet must take the VAE's latents alone ({channels} channels); that of {where} takes "
             f"{config.in_channels}, as inpainting and other conditioned models do: take one that makes images of text",
         )
-    width, hidden = config.cross_attention_dim, encoder.config.hidden_size
+    width, hidden = config.cross_attention_dim, family.text_width(encoders)
     if width != hidden:
         raise OnbrandError(
             "model",
             f"the UNet of {where} attends to text of {width} numbers a token; its text encoder gives {hidden}: take "
             "both from one model",
         )
-    _check_tokenizer(tokenizer, encoder, where)
+    pooled = family.pooled_width(config)
+    if pooled is not None and pooled != (given := getattr(encoders[-1].config, "projection_dim", 0)):
+        raise OnbrandError(
+            "model",
+            f"the UNet of {where} reads pooled text of {pooled} numbers; its {family.encoders[-1]} gives {given}: take "
+            "both from one model",
+        )
+    for name, encoder in zip(family.tokenizers, encoders, strict=True):
+        _check_tokenizer(parts[name], encoder, where / name)
     for name, value in (
         ("scaling_factor", vae.config.scaling_factor),
         ("shift_factor", vae.config.shift_factor or 0.0),
@@ -68,15 +77,15 @@ def _is_schedule(abars: Tensor) -> bool:
     return inside and bool((abars.diff() <= 0).all()) and bool((abars[:-1] > 0).all())
 
 
-def check_unet(config: Mapping[str, Any], path: Path) -> None:
-    """OnbrandError for a UNet's configuration that asks for more than latents, timestep and text, or for no size."""
-    more = [key for key in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type") if config.get(key)]
-    if more:
-        raise OnbrandError(
-            "model",
-            f"the UNet of {path.absolute()} asks for more than latents, timestep and text ({more[0]} "
-            f"{config[more[0]]}), as Stable Diffusion XL does: take a Stable Diffusion 1 or 2",
-        )
+def check_unet(config: Mapping[str, Any], family: Family, path: Path) -> None:
+    """OnbrandError for a UNet's configuration that asks for other inputs than its family's, or for no size."""
+    for key in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
+        if config.get(key) != family.asks.get(key):
+            raise OnbrandError(
+                "model",
+                f"{path.absolute() / 'unet' / 'config.json'}: {key} of {family.name} is {family.asks.get(key)}; got "
+                f"{config.get(key)}, a network with other inputs: take a model that makes images of text alone",
+            )
     size = config.get("sample_size")
     sides = size if isinstance(size, list) else [size, size]
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):  # noqa: PLR2004
@@ -92,17 +101,17 @@ def _check_tokenizer(tokenizer: Any, encoder: Any, where: Path) -> None:
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise OnbrandError(
             "model",
-            f"{where / 'tokenizer'} has no words: it needs vocab.json and merges.txt, or tokenizer.json; copy it anew",
+            f"{where} has no words: it needs vocab.json and merges.txt, or tokenizer.json; copy it anew",
         )
     known, room = encoder.config.vocab_size, encoder.config.max_position_embeddings
     if len(tokenizer) > known:
         raise OnbrandError(
             "model",
-            f"the tokenizer of {where} has {len(tokenizer)} tokens, its text encoder knows {known}: take both from one "
+            f"the tokenizer {where} has {len(tokenizer)} tokens, its text encoder knows {known}: take both from one "
             "model",
         )
     if tokenizer.model_max_length > room:
         length = tokenizer.model_max_length
         says = f"takes {length} tokens" if length < 10**9 else "does not say how many tokens it takes"
-        warnings.warn(f"the tokenizer of {where} {says}; its text encoder takes {room}: so many are used", stacklevel=2)
+        warnings.warn(f"the tokenizer {where} {says}; its text encoder takes {room}: so many are used", stacklevel=2)
         tokenizer.model_max_length = room

@@ -6,12 +6,12 @@ import hashlib
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import BatchEncoding
@@ -21,6 +21,8 @@ from onbrand.models.checkpoint import model_folder as model_folder
 from onbrand.models.checkpoint import trained_start_in as trained_start_in
 from onbrand.models.checkpoint import trained_start_of as trained_start_of
 from onbrand.models.checkpoint import write_record
+from onbrand.models.families import encoders_of, family_of
+from onbrand.models.families import factor_of as factor_of
 from onbrand.models.loading import DTYPES as DTYPES
 from onbrand.models.loading import SHIPPED as SHIPPED
 from onbrand.models.loading import load as load
@@ -54,19 +56,22 @@ def fingerprint(module: nn.Module) -> str:
     return digest
 
 
-def text_fingerprint(pipe: StableDiffusionPipeline) -> str | None:
-    """`fingerprint` of the text encoder as `embed` uses it, without a LoRA beside it; None of one in bfloat16, which
-    has lost the digits it could be known by.
+def text_fingerprint(pipe: DiffusionPipeline) -> str | None:
+    """`fingerprint` of the text encoders as `embed` uses them, without a LoRA beside them; None of one in bfloat16,
+    which has lost the digits it could be known by.
 
-    Its weights go by the names that they have in every version of transformers.
+    Their weights go by the names that they have in every version of transformers; a second encoder's begin with its
+    own.
     """
-    if pipe.text_encoder.dtype == torch.bfloat16:
-        return None
-    weights = {
-        name.removeprefix("text_model.").replace(".base_layer.", "."): value
-        for name, value in pipe.text_encoder.state_dict().items()
-        if ".lora_" not in name and value.is_floating_point()
-    }
+    weights: dict[str, Tensor] = {}
+    for number, (part, encoder) in enumerate(encoders_of(pipe).items()):
+        if encoder.dtype == torch.bfloat16:
+            return None
+        weights |= {
+            f"{part}." * (number > 0) + name.removeprefix("text_model.").replace(".base_layer.", "."): value
+            for name, value in encoder.state_dict().items()
+            if ".lora_" not in name and value.is_floating_point()
+        }
     return _digest(weights)
 
 
@@ -81,7 +86,7 @@ def _digest(state: Mapping[str, Tensor]) -> str:
 
 
 def save(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     folder: str | Path,
     prior: Prior | None = None,
     trained_start: Mapping[str, Any] | None = None,
@@ -92,7 +97,7 @@ def save(
     OnbrandError for a text encoder with a LoRA. onbrand/ is written before the weights, so that a run killed in between
     leaves no weights trained with a start that pass for plain ones.
     """
-    if getattr(pipe.text_encoder, "peft_config", None):
+    if any(getattr(encoder, "peft_config", None) for encoder in encoders_of(pipe).values()):
         raise OnbrandError(
             "model", "a LoRA beside the text encoder is no part of a whole model: `onbrand merge` it first"
         )
@@ -106,7 +111,7 @@ def save(
 
 
 @torch.no_grad()
-def encode(pipe: StableDiffusionPipeline, images: Tensor) -> tuple[Tensor, Tensor]:
+def encode(pipe: DiffusionPipeline, images: Tensor) -> tuple[Tensor, Tensor]:
     """Images (B, 3, H, W) in [-1, 1] -> (mean, logvar) of the VAE's posterior, each (B, C, h, w), unscaled, float32.
 
     OnbrandError for another shape or range, sides the VAE cannot halve, and a VAE that overflows in half precision.
@@ -126,15 +131,10 @@ def encode(pipe: StableDiffusionPipeline, images: Tensor) -> tuple[Tensor, Tenso
     return posterior.mean.float(), posterior.logvar.float()
 
 
-def device_of(pipe: StableDiffusionPipeline) -> torch.device:
+def device_of(pipe: DiffusionPipeline) -> torch.device:
     """Where the pipeline computes, also while its parts wait elsewhere."""
     device: torch.device = pipe._execution_device
     return device
-
-
-def factor_of(pipe: StableDiffusionPipeline) -> int:
-    """By how much the VAE shrinks a side: 8 of Stable Diffusion."""
-    return int(2 ** (len(pipe.vae.config.block_out_channels) - 1))
 
 
 @contextmanager
@@ -148,7 +148,7 @@ def channels_last(module: nn.Module) -> Iterator[None]:
 
 
 def to_x0(
-    pipe: StableDiffusionPipeline, mean: Tensor, logvar: Tensor | None = None, generator: torch.Generator | None = None
+    pipe: DiffusionPipeline, mean: Tensor, logvar: Tensor | None = None, generator: torch.Generator | None = None
 ) -> Tensor:
     """Posterior (B, C, h, w) -> x0, scaled and shifted as the UNet takes it, float32.
 
@@ -165,7 +165,7 @@ def to_x0(
 
 
 @torch.no_grad()
-def decode(pipe: StableDiffusionPipeline, x0: Tensor) -> Tensor:
+def decode(pipe: DiffusionPipeline, x0: Tensor) -> Tensor:
     """x0 (B, C, h, w) -> images (B, 3, H, W) in [-1, 1], float32; NaN where the VAE overflows."""
     latents = x0.to(device_of(pipe), pipe.vae.dtype) / pipe.vae.config.scaling_factor
     latents = latents + (pipe.vae.config.shift_factor or 0.0)
@@ -176,23 +176,25 @@ def decode(pipe: StableDiffusionPipeline, x0: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def embed(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Prompts -> (hidden (B, L, E), what the UNet attends to; pooled (B, E)), in the text encoder's dtype and device.
+def embed(pipe: DiffusionPipeline, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Prompts -> (hidden (B, L, E), what the UNet attends to; pooled (B, P)), in the text encoders' dtype and device.
 
     L is the tokenizer's length; a prompt over it is cut (`warn_long`, once for all texts of a run, says so). A LoRA of
-    the text encoder is left out: a prior was fitted without it.
+    the text encoders is left out: a prior was fitted without it.
     """
-    encoder, tokens = pipe.text_encoder, _tokenized(pipe, prompts).to(pipe.text_encoder.device)
-    uses_mask = getattr(encoder.config, "use_attention_mask", False)
-    with without_lora(encoder):
-        out = encoder(tokens.input_ids, attention_mask=tokens.attention_mask if uses_mask else None)
-    return out.last_hidden_state, out.pooler_output
+    encoders = list(encoders_of(pipe).values())
+    texts = [_tokenized(pipe, name, prompts).to(encoders[0].device) for name in family_of(pipe).tokenizers]
+    with ExitStack() as stack:
+        for encoder in encoders:
+            stack.enter_context(without_lora(encoder))
+        return family_of(pipe).read(
+            encoders, [text.input_ids for text in texts], [text.attention_mask for text in texts]
+        )
 
 
-def tokens_of(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> Tensor:
-    """Prompts -> (B, L) int64 on the CPU, padded and cut to the tokenizer's length."""
-    tokens: Tensor = _tokenized(pipe, prompts).input_ids
-    return tokens
+def tokens_of(pipe: DiffusionPipeline, prompts: Sequence[str]) -> Tensor:
+    """Prompts -> (B, N, L) int64 on the CPU, for N text encoders, padded and cut to the tokenizers' length."""
+    return torch.stack([_tokenized(pipe, name, prompts).input_ids for name in family_of(pipe).tokenizers], 1)
 
 
 @contextmanager
@@ -211,11 +213,12 @@ def without_lora(network: nn.Module) -> Iterator[None]:
             weight.requires_grad_(learns)
 
 
-def _tokenized(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> BatchEncoding:
-    return tokenized(pipe.tokenizer, prompts, pipe.tokenizer.model_max_length)
+def _tokenized(pipe: DiffusionPipeline, name: str, prompts: Sequence[str]) -> BatchEncoding:
+    tokenizer = getattr(pipe, name)
+    return tokenized(tokenizer, prompts, tokenizer.model_max_length)
 
 
-def warn_long(pipe: StableDiffusionPipeline, texts: Sequence[str]) -> list[int]:
+def warn_long(pipe: DiffusionPipeline, texts: Sequence[str]) -> list[int]:
     """Indices of the texts over the tokenizer's length, which are cut; one warning shows the first and its lost end.
 
     Prompts, negative prompts and captions alike: called once for all that a run embeds.

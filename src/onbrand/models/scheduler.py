@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from onbrand.models.weights import read_config
 
 VANISHING = 1e-6
 """An abar below this at the first step (zero terminal SNR: 0, or 2^-24 in some classes) leaves x_start no weight."""
+
+NEAR_ZERO = 1e-4
+"""Where a rescaled schedule ends at the latest; Stable Diffusion's own ends at .0047."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,13 @@ def _refuse(scheduler: Any) -> None:
             f"{name} is not variance-preserving (no alphas_cumprod): Eq. 8 does not hold for it. "
             "Take a scheduler among the model's compatibles, as DDIMScheduler",
         )
+    if config.get("rescale_betas_zero_snr") and float(scheduler.alphas_cumprod[-1]) > NEAR_ZERO:
+        raise OnbrandError(
+            "scheduler",
+            f"the configuration of this {name} says zero terminal SNR (rescale_betas_zero_snr), and its alphas_cumprod "
+            f"end at {float(scheduler.alphas_cumprod[-1]):.2g}: make it anew, {name}.from_config(scheduler.config), or "
+            "take scheduler DDIMScheduler or EulerDiscreteScheduler, which know it",
+        )
     if prediction_type not in PREDICTION_TYPES:
         raise OnbrandError(
             "scheduler",
@@ -272,6 +282,15 @@ def with_prediction(scheduler: Any, prediction_type: str, spacing: str) -> Any:
     """A scheduler like this one for a network that predicts something else, its timesteps spaced otherwise."""
     options = {"prediction_type": prediction_type, "timestep_spacing": spacing}
     return type(scheduler).from_config(scheduler.config, **options)
+
+
+def marked(scheduler: Any, names: Container[str]) -> Any:
+    """The scheduler of a checkpoint in one file: what its empty tensors v_pred and ztsnr say of its training holds, as
+    in ComfyUI and Forge, over what its configuration says; diffusers reads neither. names: of its tensors."""
+    options: dict[str, Any] = {"prediction_type": "v_prediction"} if "v_pred" in names else {}
+    if "ztsnr" in names:
+        options |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return type(scheduler).from_config(scheduler.config, **options) if options else scheduler
 
 
 def open_scheduler(model: Path) -> Any:

@@ -47,7 +47,7 @@ class SamplingSettings:
         scheduler: diffusers scheduler class, such as DPMSolverMultistepScheduler. Default: the model's own
         timestep_spacing: how the timesteps are spaced. Default: the scheduler's own
         use_karras_sigmas: Karras sigmas on or off. Default: as the scheduler's config says
-        guidance_scale: of classifier-free guidance; 1 or less: none
+        guidance_scale: of classifier-free guidance; 1 or less: none. Default: 7.5, of Stable Diffusion XL 5
         eta: DDIM's eta in [0, 1]: 0 deterministic, 1 as random as DDPM
         batch_size: images made at a time; the last bits of an image depend on it
         controlnet_conditioning_scale: weight of the control images: one for all ControlNets, or one for each
@@ -68,7 +68,7 @@ class SamplingSettings:
     scheduler: Word | None = None
     timestep_spacing: Spacing | None = None
     use_karras_sigmas: bool | None = None
-    guidance_scale: NotNegative = 7.5
+    guidance_scale: NotNegative | None = None
     eta: Rate = 0.0
     batch_size: Count = 8
     controlnet_conditioning_scale: float | tuple[float, ...] = 1.0
@@ -91,7 +91,7 @@ NEEDS = (
     Need(("look_ahead_projection",), "look_ahead", "look_ahead of 1 or more", lambda looks: looks is None or looks > 0),
     Need(("eta",), "scheduler", "scheduler DDIMScheduler", lambda name: name in (None, "DDIMScheduler")),
     Need(("overlay", "controlnet_conditioning_scale"), "ControlNets", "a ControlNet", lambda number: number > 0),
-    Need(("negative_prompt",), "guidance_scale", "guidance_scale above 1", lambda scale: scale > 1),
+    Need(("negative_prompt",), "guidance_scale", "guidance_scale above 1", lambda scale: scale is None or scale > 1),
     Need(("num_images_per_prompt",), "prompt", "prompt", lambda prompt: prompt is not None),
 )
 """What a setting needs to have an effect; start, look_ahead and scheduler may be left to the model (None)."""

@@ -20,7 +20,7 @@ from onbrand.options.generate import SamplingSettings, Start
 from onbrand.sampling.requests import Request, place_of
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
     from onbrand.core.prior import Prior
 
@@ -29,9 +29,7 @@ MATCHED = ("DDIMScheduler", "EulerAncestralDiscreteScheduler")
 """Samplers whose noise can be matched to the constant gain (`stochastic.match`)."""
 
 
-def check_prior(
-    pipe: StableDiffusionPipeline, prior: Prior | None, start: Start, classes: Sequence[str] | None
-) -> None:
+def check_prior(pipe: DiffusionPipeline, prior: Prior | None, start: Start, classes: Sequence[str] | None) -> None:
     """OnbrandError unless the prior was fitted with the pipeline's VAE, for start text with its text encoder, and has
     what this start needs."""
     if prior is None:
@@ -121,7 +119,7 @@ def check_images(requests: Sequence[Request]) -> None:
             ) from error
 
 
-def check_conditioning(pipe: StableDiffusionPipeline, requests: Sequence[Request], config: SamplingSettings) -> None:
+def check_conditioning(pipe: DiffusionPipeline, requests: Sequence[Request], config: SamplingSettings) -> None:
     """OnbrandError unless every request has a control image that opens for each ControlNet; without ControlNets none
     is looked at."""
     nets, scale = len(nets_of(pipe)), config.controlnet_conditioning_scale
@@ -226,7 +224,7 @@ def warn_unread(requests: Sequence[Request], config: SamplingSettings, size: tup
         if match := WEIGHTS.search(request.prompt) or WEIGHTS.search(request.negative_prompt):
             words[index] = f"has {quote(match[0], 60)}"
     _warn_of(requests, words, "weights and tags of other programs are drawn as words: take them out (a LoRA is lora)")
-    if config.guidance_scale <= 1:
+    if config.guidance_scale is not None and config.guidance_scale <= 1:
         words = {
             index: f"has the negative prompt {quote(request.negative_prompt, 60)}"
             for index, request in enumerate(requests)

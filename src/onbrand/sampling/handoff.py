@@ -19,7 +19,7 @@ from onbrand.models.scheduler import schedule_of, set_steps, suggest
 from onbrand.sampling.noise import noise_for, seeds_of
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 SCHEDULERS = ("DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
 """Schedulers with a step from which x0_hat follows: first order, and without sampling noise."""
@@ -53,7 +53,7 @@ class HandOff:
 
     def __init__(
         self,
-        pipe: StableDiffusionPipeline,
+        pipe: DiffusionPipeline,
         latents: Tensor,
         *,
         seeds: int | Sequence[int],

@@ -21,7 +21,7 @@ from onbrand.sampling.noise import generator_for, noise_of
 from onbrand.sampling.stochastic import scheduled
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
     from onbrand.core.prior import Prior
 
@@ -49,7 +49,7 @@ class Look:
 
 
 def estimate_ahead(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     prior: Prior | None,
     live: Any,
     x_start: Tensor,
@@ -82,7 +82,7 @@ def estimate_ahead(
 
 @torch.no_grad()
 def first_estimate(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     live: Any,
     latents: Tensor,
     call: Mapping[str, Any],
@@ -122,7 +122,7 @@ def first_estimate(
     return estimates[-1]
 
 
-def check_call(pipe: StableDiffusionPipeline, call: Mapping[str, Any]) -> None:
+def check_call(pipe: DiffusionPipeline, call: Mapping[str, Any]) -> None:
     """OnbrandError for an argument that the pipeline does not take, or that a look gives it itself."""
     for former, present in FORMER.items():
         if former in call:
@@ -138,7 +138,7 @@ def check_call(pipe: StableDiffusionPipeline, call: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _without_bar(pipe: StableDiffusionPipeline) -> Iterator[None]:
+def _without_bar(pipe: DiffusionPipeline) -> Iterator[None]:
     """While this holds, the pipeline draws no progress bar: a second one would look like a second generation."""
     own = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(**own | {"disable": True})

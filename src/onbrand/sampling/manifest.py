@@ -19,6 +19,7 @@ from onbrand.errors import OnbrandError
 from onbrand.io import append, digest, read_content, read_json, whole_folder, write_json, write_png
 from onbrand.models.checkpoint import checked
 from onbrand.models.controlnet import nets_of
+from onbrand.models.families import encoders_of
 from onbrand.models.pipeline import decode, device_of, fingerprint
 from onbrand.models.scheduler import restore
 from onbrand.options.former import upgrade
@@ -30,7 +31,7 @@ from onbrand.sampling.stochastic import scheduled
 from onbrand.sampling.trace import Trace
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
     from onbrand.core.prior import Prior
     from onbrand.sampling.sampler import Plan
@@ -46,7 +47,7 @@ SCHEMA = 2
 
 def write_images(
     folder: str | Path,
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     prior: Prior | None,
     requests: Sequence[Request],
     config: SamplingSettings = SamplingSettings(),  # noqa: B008  (frozen)
@@ -120,7 +121,7 @@ def _upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def remake(
-    folder: str | Path, index: int, pipe: StableDiffusionPipeline, prior: Prior | None, alone: bool = False
+    folder: str | Path, index: int, pipe: DiffusionPipeline, prior: Prior | None, alone: bool = False
 ) -> GeneratedImage:
     """GeneratedImage `index` of `folder`, made again from its line in the manifest alone.
 
@@ -298,14 +299,14 @@ def settings_of(work: Plan) -> dict[str, Any]:
     }
 
 
-def fingerprints(pipe: StableDiffusionPipeline, prior: Prior | None) -> dict[str, str | None]:
+def fingerprints(pipe: DiffusionPipeline, prior: Prior | None) -> dict[str, str | None]:
     """sha256 of what an image is made with; the prior's is None without one."""
-    modules = {name: fingerprint(getattr(pipe, name)) for name in ("unet", "vae", "text_encoder")}
+    modules = {name: fingerprint(getattr(pipe, name)) for name in ("unet", "vae", *encoders_of(pipe))}
     modules |= {f"controlnet {number}": fingerprint(net) for number, net in enumerate(nets_of(pipe), 1)}
     return {**modules, "prior": None if prior is None else prior.fingerprint}
 
 
-def dtype_of(pipe: StableDiffusionPipeline) -> str:
+def dtype_of(pipe: DiffusionPipeline) -> str:
     """The network's dtype by its name, as "float32"."""
     return str(pipe.unet.dtype).removeprefix("torch.")
 

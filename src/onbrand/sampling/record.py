@@ -16,7 +16,7 @@ from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import Plan
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 PLACES = {"image", "conditioning"}
 """Where files were. They may lie elsewhere now: what is in them counts, by its sha256."""
@@ -91,7 +91,7 @@ def image_sha256(request: Request, config: SamplingSettings) -> str | None:
     return sha256_of(request.image)
 
 
-def conditioning_of(request: Request, pipe: StableDiffusionPipeline) -> dict[str, list[str]]:
+def conditioning_of(request: Request, pipe: DiffusionPipeline) -> dict[str, list[str]]:
     """The control images and their sha256, where the network read them."""
     if not nets_of(pipe):
         return {}

@@ -19,7 +19,7 @@ from onbrand.options.generate import SamplingSettings
 from onbrand.sampling.lines import NUMBERS, row_of_json, row_of_words
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
     from onbrand.core.prior import Prior
 
@@ -198,7 +198,7 @@ def images_of(requests: Sequence[Request], prior: Prior | None) -> Tensor:
 
 
 def conditions_of(
-    pipe: StableDiffusionPipeline, requests: Sequence[Request], config: SamplingSettings, size: tuple[int, int]
+    pipe: DiffusionPipeline, requests: Sequence[Request], config: SamplingSettings, size: tuple[int, int]
 ) -> dict[str, Any]:
     """What a pipeline with ControlNets is called with beside: a batch of control images (B, 3, H, W) in [0, 1] and a
     scale a ControlNet. size: (H, W) of the images to make; nothing for a pipeline without.

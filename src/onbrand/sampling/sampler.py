@@ -14,7 +14,8 @@ from torch import Tensor
 from onbrand.data.images import to_image
 from onbrand.errors import OnbrandError
 from onbrand.models.controlnet import nets_of
-from onbrand.models.pipeline import decode, factor_of, warn_long
+from onbrand.models.families import family_of
+from onbrand.models.pipeline import decode, warn_long
 from onbrand.models.pipeline import overflow as overflow_of
 from onbrand.models.scheduler import with_options
 from onbrand.options.generate import SamplingSettings
@@ -22,12 +23,12 @@ from onbrand.sampling.checks import MATCHED, check_conditioning, check_images, c
 from onbrand.sampling.handoff import HandOff, steps_in_window
 from onbrand.sampling.noise import generator_for, noise_for
 from onbrand.sampling.requests import Request, conditions_of, images_of, lay_over, place_of
-from onbrand.sampling.start import ResolvedStart, begin, classes_of, resolve_start, shape_of
+from onbrand.sampling.start import ResolvedStart, begin, classes_of, resolve_start, size_of
 from onbrand.sampling.stochastic import match, scheduled
 from onbrand.sampling.trace import Recorder, Trace
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
     from onbrand.core.prior import Prior
 
@@ -60,18 +61,24 @@ class GeneratedImage:
 class Plan:
     """What a run will do: checked, with nothing spent yet."""
 
-    pipe: StableDiffusionPipeline
+    pipe: DiffusionPipeline
     prior: Prior | None
     requests: Sequence[Request]
     config: SamplingSettings
-    """Its start, zero_mean and look_ahead spelled out."""
+    """Its start, zero_mean, look_ahead and guidance_scale spelled out."""
     start: ResolvedStart
     classes: list[str] | None
     """A class a request; None without a prior."""
 
+    @property
+    def guidance_scale(self) -> float:
+        """Of classifier-free guidance."""
+        assert self.config.guidance_scale is not None
+        return self.config.guidance_scale
+
 
 def plan(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     prior: Prior | None,
     requests: Sequence[Request],
     config: SamplingSettings = SamplingSettings(),  # noqa: B008  (frozen)
@@ -94,7 +101,8 @@ def plan(
     check_conditioning(pipe, requests, config)
     if config.handoff:
         steps_in_window(start.scheduler, start.trained_start)
-    negative = [request.negative_prompt for request in requests] if config.guidance_scale > 1 else []
+    guidance = family_of(pipe).guidance if config.guidance_scale is None else config.guidance_scale
+    negative = [request.negative_prompt for request in requests] if guidance > 1 else []
     warn_long(pipe, list(dict.fromkeys([*prompts, *filter(None, negative)])))
     if start.matched:
         check_sampling_noise(start.scheduler, MATCHED)
@@ -102,13 +110,14 @@ def plan(
         field.name: getattr(config, field.name) for field in fields(SamplingSettings)
     }  # and no more of a subclass
     values |= {"start": start.start, "zero_mean": start.zero_mean, "look_ahead": start.look_ahead}
+    values |= {"guidance_scale": guidance}
     settings = SamplingSettings(**values)
-    warn_unread(requests, settings, _size(pipe, prior, None), len(nets_of(pipe)))
+    warn_unread(requests, settings, size_of(pipe, prior, None), len(nets_of(pipe)))
     return Plan(pipe, prior, requests, settings, start, classes)
 
 
 def sample(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     prior: Prior | None,
     requests: Sequence[Request],
     config: SamplingSettings = SamplingSettings(),  # noqa: B008  (frozen)
@@ -131,7 +140,7 @@ def usable(plan: Plan, image: GeneratedImage) -> GeneratedImage:
 
 def overflow(plan: Plan) -> str:
     """Why an image of a plan is none, and what to do."""
-    scale = plan.config.guidance_scale
+    scale = plan.guidance_scale
     reason = overflow_of("model", plan.pipe.unet.dtype)
     return f"{reason}, or a smaller guidance_scale than {scale:g}" if scale > 1 else reason
 
@@ -166,12 +175,13 @@ def _batch(plan: Plan, batch: range) -> list[GeneratedImage]:
     prompts, seeds = [request.prompt for request in requests], [request.seed for request in requests]
     classes = None if plan.classes is None else [plan.classes[index] for index in batch]
     start_images = images_of(requests, plan.prior) if plan.start.start == "image" else None
+    size = size_of(pipe, plan.prior, start_images)
+    negative = [request.negative_prompt for request in requests] if plan.guidance_scale > 1 else None
     call = {
-        "prompt": prompts,
-        "negative_prompt": [request.negative_prompt for request in requests] if config.guidance_scale > 1 else None,
+        **family_of(pipe).call(pipe, prompts, negative, size),
         "num_inference_steps": config.num_inference_steps,
-        "guidance_scale": config.guidance_scale,
-        **conditions_of(pipe, requests, config, _size(pipe, plan.prior, start_images)),
+        "guidance_scale": plan.guidance_scale,
+        **conditions_of(pipe, requests, config, size),
     }
     start = plan.start
     latents = begin(pipe, plan.prior, start, prompts, classes, seeds, start_images, start.look(call))
@@ -179,7 +189,7 @@ def _batch(plan: Plan, batch: range) -> list[GeneratedImage]:
     generators = [generator_for(seed, "steps") for seed in seeds]
     tracing = batch[0] < config.trace
     schedule = start.schedule
-    recorder = Recorder(latents * schedule.init_noise_sigma, schedule.prediction_type, config.guidance_scale)
+    recorder = Recorder(latents * schedule.init_noise_sigma, schedule.prediction_type, plan.guidance_scale)
     scheduler = copy.deepcopy(start.scheduler)
     if start.matched:
         scheduler = match(scheduler, latents, noise_for(seeds, latents.shape[1:], start.zero_mean))
@@ -226,16 +236,6 @@ def _batch(plan: Plan, batch: range) -> list[GeneratedImage]:
         )
         for place, index in enumerate(batch)
     ]
-
-
-def _size(pipe: StableDiffusionPipeline, prior: Prior | None, images: Tensor | None) -> tuple[int, int]:
-    """(H, W) of the images that a run makes: its images', its prior's, or the model's own."""
-    if images is not None:
-        return images.shape[2], images.shape[3]
-    if prior is not None:
-        return prior.provenance.resolution
-    _, height, width = shape_of(pipe)
-    return height * factor_of(pipe), width * factor_of(pipe)
 
 
 def _in_turn(callbacks: Sequence[Callable[..., dict[str, Any]]]) -> Callable[..., dict[str, Any]]:

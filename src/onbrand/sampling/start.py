@@ -12,6 +12,7 @@ from torch import Tensor
 from onbrand.errors import OnbrandError
 from onbrand.models.checkpoint import record_of
 from onbrand.models.controlnet import nets_of
+from onbrand.models.families import factor_of, family_of
 from onbrand.models.pipeline import device_of, embed, encode, overflow, to_x0, warn_long
 from onbrand.models.scheduler import VANISHING, Schedule, latents_for, schedule_of, set_steps
 from onbrand.options._base import check_needs
@@ -27,7 +28,7 @@ from onbrand.sampling.look_ahead import Look, check_call, estimate_ahead
 from onbrand.sampling.noise import generator_for, noise_for, seeds_of
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
     from onbrand.core.prior import Prior
 
@@ -36,7 +37,7 @@ LOOKS: dict[Start, int] = {"mean": 2, "text": 1}
 
 
 def start(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     prior: Prior | None,
     prompts: str | Sequence[str] | None = None,
     *,
@@ -121,7 +122,8 @@ def start(
                 "start",
                 f"look_ahead {resolved.look_ahead} asks what the network would draw of prompts; got none: give prompts",
             )
-        look = resolved.look({"prompt": prompts, "num_inference_steps": num_inference_steps, **call})
+        size = family_of(pipe).size_of_call(size_of(pipe, prior, images))
+        look = resolved.look({"prompt": prompts, "num_inference_steps": num_inference_steps, **size, **call})
     negative = call.get("negative_prompt") or ()
     warn_long(pipe, [*(prompts or ()), *([negative] if isinstance(negative, str) else negative)])
     latents = begin(pipe, prior, resolved, prompts, names, seeds, images, look)
@@ -162,7 +164,7 @@ class ResolvedStart:
 
 
 def resolve_start(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     prior: Prior | None,
     scheduler: Any,
     classes: list[str] | None,
@@ -204,7 +206,7 @@ def resolve_start(
 
 
 def begin(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     prior: Prior | None,
     resolved: ResolvedStart,
     prompts: Sequence[str] | None,
@@ -313,7 +315,7 @@ def default_look_ahead(
 
 
 def _draw_x_start(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     prior: Prior,
     resolved: ResolvedStart,
     prompts: Sequence[str] | None,
@@ -340,7 +342,7 @@ def _draw_x_start(
     return torch.cat(parts).float().cpu()
 
 
-def _encode_x_start(pipe: StableDiffusionPipeline, prior: Prior | None, images: Tensor | None, count: int) -> Tensor:
+def _encode_x_start(pipe: DiffusionPipeline, prior: Prior | None, images: Tensor | None, count: int) -> Tensor:
     """x_start (B, C, h, w) from images (B or 1, 3, H, W): the posterior's mode, float32 on the CPU."""
     if images is None or len(images) not in (1, count):
         number = "none" if images is None else len(images)
@@ -361,8 +363,18 @@ def _one_each(values: str | Sequence[str] | None, count: int, what: str) -> list
     return entries
 
 
-def shape_of(pipe: StableDiffusionPipeline) -> tuple[int, int, int]:
+def shape_of(pipe: DiffusionPipeline) -> tuple[int, int, int]:
     """Latent (C, h, w) that the UNet was made for."""
     size = pipe.unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     return pipe.unet.config.in_channels, height, width
+
+
+def size_of(pipe: DiffusionPipeline, prior: Prior | None, images: Tensor | None) -> tuple[int, int]:
+    """(H, W) of the images that a run makes: its images', its prior's, or the model's own."""
+    if images is not None:
+        return images.shape[2], images.shape[3]
+    if prior is not None:
+        return prior.provenance.resolution
+    _, height, width = shape_of(pipe)
+    return height * factor_of(pipe), width * factor_of(pipe)

@@ -18,12 +18,12 @@ from onbrand.sampling.checks import MATCHED, check_sampling_noise
 from onbrand.sampling.noise import noise_for, seeds_of
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 
 @contextmanager
 def matched_steps(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     latents: Tensor,
     *,
     seeds: int | Sequence[int],
@@ -110,7 +110,7 @@ def _loss(scheduler: Any, timestep: Any, eta: float) -> float:
 
 
 @contextmanager
-def scheduled(pipe: StableDiffusionPipeline, scheduler: Any) -> Iterator[None]:
+def scheduled(pipe: DiffusionPipeline, scheduler: Any) -> Iterator[None]:
     """While this holds, the pipeline runs on `scheduler`."""
     own = pipe.scheduler
     pipe.scheduler = scheduler

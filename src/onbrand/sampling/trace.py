@@ -13,7 +13,7 @@ from torch import Tensor
 from onbrand.core.process import estimate
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Recorder:
         self._x0_hat: list[Tensor] = []
 
     @contextmanager
-    def attached(self, pipe: StableDiffusionPipeline) -> Iterator[Recorder]:
+    def attached(self, pipe: DiffusionPipeline) -> Iterator[Recorder]:
         """While this holds, the UNet's calls are seen."""
 
         def see(module: Any, args: tuple[Any, ...], output: Any) -> None:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from onbrand.data.conditioning import read_conditioning
+from onbrand.models.families import family_of
 from onbrand.models.pipeline import embed, to_x0, tokens_of, warn_long
 from onbrand.options.train import TrainSettings
 from onbrand.training import rng
 from onbrand.training.objective import Batch
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
     from onbrand.core.prior import Prior
     from onbrand.data.latents import Store, Summary
@@ -36,7 +37,7 @@ class Batches:
 
     def __init__(
         self,
-        pipe: StableDiffusionPipeline,
+        pipe: DiffusionPipeline,
         images: Summary,
         store: Store,
         prior: Prior | None,
@@ -49,6 +50,7 @@ class Batches:
         self.captions = Captions(pipe, (record.text for record in images.used), tokens=tokens)
         self.independent = self.captions.complete or not tokens
         """Whether a batch may be made while the network works: not if a text encoder that learns reads it."""
+        self.reads_pooled = family_of(pipe).pooled_width(pipe.unet.config) is not None
 
     def control_images(self, records: Sequence[Record], flips: Sequence[bool] | None) -> Tensor:
         """(B, 3, H, W) in [0, 1]: the records' control images, mirrored if the images are."""
@@ -85,7 +87,11 @@ class Batches:
         low, high = config.timestep_range or (0, self.timesteps - 1)
         hidden, pooled = self.captions([record.text for record in records])
         # only the network's caption is dropped, the start's is not: both branches of guidance meet the same latent
-        hidden[rng.uniform(seed, "dropout", positions) < config.caption_dropout_rate] = self.captions.empty
+        dropped = rng.uniform(seed, "dropout", positions) < config.caption_dropout_rate
+        hidden[dropped] = self.captions.empty
+        network_pooled = None
+        if self.reads_pooled:
+            network_pooled = self._on_device(torch.where(dropped[:, None], self.captions.empty_pooled, pooled))
         coordinates = self._on_device(rng.normal(seed, "start", positions, (config.k,)))
         classes = [record.class_name for record in records]
         x_start = x_start_of(self.prior, config, x0, classes, self._on_device(pooled), coordinates)
@@ -95,6 +101,7 @@ class Batches:
             noise=self._on_device(noise),
             timesteps=self._on_device(rng.timesteps(seed, positions, high + 1, low)),
             hidden=self._on_device(hidden),
+            pooled=network_pooled,
             perturbation=perturbation,
             condition=self._on_device(self.control_images(records, flips)) if config.method == "controlnet" else None,
         )
@@ -159,20 +166,21 @@ class Captions:
         pipe: the model whose text encoder reads them.
         texts: all captions of the run.
         limit: bytes of the table of all that are encoded ahead.
-        tokens: give tokens (B, L) int64 in place of hidden states, for a text encoder that learns.
+        tokens: give tokens (B, N, L) int64 in place of hidden states, for N text encoders that learn.
     """
 
-    def __init__(
-        self, pipe: StableDiffusionPipeline, texts: Iterable[str], limit: int = LIMIT, tokens: bool = False
-    ) -> None:
+    def __init__(self, pipe: DiffusionPipeline, texts: Iterable[str], limit: int = LIMIT, tokens: bool = False) -> None:
         self._pipe, self._tokens = pipe, tokens
         self._rows: dict[str, int] = {}
         unique = sorted({"", *texts})
         warn_long(pipe, unique[1:])  # the first is the empty one
         chunks = [unique[i : i + CHUNK] for i in range(0, len(unique), CHUNK)]
         hidden, pooled = self._encode(chunks[0])
-        self.empty = hidden[0].clone()
-        """(L, E) hidden states of the empty caption, or its (L,) tokens."""
+        to_zero = family_of(pipe).drops_to_zero(pipe)
+        self.empty = torch.full_like(hidden[0], -1 if tokens else 0) if to_zero else hidden[0].clone()
+        """(L, E) hidden states of a caption that is dropped, or its (N, L) tokens, -1 if it is read as zeros."""
+        self.empty_pooled = pooled[0] * (not to_zero)
+        """(P,) its pooled text."""
         if (hidden[0].nbytes + pooled[0].nbytes) * len(unique) > limit:
             return
         others = [self._encode(chunk) for chunk in chunks[1:]]
@@ -186,7 +194,7 @@ class Captions:
         return bool(self._rows)
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Hidden (B, L, E) float32 or tokens (B, L) int64, and pooled (B, E) float32, on the CPU."""
+        """Hidden (B, L, E) float32 or tokens (B, N, L) int64, and pooled (B, P) float32, on the CPU."""
         if not self.complete:
             return self._encode(list(texts))
         rows = [self._rows[text] for text in texts]

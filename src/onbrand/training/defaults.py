@@ -20,7 +20,7 @@ from onbrand.options.train import TrainSettings
 from onbrand.training.objective import Objective, make_objective
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
     from onbrand.core.prior import Prior
     from onbrand.data.latents import Store, Summary
@@ -57,7 +57,7 @@ def resolve_precision(config: TrainSettings, device: torch.device) -> str:
 
 
 def check_run(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     images: Summary,
     store: Store,
     prior: Prior | None,
@@ -114,7 +114,7 @@ def check_run(
     return objective
 
 
-def check_rank(pipe: StableDiffusionPipeline, config: TrainSettings) -> None:
+def check_rank(pipe: DiffusionPipeline, config: TrainSettings) -> None:
     """Raises OnbrandError for a LoRA of a higher rank than the smallest layer that it adapts has: a part of its weights
     would say nothing."""
     layers = adapted_layers(pipe, config.target_modules, config.train_text_encoder)
@@ -128,9 +128,7 @@ def check_rank(pipe: StableDiffusionPipeline, config: TrainSettings) -> None:
         )
 
 
-def check_prior(
-    pipe: StableDiffusionPipeline, images: Summary, store: Store, prior: Prior, config: TrainSettings
-) -> None:
+def check_prior(pipe: DiffusionPipeline, images: Summary, store: Store, prior: Prior, config: TrainSettings) -> None:
     """Raises OnbrandError unless the prior is of the model's VAE (for start text, of its text encoder), knows the
     images' classes, and has their starts."""
     vae = pipe.vae.config

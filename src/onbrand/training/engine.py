@@ -17,7 +17,7 @@ from onbrand.models.denoiser import Denoiser
 from onbrand.training.objective import Batch, Objective
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 LOSS_SCALE = 1024
 """By which a loss is multiplied, for gradients that float16 would round to nothing."""
@@ -50,7 +50,7 @@ def allow_tf32(allow: bool) -> Iterator[None]:
 
 
 @contextmanager
-def half_precision(pipe: StableDiffusionPipeline, denoiser: Denoiser, dtype: torch.dtype | None) -> Iterator[None]:
+def half_precision(pipe: DiffusionPipeline, denoiser: Denoiser, dtype: torch.dtype | None) -> Iterator[None]:
     """While this holds, the networks compute in `dtype`, whoever calls them: the loop, validation or its caller.
 
     The UNet's weights that do not learn are in `dtype` from here on. None: nothing changes.
@@ -71,7 +71,7 @@ def half_precision(pipe: StableDiffusionPipeline, denoiser: Denoiser, dtype: tor
 
 
 @contextmanager
-def compile_networks(pipe: StableDiffusionPipeline, enable: bool) -> Iterator[None]:
+def compile_networks(pipe: DiffusionPipeline, enable: bool) -> Iterator[None]:
     """While this holds, the networks are compiled at their first call, if `enable`; no weight's name changes."""
     networks = [pipe.unet, *nets_of(pipe)] if enable else []
     for network in networks:
@@ -126,7 +126,7 @@ def check_compiled(network: nn.Module, weights: Sequence[nn.Parameter], objectiv
 
 
 @contextmanager
-def offload_parts(pipe: StableDiffusionPipeline, parts: list[nn.Module]) -> Iterator[Callable[[], None]]:
+def offload_parts(pipe: DiffusionPipeline, parts: list[nn.Module]) -> Iterator[Callable[[], None]]:
     """While this holds, these parts of the pipeline wait on the CPU and come to the device when they are called.
 
     The VAE then takes one image at a time, and large ones in tiles. Yields a function that sends the parts back.

@@ -17,6 +17,7 @@ from onbrand.models import lora as lora_files
 from onbrand.models import pipeline
 from onbrand.models.controlnet import TOGETHER, nets_of
 from onbrand.models.denoiser import Denoiser, controlnet, full, lora
+from onbrand.models.families import encoders_of
 from onbrand.models.scheduler import with_prediction
 from onbrand.options.train import TrainSettings
 from onbrand.training import rng
@@ -24,7 +25,7 @@ from onbrand.training.objective import Objective, make_objective
 from onbrand.training.state import load_state
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
     from onbrand.core.prior import Prior
     from onbrand.data.latents import Store, Summary
@@ -35,13 +36,12 @@ UNET = ".unet"
 """In a run's folder: what `keep_unet` saves."""
 
 
-def save_model(pipe: StableDiffusionPipeline, prior: Prior | None, config: TrainSettings, out: str | Path) -> Path:
+def save_model(pipe: DiffusionPipeline, prior: Prior | None, config: TrainSettings, out: str | Path) -> Path:
     """Save the last state in `out` as `out`/model, and the prior beside it.
 
     `train` ends with it; call it to keep the model of a run that was stopped. The pipeline then holds the weights that
     are saved: their EMA, if there is one. diffusers loads them without onbrand: a model by
-    StableDiffusionPipeline.from_pretrained, a LoRA by its load_lora_weights, a ControlNet by
-    StableDiffusionControlNetPipeline.from_pretrained.
+    DiffusionPipeline.from_pretrained, a LoRA by its load_lora_weights.
 
     Args:
         pipe: the pipeline that was trained.
@@ -81,7 +81,7 @@ def save_model(pipe: StableDiffusionPipeline, prior: Prior | None, config: Train
     return out / "model"
 
 
-def keep_unet(pipe: StableDiffusionPipeline, config: TrainSettings, out: Path) -> None:
+def keep_unet(pipe: DiffusionPipeline, config: TrainSettings, out: Path) -> None:
     """Save the UNet beside a ControlNet as it is, if it does not learn.
 
     The UNet in memory will be in half precision. `save_model` puts the saved one into the model.
@@ -91,13 +91,13 @@ def keep_unet(pipe: StableDiffusionPipeline, config: TrainSettings, out: Path) -
             pipe.unet.save_pretrained(draft)
 
 
-def set_prediction_type(pipe: StableDiffusionPipeline, config: TrainSettings) -> None:
+def set_prediction_type(pipe: DiffusionPipeline, config: TrainSettings) -> None:
     """Give the pipeline a scheduler of `config.prediction_type`, in place; none: its own scheduler stays."""
     if config.prediction_type is not None:
         pipe.scheduler = with_prediction(pipe.scheduler, config.prediction_type, "trailing")
 
 
-def denoiser_of(pipe: StableDiffusionPipeline, config: TrainSettings) -> Denoiser:
+def denoiser_of(pipe: DiffusionPipeline, config: TrainSettings) -> Denoiser:
     """What learns under `config.method`.
 
     Called again on the same pipeline, it finds the same weights.
@@ -118,7 +118,7 @@ def denoiser_of(pipe: StableDiffusionPipeline, config: TrainSettings) -> Denoise
             f"the model has a ControlNet, and method {config.method} would leave it out: take method controlnet, with "
             "train_unet if the UNet is to learn too",
         )
-    if config.method != "lora" and getattr(pipe.text_encoder, "peft_config", None):
+    if config.method != "lora" and any(getattr(one, "peft_config", None) for one in encoders_of(pipe).values()):
         raise OnbrandError(
             "training", "the model's text encoder has a LoRA beside it: `onbrand merge` it first, or take method lora"
         )
@@ -131,7 +131,7 @@ def denoiser_of(pipe: StableDiffusionPipeline, config: TrainSettings) -> Denoise
 
 
 def origin_of(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     images: Summary,
     store: Store,
     prior: Prior | None,
@@ -153,7 +153,8 @@ def origin_of(
     Returns:
         images, prior, model -> sha256 in hex; "" without a prior.
     """
-    networks = [pipeline.fingerprint(pipe.text_encoder), objective.abars.tolist(), _architecture(pipe.unet)]
+    encoders = [pipeline.fingerprint(encoder) for encoder in encoders_of(pipe).values()]
+    networks = [*encoders, objective.abars.tolist(), _architecture(pipe.unet)]
     networks += [_architecture(net) for net in nets_of(pipe)]
     frozen = config.method == "lora" or (config.method == "controlnet" and not config.train_unet)
     return {

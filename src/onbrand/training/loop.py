@@ -21,6 +21,7 @@ from torch import Tensor
 from onbrand.errors import OnbrandError
 from onbrand.io import append, write_text
 from onbrand.models.denoiser import Denoiser, freeze
+from onbrand.models.families import encoders_of
 from onbrand.options.train import TrainSettings
 from onbrand.training import rng
 from onbrand.training.batches import Batches
@@ -51,13 +52,13 @@ from onbrand.training.state import (
 from onbrand.training.validation import check_validation_data, mean_loss, validation_batches, validation_images
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
     from onbrand.core.prior import Prior
     from onbrand.data.latents import Store
     from onbrand.data.records import Record
 
-    Validate = Callable[[StableDiffusionPipeline, int], float | None]
+    Validate = Callable[[DiffusionPipeline, int], float | None]
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Step:
 
 
 def train(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     records: Sequence[Record],
     store: Store,
     prior: Prior | None,
@@ -177,8 +178,8 @@ def train(
             prefetch = batches.independent and (on_gpu(device) if config.prefetch is None else config.prefetch)
             next_parts: Future[list[Batch]] | None = None
             idle = [pipe.vae] if config.offload else []
-            if idle and batches.captions.complete and denoiser.text_encoder is None:
-                idle.append(pipe.text_encoder)
+            if idle and batches.captions.complete and not denoiser.encoders:
+                idle += encoders_of(pipe).values()
             with offload_parts(pipe, idle) as send_back:
                 for number in range(steps_before + 1, max_steps + 1):
                     begin, lr = time.perf_counter(), learner.lr

@@ -37,7 +37,9 @@ class Batch:
     timesteps: Tensor
     """(B,) in 0..T-1."""
     hidden: Tensor
-    """(B, L, E) hidden states of the captions; if the text encoder learns, their tokens, (B, L) int64."""
+    """(B, L, E) hidden states of the captions; if N text encoders learn, their tokens, (B, N, L) int64."""
+    pooled: Tensor | None = None
+    """(B, P) pooled captions; none: the network reads none."""
     perturbation: Tensor | None = None
     """(B, C, H, W) noise that is in x_t and not in the target (Ning et al. 2023); none: no such noise."""
     condition: Tensor | None = None
@@ -85,15 +87,17 @@ class Objective:
         """The loss of a network on a batch.
 
         Args:
-            denoise: the network, called as `denoise(x_t (B, C, H, W), timesteps (B,), hidden (B, L, E))`, and with the
-                control images (B, 3, H', W') behind these if the batch has them. It returns (B, C, H, W).
+            denoise: the network, called as `denoise(x_t (B, C, H, W), timesteps (B,), hidden (B, L, E))`, and with
+                pooled= (B, P) and condition= (B, 3, H', W'), the control images, if the batch has them. It returns
+                (B, C, H, W).
             batch: the batch.
 
         Returns:
             The loss of each sample, and their mean.
         """
         t = batch.timesteps
-        conditions = (batch.hidden,) if batch.condition is None else (batch.hidden, batch.condition)
+        beside = {"pooled": batch.pooled, "condition": batch.condition}
+        beside = {name: tensor for name, tensor in beside.items() if tensor is not None}
         # Eq. 14: the only line that differs from plain training
         noise = matched_noise(batch.noise, batch.x0, batch.x_start, self.gain[t])
         # Eq. 13
@@ -101,7 +105,7 @@ class Objective:
         x_t = add_noise(batch.x0, input_noise, self.abars[t])
         y = target(self.prediction_type, batch.x0, noise, self.abars[t])
         # Eq. 15
-        each = (denoise(x_t, t, *conditions).float() - y).square().flatten(1).mean(1)
+        each = (denoise(x_t, t, batch.hidden, **beside).float() - y).square().flatten(1).mean(1)
         if self.snr_gamma is not None:
             each = each * self.weight(t)
         return Loss(each.mean(), each.detach(), t >= self.start_timestep)

@@ -32,7 +32,7 @@ from onbrand.training.export import describe_start
 from onbrand.training.objective import Batch, Objective, make_objective
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
     from onbrand.core.prior import Prior
     from onbrand.data.latents import Store
@@ -93,7 +93,7 @@ def validation_images(candidates: Summary, training_images: Summary) -> Summary:
 
 
 def validation_batches(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     images: Summary,
     store: Store,
     prior: Prior | None,
@@ -138,7 +138,7 @@ class Validation:
     size: tuple[int, int] = (0, 0)
     """(H, W) that images are judged at."""
 
-    def __call__(self, pipe: StableDiffusionPipeline, step: int) -> float | None:
+    def __call__(self, pipe: DiffusionPipeline, step: int) -> float | None:
         """Write step-<step>.png.
 
         With a reference, the sheet says which properties each image fails.
@@ -166,7 +166,7 @@ class Validation:
 
 
 def make_validation(
-    pipe: StableDiffusionPipeline, records: Sequence[Record], prior: Prior | None, config: TrainSettings, out: Path
+    pipe: DiffusionPipeline, records: Sequence[Record], prior: Prior | None, config: TrainSettings, out: Path
 ) -> Validation:
     """What makes `out`/validation/step-<step>.png: images of the first captions, always with the same seeds.
 
