@@ -103,6 +103,7 @@ class Leak(Part):
     mean_power: list[Number]
     spread_power: list[Number]
     prompt_say: dict[str, Any] = {}
+    channel_means_lost: Rate | None = None
 
     @model_validator(mode="after")
     def _as_many(self) -> Leak:
@@ -127,6 +128,7 @@ class Diagnosis(Recorded):
     num_inference_steps: Count
     start_timestep: Number
     abar: Rate
+    trained_noise_offset: Number = 0
     classes: dict[Name, Leak]
     findings: list[Finding]
 

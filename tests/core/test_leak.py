@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import solve_ivp
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from onbrand.core import Gaussian, measure_leak
-from onbrand.core.leak import mismatch
+from onbrand.core.leak import channel_means_lost, mismatch
 from worlds import raises
 
 SHAPE = (2, 2, 3)
@@ -166,3 +167,34 @@ class TestMismatch:
     def test_an_unknown_word_is_refused(self) -> None:
         with raises("value", "x_T", "image, mean, text, pca or noise", "'photo'"):
             mismatch(self.gaussian(), 0.1, "photo", "image")
+
+
+@pytest.mark.parametrize("abar", [0.0047, 0.00815])
+@pytest.mark.parametrize("noise_offset", [0.0, 0.0357, 0.5])
+def test_what_is_lost_of_the_channel_means_is_where_the_ideal_networks_ode_ends(
+    abar: float, noise_offset: float
+) -> None:
+    """Its probability-flow ODE in z = x / sqrt(1 - abar) and r, from pure noise, by scipy: dz = x0_hat dr."""
+    channels, places, level = 3, 64, 40.0
+    rows = torch.eye(channels).repeat_interleave(places, 1) / math.sqrt(places)  # the channel means
+    mean = torch.tensor([5.0, -2.0, 1.0])[:, None, None].expand(channels, 8, 8)
+    gaussian = Gaussian(mean.clone(), rows, torch.full((3,), level), 3 * level + 0.1 * (3 * 64 - 3), 500)
+    start, width = math.sqrt(abar / (1 - abar)), 1 + places * noise_offset**2
+    mode = math.sqrt(places) * 5.0  # of the first channel, along its unit vector
+
+    def slope(r: float, z: list[float]) -> list[float]:
+        return [mode + r * level * (z[0] - r * mode) / (r * r * level + width)]
+
+    last = 1e4
+    end = solve_ivp(slope, (start, last), [0.0], rtol=1e-9, atol=1e-9, method="LSODA").y[0, -1] / last
+    assert channel_means_lost(gaussian, abar, noise_offset) == pytest.approx(1 - end / mode, abs=1e-3)
+
+
+def test_nothing_is_lost_without_a_leak_and_components_need_not_be_channels() -> None:
+    gaussian = make_gaussian(3)
+    assert channel_means_lost(gaussian, 0.0) == 0
+    spread = torch.zeros(0, D)
+    flat = Gaussian(torch.ones(SHAPE), spread, torch.zeros(0), 2.0 * D, 9)  # 2 in every direction
+    assert channel_means_lost(flat, 0.5) == pytest.approx(math.sqrt(2 / 3), rel=1e-6)
+    wider = [channel_means_lost(gaussian, 0.01, offset) for offset in (0.0, 0.1, 1.0)]
+    assert wider == sorted(wider, reverse=True) and wider[0] > wider[2]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, EulerDiscreteScheduler
+from diffusers import DiffusionPipeline, EDMDPMSolverMultistepScheduler, EulerDiscreteScheduler, LCMScheduler
 from ldm import to_ldm
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -28,9 +28,10 @@ from onbrand.options.train import TrainSettings
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import sample
 from onbrand.training.batches import Captions
+from onbrand.training.export import set_scheduler
 from onbrand.training.objective import Batch, make_objective
 from worlds import FAMILIES as BUILDERS
-from worlds import raises, tiny_pipeline
+from worlds import raises, tiny_pipeline, tiny_unet
 
 PROMPTS = ["a red boot", "a blue dress"]
 STEPS = {"num_inference_steps": 4, "guidance_scale": 3.0}
@@ -290,3 +291,32 @@ def test_all_that_learns_is_the_unet_or_its_lora(model: Any) -> None:
     pipe = copy.deepcopy(model)
     assert all(name.startswith("unet.") for name in full(pipe).learned)
     assert not any(weight.requires_grad for encoder in encoders_of(pipe).values() for weight in encoder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "mark"),
+    [("sdxl-Turbo", {}, "sdxl-Turbo"), ("model", {"scheduler": LCMScheduler}, "LCMScheduler"),
+     ("model", {"time_cond_proj_dim": 32}, "time_cond_proj_dim"), ("turbulence", {}, None)],
+)  # fmt: skip
+def test_students_of_a_few_steps_are_told_of(
+    tmp_path: Path, name: str, options: dict[str, Any], mark: str | None, recwarn: pytest.WarningsRecorder
+) -> None:
+    pipe = tiny_pipeline()
+    if "scheduler" in options:
+        pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    elif options:
+        pipe.unet = tiny_unet(16, cross_attention_dim=16, **options)
+    pipe.save_pretrained(tmp_path / name)
+    pipeline.load(tmp_path / name)
+    words = [str(one.message) for one in recwarn if "distilled" in str(one.message)]
+    assert len(words) == (mark is not None) and all(str(mark) in word for word in words)
+
+
+def test_an_edm_scheduler_over_a_discrete_model_is_replaced_to_train() -> None:
+    pipe = tiny_pipeline(family="sdxl")
+    pipe.scheduler = EDMDPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    with raises("scheduler", "EDMDPMSolverMultistepScheduler", "scheduler DDIMScheduler"):
+        make_objective(pipe.scheduler, TrainSettings(start="noise"))
+    set_scheduler(pipe, TrainSettings(start="noise", scheduler="DDIMScheduler"))
+    plain = tiny_pipeline(family="sdxl").scheduler
+    assert torch.equal(make_objective(pipe.scheduler, TrainSettings(start="noise")).abars, plain.alphas_cumprod)

@@ -183,7 +183,7 @@ FAULTS: dict[str, tuple[Edit, tuple[object, ...]]] = {
     "code in a pickle": (with_code, ("unet",)),
     "a cut pickle": (cut_pickle, ("unet",)),
     "nine channels": (nine_channels, ("UNet", "9", "4")),
-    "SDXL's UNet": (config("unet/config.json", addition_embed_type="text_time"), ("text_time", "Stable Diffusion 1 or 2")),
+    "SDXL's UNet": (config("unet/config.json", addition_embed_type="text_time"), ("text_time", "Diffusion 1 or 2")),
     "of classes": (config("unet/config.json", class_embed_type="timestep"), ("class_embed_type",)),
     "no size": (config("unet/config.json", sample_size=None), ("sample_size", None)),
     "a size of words": (config("unet/config.json", sample_size="64"), ("sample_size", 64)),

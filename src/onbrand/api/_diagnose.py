@@ -30,6 +30,7 @@ def diagnose(options: DiagnoseOptions) -> dict[str, Any]:
     from onbrand.core import Prior
     from onbrand.core.diagnosis import diagnose_classes, lines_of
     from onbrand.models import pipeline
+    from onbrand.models.families import family_of
     from onbrand.models.scheduler import VANISHING, read_scheduler, with_options, with_zero_snr
 
     prior = Prior.load(prior_file(options.brand))
@@ -38,6 +39,8 @@ def diagnose(options: DiagnoseOptions) -> dict[str, Any]:
     steps = options.num_inference_steps
     schedule = read_scheduler(with_options(base, options.scheduler, options.timestep_spacing), steps)
     trained_start, abar, first = pipeline.trained_start_of(pipe), schedule.abar, schedule.first
+    offset = options.trained_noise_offset
+    offset = family_of(pipe).noise_offsets.get(pipeline.name_of(pipe), 0.0) if offset is None else offset
     classes, entries = diagnose_classes(
         prior,
         abar,
@@ -46,6 +49,7 @@ def diagnose(options: DiagnoseOptions) -> dict[str, Any]:
         trained_start,
         last=len(schedule.abars) - 1,
         prompts=not trained_start and abar >= VANISHING,
+        noise_offset=offset,
     )
     print(f"{schedule.name}, {steps} steps: starts at timestep {first:g}, abar {abar:.4g}\n")
     print("\n".join(lines_of(classes, entries)))
@@ -54,6 +58,7 @@ def diagnose(options: DiagnoseOptions) -> dict[str, Any]:
         "num_inference_steps": steps,
         "start_timestep": first,
         "abar": abar,
+        "trained_noise_offset": offset,
         "classes": classes,
         "findings": entries,
         "command": command("diagnose", options),

@@ -37,7 +37,7 @@ def train(options: TrainOptions) -> Path:
     from onbrand.models.fitting import processes
     from onbrand.training.defaults import resolve_defaults
     from onbrand.training.early_stopping import has_stalled, read_pass_rates, until_stalled
-    from onbrand.training.export import save_model, set_prediction_type
+    from onbrand.training.export import save_model, set_scheduler
     from onbrand.training.loop import train as train_steps
     from onbrand.training.validation import check_validation_data, make_validation
 
@@ -46,7 +46,7 @@ def train(options: TrainOptions) -> Path:
     brand, (size, flip) = _inputs.brand_folder(options.prior), _inputs.size_and_flip(pipe, prior, options)
     config = resolve_defaults(options, prior)
     store, images, validation_data = _inputs.encode_training_data(pipe, options, brand or out, size, flip)
-    set_prediction_type(pipe, config)
+    set_scheduler(pipe, config)
     validate = make_validation(pipe, images.used, prior, config, out) if config.validation_steps else None
     validated = validation_data.used if validation_data else ()
     steps = train_steps(pipe, images.used, store, prior, config, out, validate, validated)

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from onbrand.core.findings import findings
-from onbrand.core.leak import measure_leak, prompt_says
+from onbrand.core.findings import findings, offset_noise
+from onbrand.core.leak import channel_means_lost, measure_leak, prompt_says
 from onbrand.core.prior import Prior
 from onbrand.io import plain
 
@@ -21,6 +21,7 @@ def diagnose_classes(
     trained_start: Mapping[str, Any] | None = None,
     last: float = 999,
     prompts: bool = True,
+    noise_offset: float = 0.0,
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, str]]]:
     """The numbers of each class, and the findings, each once with the classes that it is true of.
 
@@ -32,6 +33,7 @@ def diagnose_classes(
         trained_start: the start that the weights were trained with (`gain` and `start_timestep`); None: noise
         last: the noisiest training timestep, where a trained window ends
         prompts: also measure the prompt's say (for weights trained without a start, at an abar above 0)
+        noise_offset: of the offset noise that the weights were trained with; 0: none
     """
     constant, window = None, None
     if trained_start:
@@ -45,7 +47,12 @@ def diagnose_classes(
         classes[name] = {"count": gaussian.count, **numbers}
         if prompts and gaussian.k:
             classes[name]["prompt_say"] = prompt_says(gaussian, prior.text.get(name), abar, LOOKS)
-        for finding in findings(leak, first, timesteps, window, constant, abar):
+        entries_of_class = findings(leak, first, timesteps, window, constant, abar)
+        if noise_offset and abar > 0 and not trained_start:
+            lost = [channel_means_lost(gaussian, abar, offset) for offset in (noise_offset, 0.0)]
+            classes[name]["channel_means_lost"] = lost[0]
+            entries_of_class.append(offset_noise(noise_offset, *lost))
+        for finding in entries_of_class:
             entry = entries.setdefault((finding.code, finding.sentence), {**asdict(finding), "class": ""})
             entry["class"] = ", ".join(filter(None, (entry["class"], name)))
     return classes, list(entries.values())

@@ -1,4 +1,4 @@
-"""OB001 to OB007, worded once: a code, a title, a sentence, a remedy (docs/concepts/findings.md).
+"""OB001 to OB008, worded once: a code, a title, a sentence, a remedy (docs/concepts/findings.md).
 
 `diagnose` prints them, a start that goes wrong raises or warns with them. Settings are named as arguments, which on the
 command line have two dashes before them.
@@ -17,6 +17,7 @@ TITLES = {
     "OB005": "no mismatch",
     "OB006": "constant gain started from another timestep than trained",
     "OB007": "constant gain under a sampler that draws noise",
+    "OB008": "trained with offset noise",
 }
 """Every code there is; each has its section in docs/concepts/findings.md."""
 
@@ -156,6 +157,17 @@ def unmatched_noise(sampler: str, remedy: str) -> Finding:
     """OB007: under the constant gain a sampler draws noise that is not matched; remedy: what to do."""
     sentence = f"{sampler} draws noise at every step, which thins x_start's share under the constant gain."
     return _finding("OB007", sentence, remedy, "note")
+
+
+def offset_noise(noise_offset: float, lost: float, without: float) -> Finding:
+    """OB008: the model was trained with offset noise; lost, without: shares of the channel means that a start from
+    noise loses so, and would lose after training without (`leak.channel_means_lost`)."""
+    sentence = (
+        f"Offset noise of {noise_offset:g} makes the noise of training wider in the channel means: a start from noise "
+        f"loses {lost:.2f} of the class's brightness and tint, not {without:.2f}. The rest of the leak is as it was."
+    )
+    remedy = "Take the same starts; training with one and gain constant takes the place of offset noise."
+    return _finding("OB008", sentence, remedy, "note")
 
 
 def _steps_inside(timesteps: list[float], window: tuple[float, float]) -> int | None:

@@ -181,6 +181,35 @@ def prompt_says(
     }
 
 
+def channel_means_lost(gaussian: Gaussian, abar: float, noise_offset: float = 0.0) -> float:
+    """The share of a class's mean brightness and tint that an ideal network loses when it starts from pure noise.
+
+    The network was trained without a start, with offset noise: each channel's noise also has one number of standard
+    deviation `noise_offset` at all of its N places, so that in the channel means alone its variance is
+    w^2 = 1 + N noise_offset^2. In each, what is lost is sqrt(abar l / (abar l + (1 - abar) w^2)), with l the class's
+    variance there. Source: docs/concepts/method.md, section 4.
+
+    Args:
+        gaussian: the class
+        abar: alphas_cumprod at the first timestep, in [0, 1)
+        noise_offset: as trained with; 0: none
+
+    Returns:
+        The mean over the channels, weighted by the square of the class mean's average there; in [0, 1].
+    """
+    channels, places = len(gaussian.mean), gaussian.mean[0].numel()
+    means = gaussian.mean.double().flatten(1).mean(1).cpu()
+    # of each component, its part along the unit vector that is the same at all places of a channel
+    along = gaussian.components.double().cpu().reshape(-1, channels, places).sum(2) / math.sqrt(places)
+    modelled = along.square()
+    variances = (modelled * gaussian.variances.double().cpu()[:, None]).sum(0)
+    variances = variances + gaussian.residual * (1 - modelled.sum(0)).clamp(min=0)
+    width = 1 + places * noise_offset**2
+    lost = (abar * variances / (abar * variances + (1 - abar) * width)).sqrt()
+    weights = means.square()
+    return float((lost * weights).sum() / weights.sum().clamp(min=torch.finfo(torch.float64).tiny))
+
+
 def _kl(excess: Tensor) -> Tensor:
     """KL( N(0, 1 + excess) || N(0, 1) ) in nats; excess > -1, or -1 at abar = 1 without variance: infinite."""
     return (excess - excess.log1p()) / 2

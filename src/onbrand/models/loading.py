@@ -27,7 +27,7 @@ from onbrand.models.checkpoint import base_of, is_lora, lora_metadata, model_fol
 from onbrand.models.controlnet import PART, nets_of, open_controlnets
 from onbrand.models.families import FAMILIES, Family, known
 from onbrand.models.lora import fuse
-from onbrand.models.parts import check_parts, check_unet
+from onbrand.models.parts import check_parts, check_unet, warn_of_students
 from onbrand.models.scheduler import marked
 from onbrand.models.weights import (
     check_file,
@@ -87,6 +87,7 @@ def load(
     file, metadata = (None, {}) if lora is None else lora_metadata(lora)  # before the model, which takes longer
     pipe = _open(model, path, config, DTYPES[dtype])
     pipe.set_progress_bar_config(disable=True)
+    warn_of_students([model, *([] if lora is None else [lora])], pipe.scheduler, pipe.unet.config)
     if file is not None:
         with quiet():
             fuse(pipe, file, lora_scale)

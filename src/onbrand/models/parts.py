@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,24 @@ def check_unet(config: Mapping[str, Any], family: Family, path: Path) -> None:
             "model",
             f"{path.absolute() / 'unet' / 'config.json'}: sample_size must be the side of its latents, 64 of Stable "
             f"Diffusion 1; got {size}: write it there",
+        )
+
+
+STUDENTS = re.compile(r"turbo|lightning|lcm|tcd|hyper-?sd|dmd2?", re.IGNORECASE)
+"""Names of models and LoRAs that were distilled to a few steps."""
+
+
+def warn_of_students(names: Sequence[str | Path], scheduler: Any, unet_config: Mapping[str, Any]) -> None:
+    """Warn of a model or LoRA distilled to a few steps, by its name, its scheduler or its UNet."""
+    marks = [Path(name).name for name in names if STUDENTS.search(Path(name).name)]
+    marks += [name for name in (type(scheduler).__name__,) if name.startswith(("LCM", "TCD"))]
+    marks += ["time_cond_proj_dim of its UNet"] if unet_config.get("time_cond_proj_dim") else []
+    if marks:
+        warnings.warn(
+            f"this model seems to be distilled to a few steps ({marks[0]}): its student learnt from pure noise at the "
+            "last timestep, where a start gains little, and training undoes what it learnt; take the model that it was "
+            "distilled from to train, and check a start on a few images",
+            stacklevel=3,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
-from onbrand.options._base import Count, File, First, Spacing, Word, check_options
+from onbrand.options._base import Count, File, First, NotNegative, Spacing, Word, check_options
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class DiagnoseOptions:
         timestep_spacing: how its timesteps are spaced. Default: the scheduler's own
         rescale_betas_zero_snr: ask it of the model's noise schedule rescaled to zero terminal SNR (a model must be
             trained for it)
+        trained_noise_offset: of the offset noise that the model was trained with, 0 for none. Default: what is known of
+            the model, .0357 of Stable Diffusion XL base, else 0
         model_config: as for `fit`
     """
 
@@ -29,6 +31,7 @@ class DiagnoseOptions:
     num_inference_steps: Count = 20
     timestep_spacing: Spacing | None = None
     rescale_betas_zero_snr: bool = False
+    trained_noise_offset: NotNegative | None = None
     model_config: File | None = None
 
     def __post_init__(self) -> None:

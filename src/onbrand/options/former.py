@@ -73,7 +73,7 @@ FORMER: dict[str, dict[str, str]] = {
 
 BEFORE: dict[str, dict[str, Any]] = {
     "train": {
-        "method": "full", "prediction_type": None, "rank": 16, "lora_alpha": None,
+        "method": "full", "scheduler": None, "prediction_type": None, "rank": 16, "lora_alpha": None,
         "target_modules": ["to_q", "to_k", "to_v", "to_out.0"], "train_text_encoder": False, "train_unet": False,
         "input_perturbation": 0.0, "timestep_range": None, "optimizer": "adamw", "prefetch": None, "compile": False,
         "offload": False, "allow_tf32": False,

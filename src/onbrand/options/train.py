@@ -59,6 +59,8 @@ class TrainSettings:
             as in generation (sampled)
         method: what learns: the whole UNet (full), a LoRA beside it (lora; it needs about ten times the learning
             rate), or a ControlNet (controlnet; it reads the photos' control images)
+        scheduler: diffusers scheduler class whose noise schedule is trained under, such as DDIMScheduler, for a model
+            that names one that no start can enter (EDM). Default: the model's own
         prediction_type: prediction target, which also sets trailing timesteps. Default: the model's own target and
             spacing. v_prediction keeps the brand's background most often, if the whole UNet learns
         seed: of every random number of the run
@@ -115,6 +117,7 @@ class TrainSettings:
     k: Count = 3
     draw: Draw = "projected"
     method: Method = "full"
+    scheduler: Word | None = None
     prediction_type: Prediction | None = None
     seed: int = 0
     max_train_steps: Count = 50_000

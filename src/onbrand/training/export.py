@@ -18,7 +18,7 @@ from onbrand.models import pipeline
 from onbrand.models.controlnet import TOGETHER, nets_of
 from onbrand.models.denoiser import Denoiser, controlnet, full, lora
 from onbrand.models.families import encoders_of
-from onbrand.models.scheduler import with_prediction
+from onbrand.models.scheduler import with_options, with_prediction
 from onbrand.options.train import TrainSettings
 from onbrand.training import rng
 from onbrand.training.objective import Objective, make_objective
@@ -91,8 +91,10 @@ def keep_unet(pipe: DiffusionPipeline, config: TrainSettings, out: Path) -> None
             pipe.unet.save_pretrained(draft)
 
 
-def set_prediction_type(pipe: DiffusionPipeline, config: TrainSettings) -> None:
-    """Give the pipeline a scheduler of `config.prediction_type`, in place; none: its own scheduler stays."""
+def set_scheduler(pipe: DiffusionPipeline, config: TrainSettings) -> None:
+    """Give the pipeline the scheduler of `config.scheduler` and `config.prediction_type`, in place; none: its own."""
+    if config.scheduler is not None:
+        pipe.scheduler = with_options(pipe.scheduler, config.scheduler)
     if config.prediction_type is not None:
         pipe.scheduler = with_prediction(pipe.scheduler, config.prediction_type, "trailing")
 

@@ -34,7 +34,7 @@ from onbrand.training.engine import (
     offload_parts,
     reset_accelerate,
 )
-from onbrand.training.export import UNET, denoiser_of, keep_unet, origin_of, save_model, set_prediction_type
+from onbrand.training.export import UNET, denoiser_of, keep_unet, origin_of, save_model, set_scheduler
 from onbrand.training.objective import Batch
 from onbrand.training.optimizer import Learner
 from onbrand.training.state import (
@@ -123,7 +123,7 @@ def train(
     """
     out, config = Path(out), resolve_defaults(config, prior)
     freeze(pipe)
-    set_prediction_type(pipe, config)
+    set_scheduler(pipe, config)
     images = store.look_up(records)
     objective = check_run(pipe, images, store, prior, config)
     check_validation_data(config, bool(validation_records))

@@ -33,6 +33,8 @@ class Family(Protocol):
     """diffusers' names of its checkpoints in one file -> how the names of their text encoders' weights begin."""
     guidance: float
     """Guidance scale where none is asked for."""
+    noise_offsets: Mapping[str, float]
+    """Hub ids of models that are known to be trained with offset noise -> how wide."""
     asks: Mapping[str, Any]
     """What the UNet's configuration says of inputs beside latents, timestep and text."""
     lora_names: str

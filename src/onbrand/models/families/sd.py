@@ -19,6 +19,7 @@ class SD:
     tokenizers: tuple[str, ...] = ("tokenizer",)
     files: Mapping[str, str] = {"v1": "cond_stage_model.", "v2": "cond_stage_model."}
     guidance = 7.5
+    noise_offsets: Mapping[str, float] = {}
     asks: Mapping[str, Any] = {}
     lora_names = ""
 

@@ -27,6 +27,7 @@ class SDXL:
     tokenizers: tuple[str, ...] = ("tokenizer", "tokenizer_2")
     files: Mapping[str, str] = {"xl_base": "conditioner."}
     guidance = 5.0
+    noise_offsets: Mapping[str, float] = {"stabilityai/stable-diffusion-xl-base-1.0": 0.0357}
     asks: Mapping[str, Any] = {"addition_embed_type": "text_time"}
     lora_names = r"(^|_)te2_|text_encoder_2|clip_g|conditioner_embedders|label_emb|add_embedding"
 
