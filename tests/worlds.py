@@ -136,15 +136,15 @@ def sdxl(size: int) -> dict[str, Any]:
     """The parts of a Stable Diffusion XL: two text encoders, a UNet that reads pooled text and time ids."""
     vae = tiny_vae(size, 0.13025)
     unet = tiny_unet(
-        size, cross_attention_dim=WIDTH + 24, transformer_layers_per_block=(1, 2), attention_head_dim=(2, 4),
+        size, cross_attention_dim=WIDTH, transformer_layers_per_block=(1, 2), attention_head_dim=(2, 4),
         use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=12 + 6 * 8,
+        projection_class_embeddings_input_dim=WIDTH + 6 * 8,
     )  # fmt: skip
-    # ten layers, by which diffusers knows a second encoder in a checkpoint of one file
+    # in a checkpoint of one file diffusers knows the second encoder by its width, and by ten layers or more
     one, two = tiny_tokenizer(), tiny_tokenizer(pad="!</w>")
-    encoder = CLIPTextModel(text_config(one, WIDTH))
+    encoder = CLIPTextModel(text_config(one, WIDTH - 10))
     other = CLIPTextModelWithProjection(
-        text_config(two, 24, projection_dim=12, hidden_act="gelu", num_hidden_layers=10)
+        text_config(two, 10, projection_dim=WIDTH, hidden_act="gelu", num_hidden_layers=10)
     )
     texts = {"text_encoder": encoder, "text_encoder_2": other, "tokenizer": one, "tokenizer_2": two}
     return {"vae": vae, "unet": unet, **texts}

@@ -12,7 +12,8 @@ from scipy import stats
 
 from onbrand.models.pipeline import embed
 from onbrand.training import rng
-from onbrand.training.batches import Batches, Captions
+from onbrand.training.batches import Batches
+from onbrand.training.captions import Captions, remove_captions
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +144,22 @@ def test_only_the_timesteps_asked_for_are_drawn_and_all_of_them_alike(parts: Any
     assert torch.equal(batch_of(parts, timestep_range=[0, 999]).timesteps, batch_of(parts).timesteps)
 
 
-def test_captions_that_do_not_fit_in_memory_are_encoded_when_needed(parts: Any) -> None:
-    texts = [record.text for record in parts[1].used]
-    table, none = Captions(parts[0], texts), Captions(parts[0], texts, limit=0)
-    for embedding, expected in zip(table(texts[:3]), none(texts[:3]), strict=True):
-        torch.testing.assert_close(embedding, expected)
-    assert torch.equal(none(texts[:3])[0], none(texts[:3])[0])
+@pytest.mark.parametrize("shared", [True, False])
+def test_captions_that_do_not_fit_in_memory_are_the_same_in_a_file(
+    parts: Any, tmp_path: Path, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"{number} shoes" for number in range(70)]
+    folder = tmp_path if shared else None
+    table, file = Captions(parts[0], texts), Captions(parts[0], texts, limit=0, folder=folder)
+    for one, other in zip(table(texts[:3]), file(texts[:3]), strict=True):
+        assert torch.equal(one, other) and one.is_contiguous() == other.is_contiguous()
+    assert torch.equal(table.empty, file.empty)
+    if shared:
+        monkeypatch.setattr("onbrand.training.captions.whole_file", lambda *_: pytest.fail("it was there"))
+        assert torch.equal(Captions(parts[0], texts, limit=0, folder=folder)(texts)[0], table(texts)[0])
+        monkeypatch.undo()
+        next(tmp_path.glob(".captions-*")).write_bytes(b"cut")
+        assert torch.equal(Captions(parts[0], texts, limit=0, folder=folder)(texts)[0], table(texts)[0])
+        assert len(list(tmp_path.glob(".captions-*"))) == 1
+        remove_captions(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -20,7 +20,7 @@ from torch import nn
 from onbrand.cli import main
 from onbrand.models.optim import optimizer_of
 from onbrand.models.pipeline import decode
-from onbrand.training import batches
+from onbrand.training import captions
 from onbrand.training.batches import Batches
 from onbrand.training.loop import train
 from onbrand.training.state import check_same, read_state, save_state, settings_of
@@ -81,16 +81,20 @@ def test_on_a_cpu_nothing_is_made_ahead_unless_asked_for(home: Any, tmp_path: Pa
     assert set(makers) == {threading.current_thread()}
 
 
-def test_a_text_encoder_that_learns_is_not_read_beside_the_network(
-    home: Any, tmp_path: Path, makers: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_run_whose_captions_do_not_fit_in_memory_has_the_same_bytes(
+    home: Any, tmp_path: Path, makers: Any, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """Of captions that do not fit in memory: its LoRA is switched off while a start reads it."""
-    monkeypatch.setattr(batches.Captions.__init__, "__defaults__", (0, False))
-    for out, words, ahead in (("both", True, False), ("unet", False, True)):
-        makers.clear()
-        options = {"method": "lora", "rank": 2, "train_text_encoder": words, "max_train_steps": 2, "prefetch": True}
-        list(train(*open_all(home), settings(**options), tmp_path / out))
-        assert (makers[-1] is not threading.current_thread()) is ahead
+    """Also made ahead, and beside a text encoder that learns, whose captions are tokens and small."""
+    options = {"method": method, "max_train_steps": 2, "prefetch": True}
+    options |= {"rank": 2, "train_text_encoder": True} if method == "lora" else {}
+    losses = []
+    for out, limit in (("memory", 2**30), ("file", 0)):
+        monkeypatch.setattr(captions.Captions.__init__, "__defaults__", (limit, False, None))
+        losses.append([step.loss for step in train(*open_all(home), settings(**options), tmp_path / out)])
+        assert makers[-1] is not threading.current_thread()
+        assert not list((tmp_path / out).glob(".captions*"))
+    assert losses[0] == losses[1]
 
 
 def test_what_a_batch_stumbles_on_comes_out_of_the_loop_at_its_step(

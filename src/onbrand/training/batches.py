@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from onbrand.data.conditioning import read_conditioning
 from onbrand.models.families import family_of
-from onbrand.models.pipeline import embed, to_x0, tokens_of, warn_long
+from onbrand.models.pipeline import to_x0
 from onbrand.options.train import TrainSettings
 from onbrand.training import rng
+from onbrand.training.captions import Captions
 from onbrand.training.objective import Batch
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class Batches:
         prior: the prior that gives their starts; None for start noise.
         config: the settings.
         timesteps: T, how many timesteps the model has.
+        folder: the run's, for captions that do not fit in memory.
     """
 
     def __init__(
@@ -43,13 +46,12 @@ class Batches:
         prior: Prior | None,
         config: TrainSettings,
         timesteps: int,
+        folder: Path | None = None,
     ) -> None:
         self.pipe, self.images, self.store, self.config, self.timesteps = pipe, images, store, config, timesteps
         self.prior, self.device = prior, pipe.device
         tokens = config.method == "lora" and config.train_text_encoder
-        self.captions = Captions(pipe, (record.text for record in images.used), tokens=tokens)
-        self.independent = self.captions.complete or not tokens
-        """Whether a batch may be made while the network works: not if a text encoder that learns reads it."""
+        self.captions = Captions(pipe, (record.text for record in images.used), tokens=tokens, folder=folder)
         self.reads_pooled = family_of(pipe).pooled_width(pipe.unet.config) is not None
 
     def control_images(self, records: Sequence[Record], flips: Sequence[bool] | None) -> Tensor:
@@ -149,59 +151,3 @@ def x_start_of(
         return prior.project(x0, classes, config.k)
     rows = zip(classes, coordinates.to(x0).split(1), strict=True)
     return torch.cat([prior.gaussians[name].draw(1, config.k, noise=xi) for name, xi in rows])
-
-
-CHUNK = 32
-"""Captions encoded at once."""
-LIMIT = 2**30
-"""Bytes of the table; more captions than fit are encoded batch by batch."""
-
-
-class Captions:
-    """Encodes captions such that the same captions together give the same bits, in this process or another.
-
-    Either all are encoded ahead, in fixed chunks, or all are encoded batch by batch.
-
-    Args:
-        pipe: the model whose text encoder reads them.
-        texts: all captions of the run.
-        limit: bytes of the table of all that are encoded ahead.
-        tokens: give tokens (B, N, L) int64 in place of hidden states, for N text encoders that learn.
-    """
-
-    def __init__(self, pipe: DiffusionPipeline, texts: Iterable[str], limit: int = LIMIT, tokens: bool = False) -> None:
-        self._pipe, self._tokens = pipe, tokens
-        self._rows: dict[str, int] = {}
-        unique = sorted({"", *texts})
-        warn_long(pipe, unique[1:])  # the first is the empty one
-        chunks = [unique[i : i + CHUNK] for i in range(0, len(unique), CHUNK)]
-        hidden, pooled = self._encode(chunks[0])
-        to_zero = family_of(pipe).drops_to_zero(pipe)
-        self.empty = torch.full_like(hidden[0], -1 if tokens else 0) if to_zero else hidden[0].clone()
-        """(L, E) hidden states of a caption that is dropped, or its (N, L) tokens, -1 if it is read as zeros."""
-        self.empty_pooled = pooled[0] * (not to_zero)
-        """(P,) its pooled text."""
-        if (hidden[0].nbytes + pooled[0].nbytes) * len(unique) > limit:
-            return
-        others = [self._encode(chunk) for chunk in chunks[1:]]
-        self._rows = {text: row for row, text in enumerate(unique)}
-        self._hidden = torch.cat([hidden] + [item[0] for item in others])
-        self._pooled = torch.cat([pooled] + [item[1] for item in others])
-
-    @property
-    def complete(self) -> bool:
-        """Whether all captions are in the table: the text encoder is not called any more."""
-        return bool(self._rows)
-
-    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Hidden (B, L, E) float32 or tokens (B, N, L) int64, and pooled (B, P) float32, on the CPU."""
-        if not self.complete:
-            return self._encode(list(texts))
-        rows = [self._rows[text] for text in texts]
-        return self._hidden[rows], self._pooled[rows]
-
-    def _encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            hidden, pooled = embed(self._pipe, texts)
-        first = tokens_of(self._pipe, texts) if self._tokens else hidden.float()
-        return first.cpu(), pooled.float().cpu()

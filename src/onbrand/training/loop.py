@@ -25,6 +25,7 @@ from onbrand.models.families import encoders_of
 from onbrand.options.train import TrainSettings
 from onbrand.training import rng
 from onbrand.training.batches import Batches
+from onbrand.training.captions import remove_captions
 from onbrand.training.defaults import DTYPES, check_run, resolve_defaults, resolve_precision
 from onbrand.training.engine import (
     allow_tf32,
@@ -154,12 +155,12 @@ def train(
         ):
             pipe.to(device)
             device_prior, timesteps = prior.to(device) if prior else None, len(objective.abars)
-            batches = Batches(pipe, images, store, device_prior, config, timesteps)
+            batches = Batches(pipe, images, store, device_prior, config, timesteps, out)
             if config.gradient_checkpointing:
                 denoiser.enable_gradient_checkpointing()
             loss_batches: list[Batch] = []
             if validation_set is not None:
-                loss_batches += validation_batches(pipe, validation_set, store, device_prior, config, timesteps)
+                loss_batches += validation_batches(pipe, validation_set, store, device_prior, config, timesteps, out)
             learner = Learner(accelerator, denoiser, config)
             steps_before = 0
             if state is not None:
@@ -175,10 +176,10 @@ def train(
                 with torch.random.fork_rng():
                     part = parts_of(steps_before + 1)[0]
                     check_compiled(learner.network, list(learner.weights.values()), objective, part)
-            prefetch = batches.independent and (on_gpu(device) if config.prefetch is None else config.prefetch)
+            prefetch = on_gpu(device) if config.prefetch is None else config.prefetch
             next_parts: Future[list[Batch]] | None = None
             idle = [pipe.vae] if config.offload else []
-            if idle and batches.captions.complete and not denoiser.encoders:
+            if idle and not denoiser.encoders:
                 idle += encoders_of(pipe).values()
             with offload_parts(pipe, idle) as send_back:
                 for number in range(steps_before + 1, max_steps + 1):
@@ -224,6 +225,7 @@ def train(
             denoiser.eval()
             if main:
                 save_model(pipe, prior, config, out)
+                remove_captions(out)
             accelerator.wait_for_everyone()
 
     return steps(last_state)

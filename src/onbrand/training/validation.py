@@ -99,6 +99,7 @@ def validation_batches(
     prior: Prior | None,
     config: TrainSettings,
     timesteps: int,
+    folder: Path | None = None,
 ) -> list[Batch]:
     """The batches of the validation loss: always the same images under the same noise at the same timesteps.
 
@@ -111,13 +112,14 @@ def validation_batches(
         prior: the prior; None for start noise.
         config: the settings of the run.
         timesteps: T, how many timesteps the model has.
+        folder: the run's, for captions that do not fit in memory.
 
     Returns:
         COUNT triples of image, noise and timestep, in batches of train_batch_size.
     """
     size = config.train_batch_size
     config = replace(config, seed=SEED, caption_dropout_rate=0.0, input_perturbation=0.0)
-    batches = Batches(pipe, images, store, prior, config, timesteps)
+    batches = Batches(pipe, images, store, prior, config, timesteps, folder)
     return [batches(range(first, min(first + size, COUNT))) for first in range(0, COUNT, size)]
 
 
