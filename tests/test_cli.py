@@ -370,11 +370,11 @@ CALLS: dict[str, Any] = {
     ),
     "diagnose": api.diagnose.options(
         "brand", model="M", scheduler="DDIMScheduler", num_inference_steps=30, timestep_spacing="trailing",
-        rescale_betas_zero_snr=True, model_config="F",
+        rescale_betas_zero_snr=True, trained_noise_offset=0.05, model_config="F",
     ),
     "train": TrainOptions(
         "p", "M", "run", "brand", "train", "test", 64, True, "cpu", "F", start="pca", gain="window", start_timestep=960,
-        k=2, draw="sampled", method="lora", seed=3, max_train_steps=7, train_batch_size=2,
+        k=2, draw="sampled", method="lora", scheduler="DDIMScheduler", seed=3, max_train_steps=7, train_batch_size=2,
         gradient_accumulation_steps=3, learning_rate=3e-4, optimizer="adamw8bit", lr_scheduler="linear",
         lr_warmup_steps=2, adam_weight_decay=0.0, adam_beta1=0.5, adam_beta2=0.9, adam_epsilon=1e-7, max_grad_norm=None,
         ema_decay=0.9, rank=2, lora_alpha=4, target_modules=("to_q",), train_text_encoder=True,
