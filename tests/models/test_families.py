@@ -23,6 +23,7 @@ from onbrand.models.families import FAMILIES, encoders_of, family_of
 from onbrand.models.families.sdxl import SDXL
 from onbrand.models.lora import KOHYA, fuse, save
 from onbrand.models.scheduler import latents_for, marked, read_scheduler, set_steps, with_options
+from onbrand.models.single_file import weights_of
 from onbrand.options.generate import SamplingSettings
 from onbrand.options.train import TrainSettings
 from onbrand.sampling.requests import Request
@@ -325,3 +326,25 @@ def test_an_edm_scheduler_over_a_discrete_model_is_replaced_to_train() -> None:
     set_scheduler(pipe, TrainSettings(start="noise", scheduler="DDIMScheduler"))
     plain = tiny_pipeline(family="sdxl").scheduler
     assert torch.equal(make_objective(pipe.scheduler, TrainSettings(start="noise")).abars, plain.alphas_cumprod)
+
+
+def test_one_file_is_what_diffusers_reads_as_the_same_model(saved: Any, tmp_path: Path) -> None:
+    folder, pipe = saved
+    weights = weights_of(pipe)
+    marks = {"v_pred"} if pipe.scheduler.config.prediction_type == "v_prediction" else set()
+    theirs = to_ldm(pipe)
+    assert set(weights) == set(theirs) | marks
+    assert all(torch.equal(weights[name], value) for name, value in theirs.items())
+    save_file(weights, tmp_path / "model.safetensors")
+    model = type(pipe).from_single_file(
+        str(tmp_path / "model.safetensors"), config=str(folder), local_files_only=True, scheduler=pipe.scheduler
+    )
+    assert images_of(model) == images_of(pipe)
+
+
+def test_stable_diffusion_2_of_its_own_width_has_openclips_names() -> None:
+    pipe = tiny_pipeline(family="sd2")
+    pipe.unet = tiny_unet(16, cross_attention_dim=1024)
+    names = [name for name in weights_of(pipe) if name.startswith("cond_stage_model.")]
+    assert "cond_stage_model.model.transformer.resblocks.1.attn.in_proj_weight" in names
+    assert all(name.startswith("cond_stage_model.model.") for name in names)

@@ -70,6 +70,9 @@ class Family(Protocol):
     ) -> dict[str, Any]:
         """What the pipeline is called with for images (H, W) of these prompts; negative: None without guidance."""
 
+    def text_in_one_file(self, pipe: Any) -> dict[str, tuple[str, bool]]:
+        """Text encoder -> how its weights' names begin in a checkpoint of one file, and whether they are OpenCLIP's."""
+
     def kohya(self, unet_config: Mapping[str, Any], prediction_type: str) -> tuple[dict[str, str], dict[str, str]]:
         """Kohya's names of the text encoders' layers (beginnings, by those that diffusers gives them), and what its
         metadata says of the base model."""

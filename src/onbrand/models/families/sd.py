@@ -53,6 +53,11 @@ class SD:
     ) -> dict[str, Any]:
         return {"prompt": list(prompts), "negative_prompt": None if negative is None else list(negative)}
 
+    def text_in_one_file(self, pipe: Any) -> dict[str, tuple[str, bool]]:  # noqa: D102
+        is_v2 = pipe.unet.config.cross_attention_dim == 1024  # noqa: PLR2004  (by which diffusers tells them apart)
+        beginning = "cond_stage_model.model." if is_v2 else "cond_stage_model.transformer.text_model."
+        return {"text_encoder": (beginning, is_v2)}
+
     def kohya(self, unet_config: Mapping[str, Any], prediction_type: str) -> tuple[dict[str, str], dict[str, str]]:  # noqa: D102
         is_v2 = bool(unet_config["use_linear_projection"])
         version = "sd_v1" if not is_v2 else "sd_v2_768_v" if prediction_type == "v_prediction" else "sd_v2"

@@ -76,6 +76,12 @@ class SDXL:
                 part[empty] = 0.0
         return call | {"negative_prompt_embeds": others[0], "negative_pooled_prompt_embeds": others[1]}
 
+    def text_in_one_file(self, pipe: Any) -> dict[str, tuple[str, bool]]:  # noqa: D102
+        return {
+            "text_encoder": ("conditioner.embedders.0.transformer.text_model.", False),
+            "text_encoder_2": ("conditioner.embedders.1.model.", True),
+        }
+
     def kohya(self, unet_config: Mapping[str, Any], prediction_type: str) -> tuple[dict[str, str], dict[str, str]]:  # noqa: D102
         return {}, {"ss_base_model_version": "sdxl_base_v1-0", "ss_v2": "False"}
 
