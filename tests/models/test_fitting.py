@@ -19,7 +19,7 @@ from onbrand.models.fitting import FOLDS, encode_photos, numbers_of, starts_of
 from worlds import raises, write_blocks
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 
 @pytest.mark.parametrize(("begin", "distance"), [(0, 1), (3, 5), (0, 10), (2, 7), (1, 60)])
@@ -54,7 +54,7 @@ def test_few_photos_are_as_many_of_each_class_spread_over_the_folder() -> None:
         few_of(records, 30)  # type: ignore[arg-type]
 
 
-def test_photos_of_which_none_can_be_used_are_an_error(pipe: StableDiffusionPipeline, tmp_path: Path) -> None:
+def test_photos_of_which_none_can_be_used_are_an_error(pipe: DiffusionPipeline, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for name in ("a.png", "b.png"):
         (tmp_path / "photos" / name).write_bytes(b"no image")
@@ -86,3 +86,19 @@ def test_fit_train_and_check_say_what_they_found_in_the_same_words(world: Path, 
         with redirect_stdout(io.StringIO()) as out:
             verb()  # type: ignore[no-untyped-call]
         assert out.getvalue().splitlines()[:4] == lines, name
+
+
+def test_latents_in_half_the_size_are_found_again_by_whoever_reads_them(
+    pipe: DiffusionPipeline, tmp_path: Path
+) -> None:
+    write_blocks(tmp_path / "photos", 6)
+    photos = open_folder(tmp_path / "photos")
+    full, used = encode_photos(pipe, photos, tmp_path / "full", (16, 16), False)
+    half, _ = encode_photos(pipe, photos, tmp_path / "half", (16, 16), False, dtype="float16")
+    again, summary = encode_photos(pipe, photos, tmp_path / "half", (16, 16), False)
+    assert (half.key.dtype, again.key.dtype, summary.encoded) == ("float16", "float16", 0)
+    sizes = [sum(file.stat().st_size for file in one.folder.glob("*.safetensors")) for one in (half, full)]
+    assert sizes[0] < sizes[1]
+    (mean, _), (exact, _) = again.get(used.keys), full.get(used.keys)
+    assert mean.dtype == torch.float32 and not torch.equal(mean, exact)
+    torch.testing.assert_close(mean, exact, rtol=1 / 2048, atol=1e-7)

@@ -44,7 +44,9 @@ def fit(options: FitOptions) -> dict[str, Any]:
         pipe.to(DTYPES[dtype])
     size = size_of(pipe, options.resolution)
     fitter = fitting.fitter_for(pipe, size, options.k)
-    store, summary = fitting.encode_photos(pipe, photos, out / LATENTS, size, options.random_flip, options.batch_size)
+    store, summary = fitting.encode_photos(
+        pipe, photos, out / LATENTS, size, options.random_flip, options.batch_size, options.latents_dtype
+    )
     state = fitting.processes(pipe)
     if state and not state.is_main_process:
         return {}

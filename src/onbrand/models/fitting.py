@@ -57,12 +57,14 @@ def encode_photos(
     size: tuple[int, int],
     flip: bool,
     batch: int = 8,
+    dtype: str | None = None,
 ) -> tuple[Store, Summary]:
     """The photos' latents in a store under `folder`, encoding what is not there yet, and what became of each photo.
 
-    Under `accelerate launch` every process encodes its share. OnbrandError if no photo can be used.
+    Under `accelerate launch` every process encodes its share. OnbrandError if no photo can be used. dtype: on disk
+    (`data.latents.Key`); None: as what is there already, else float32.
     """
-    store, summary = encode_records(pipe, photos.records, folder, size, flip, batch)
+    store, summary = encode_records(pipe, photos.records, folder, size, flip, batch, dtype)
     summary = replace(summary, refused=[*photos.refused, *summary.refused])
     if not summary.used:
         first = f", as {summary.refused[0]}" if summary.refused else ""
@@ -80,9 +82,12 @@ def encode_records(
     size: tuple[int, int],
     flip: bool,
     batch: int = 8,
+    dtype: str | None = None,
 ) -> tuple[Store, Summary]:
     """`encode_photos` of records already read."""
-    store = Store(folder, Key(fingerprint(pipe.vae), size, flip))
+    keys = {name: Key(fingerprint(pipe.vae), size, flip, dtype=name) for name in ("float32", "float16")}
+    there = [name for name, key in keys.items() if (folder / key.digest[:16]).is_dir()]
+    store = Store(folder, keys[dtype or next(iter(there), "float32")])
     state = processes(pipe)
     rank, world = (state.process_index, state.num_processes) if state else (0, 1)
     with channels_last(pipe.vae):

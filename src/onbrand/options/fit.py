@@ -26,6 +26,7 @@ class FitOptions:
         batch_size: images encoded at a time
         device: cuda, cpu, ... Default: a GPU if there is one
         dtype: of the encoding; statistics are taken in float64
+        latents_dtype: of the cached latents: float32, or float16 at half the size. Training reads what is there
         model_config: of a model in one file: a folder of its kind in diffusers' layout, with weights or without
     """
 
@@ -41,6 +42,7 @@ class FitOptions:
     batch_size: Count = 8
     device: Word | None = None
     dtype: Dtype = "float32"
+    latents_dtype: Literal["float32", "float16"] = "float32"
     model_config: File | None = None
 
     def __post_init__(self) -> None:
