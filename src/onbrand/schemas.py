@@ -79,16 +79,20 @@ class Refused(Part):  # noqa: D101
     reason: str
 
 
-class Fit(Recorded):
+class FittedBucket(Part):  # noqa: D101
+    resolution: Size
+    used: Count
+    classes: dict[Name, FittedClass]
+
+
+class Fit(Recorded, FittedBucket):
     """fit.json."""
 
     model: Place
-    resolution: Size
     flip: bool
     k: Count
-    used: Count
-    classes: dict[Name, FittedClass]
     refused: list[Refused]
+    buckets: list[FittedBucket] = []
 
 
 class Leak(Part):
@@ -121,6 +125,12 @@ class Finding(Part):  # noqa: D101
     class_names: str = Field("", alias="class")
 
 
+class DiagnosedBucket(Part):  # noqa: D101
+    resolution: Size
+    classes: dict[Name, Leak]
+    findings: list[Finding]
+
+
 class Diagnosis(Recorded):
     """leak.json."""
 
@@ -131,6 +141,7 @@ class Diagnosis(Recorded):
     trained_noise_offset: Number = 0
     classes: dict[Name, Leak]
     findings: list[Finding]
+    buckets: list[DiagnosedBucket] = []
 
 
 class Rated(Part):

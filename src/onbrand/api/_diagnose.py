@@ -26,14 +26,14 @@ def diagnose(options: DiagnoseOptions) -> dict[str, Any]:
     Raises:
         OnbrandError: a scheduler that no start can enter, or that cannot be rescaled, with the reason.
     """
-    from onbrand.api._inputs import open_model, prior_file
-    from onbrand.core import Prior
+    from onbrand.api._inputs import open_model, open_prior
     from onbrand.core.diagnosis import diagnose_classes, lines_of
     from onbrand.models import pipeline
     from onbrand.models.families import family_of
     from onbrand.models.scheduler import VANISHING, read_scheduler, with_options, with_zero_snr
 
-    prior = Prior.load(prior_file(options.brand))
+    prior = open_prior(options.brand)
+    assert prior is not None
     pipe = open_model(options.model or prior.provenance.model, "cpu", config=options.model_config)
     base = with_zero_snr(pipe.scheduler) if options.rescale_betas_zero_snr else pipe.scheduler
     steps = options.num_inference_steps
@@ -41,18 +41,23 @@ def diagnose(options: DiagnoseOptions) -> dict[str, Any]:
     trained_start, abar, first = pipeline.trained_start_of(pipe), schedule.abar, schedule.first
     offset = options.trained_noise_offset
     offset = family_of(pipe).noise_offsets.get(pipeline.name_of(pipe), 0.0) if offset is None else offset
-    classes, entries = diagnose_classes(
-        prior,
-        abar,
-        first,
-        schedule.timesteps,
-        trained_start,
-        last=len(schedule.abars) - 1,
-        prompts=not trained_start and abar >= VANISHING,
-        noise_offset=offset,
-    )
+    parts = [
+        diagnose_classes(
+            one,
+            abar,
+            first,
+            schedule.timesteps,
+            trained_start,
+            last=len(schedule.abars) - 1,
+            prompts=not trained_start and abar >= VANISHING,
+            noise_offset=offset,
+        )
+        for one in prior.all
+    ]
     print(f"{schedule.name}, {steps} steps: starts at timestep {first:g}, abar {abar:.4g}\n")
-    print("\n".join(lines_of(classes, entries)))
+    for one, part in zip(prior.all, parts, strict=True):
+        print("\n".join([*(["{} x {}".format(*one.size)] if len(parts) > 1 else []), *lines_of(*part)]))
+    (classes, entries), *others = parts
     result = {
         "scheduler": schedule.name,
         "num_inference_steps": steps,
@@ -63,6 +68,10 @@ def diagnose(options: DiagnoseOptions) -> dict[str, Any]:
         "findings": entries,
         "command": command("diagnose", options),
     }
+    if others:
+        sizes = [list(one.size) for one in prior.all[1:]]
+        named = [{"classes": numbers, "findings": found} for numbers, found in others]
+        result["buckets"] = [{"resolution": size} | one for size, one in zip(sizes, named, strict=True)]
     brand = Path(options.brand)
     folder = brand if brand.is_dir() else brand.parent
     keep_json(folder / "leak.json", result)

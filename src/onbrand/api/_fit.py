@@ -27,7 +27,7 @@ def fit(options: FitOptions) -> dict[str, Any]:
             photos.
     """
     from onbrand.api._inputs import open_model, open_photos, say_summary, size_of
-    from onbrand.core import Prior
+    from onbrand.core.prior import BUCKETS, Prior, joined, name_of, save_all
     from onbrand.core.prior import FILE as PRIOR
     from onbrand.data.latents import FOLDER as LATENTS
     from onbrand.evaluation.likelihood import write_unseen
@@ -42,30 +42,38 @@ def fit(options: FitOptions) -> dict[str, Any]:
     vae, encoder = fingerprint(pipe.vae), text_fingerprint(pipe)
     if dtype == "bfloat16":
         pipe.to(DTYPES[dtype])
-    size = size_of(pipe, options.resolution)
-    fitter = fitting.fitter_for(pipe, size, options.k)
-    store, summary = fitting.encode_photos(
-        pipe, photos, out / LATENTS, size, options.random_flip, options.batch_size, options.latents_dtype
-    )
+    size, parts = size_of(pipe, options.resolution), {}
+    step = options.bucket_reso_steps
+    cells = fitting.buckets_of(pipe, photos, size, step) if options.enable_bucket else {size: photos}
+    fitters = {one: fitting.fitter_for(pipe, one, options.k) for one in cells}
+    for one, own in cells.items():
+        parts[one] = fitting.encode_photos(
+            pipe, own, out / LATENTS, one, options.random_flip, options.batch_size, options.latents_dtype
+        )
     state = fitting.processes(pipe)
     if state and not state.is_main_process:
         return {}
-    say_summary(summary)
-
-    gaussians = fitting.fit_gaussians(pipe, fitter, store, summary.used)
-    text = fitting.fit_text(pipe, store, summary.used, gaussians, options.text)
-    origin = fitting.provenance_of(
-        pipe, vae, encoder if text else None, size, str(options.model), options.random_flip, summary.used
-    )
-    prior = Prior(gaussians, origin, text)
-    prior.save(out / PRIOR)
-    write_unseen(out, pipe, store, summary, prior)
-    files = fitting.draw_means(pipe, prior, out / "means")
-
-    result = fitting.describe_fit(prior, summary, files, options.k)
-    result |= {"command": command("fit", options), "versions": versions()}
+    background = fitting.background_of_all([record for _, summary in parts.values() for record in summary.used])
+    priors = []
+    for one, (store, summary) in parts.items():
+        say_summary(summary)
+        gaussians = fitting.fit_gaussians(pipe, fitters[one], store, summary.used)
+        text = fitting.fit_text(pipe, store, summary.used, gaussians, options.text)
+        told = encoder if text else None
+        origin = fitting.provenance_of(pipe, vae, told, one, str(options.model), options.random_flip, background)
+        priors.append(Prior(gaussians, origin, text))
+    prior, results = joined(priors), []
+    save_all(prior, out)
+    for one, (store, summary) in parts.items():
+        place = "" if one == prior.size else name_of(one)
+        write_unseen(out / BUCKETS / place if place else out, pipe, store, summary, prior.at(one))
+        files = fitting.draw_means(pipe, prior.at(one), out / "means" / place)
+        results.append(fitting.describe_fit(prior.at(one), summary, files, options.k))
+        print("\n".join(fitting.lines_of(results[-1], prior.at(one))))
+    result = results[0] | {"command": command("fit", options), "versions": versions()}
     result |= {"fingerprints": {"prior": prior.fingerprint, "VAE": vae}}
+    if results[1:]:
+        result["buckets"] = [fitting.describe_bucket(other) for other in results[1:]]
     write_json(out / "fit.json", result)
-    print("\n".join(fitting.lines_of(result, prior)))
     print(f"wrote {out / PRIOR}, fit.json and means/")
     return result

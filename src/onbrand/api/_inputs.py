@@ -15,6 +15,7 @@ import torch
 from onbrand.api._output import DENIED
 from onbrand.core import Prior
 from onbrand.core.prior import FILE as PRIOR
+from onbrand.core.prior import load_all
 from onbrand.data.latents import FOLDER as LATENTS
 from onbrand.data.latents import Store, Summary
 from onbrand.data.records import Folder, open_folder
@@ -107,17 +108,12 @@ def brand_folder(prior: str | Path | None) -> Path | None:
     return Path(prior) if prior is not None and Path(prior).is_dir() else None
 
 
-def prior_file(prior: str | Path) -> Path:
-    """The prior's file: `prior` itself, or the one in the brand's folder `prior`."""
-    return Path(prior) / PRIOR if Path(prior).is_dir() else Path(prior)
-
-
 def open_prior(prior: str | Path | None, model: str | Path | None = None) -> Prior | None:
-    """The prior in `prior`. Without one: the prior saved beside the model, or none."""
+    """The prior in `prior`; a folder's knows its other buckets'. Without one: that saved beside the model, or none."""
     if prior is not None:
-        return Prior.load(prior_file(prior))
-    beside = model_folder(model) / "onbrand" / PRIOR if model is not None else None
-    return Prior.load(beside) if beside is not None and beside.is_file() else None
+        return load_all(Path(prior)) if Path(prior).is_dir() else Prior.load(prior)
+    beside = model_folder(model) / "onbrand" if model is not None else None
+    return load_all(beside) if beside is not None and (beside / PRIOR).is_file() else None
 
 
 def size_of(pipe: DiffusionPipeline, resolution: int | tuple[int, int] | None) -> tuple[int, int]:

@@ -25,8 +25,8 @@ R_co = TypeVar("R_co", covariant=True)
 LOCK = ".onbrand.lock"
 """In a folder that a run writes into, while it does: who it is, and since when."""
 WRITTEN = (
-    "means", "state", "validation", "model", ".unet", "trace", "conditions", "brand", "priors", "models", "runs",
-    "images", "figures", "locks", "manifest.jsonl", "log.jsonl",
+    "means", "state", "validation", "model", ".unet", "trace", "conditions", "brand", "buckets", "priors", "models",
+    "runs", "images", "figures", "locks", "manifest.jsonl", "log.jsonl",
 )  # fmt: skip
 """What verbs write into in their folder, and add lines to. latents/, the cache, may lie elsewhere; any other file
 takes the place of a link."""

@@ -107,6 +107,10 @@ def prepare(
         fit(photos, model, brand, split=split, device=device, model_config=config)
     fitted = open_prior(brand)
     assert fitted is not None
+    if len(fitted.all) > 1:
+        raise OnbrandError(
+            "comparison", f"a comparison is of one size; {brand} has {len(fitted.all)}: fit without enable_bucket"
+        )
     priors, models = {"": brand}, {}
     for name in dict.fromkeys(name for m in methods for name in (m.prior, m.training.prior) if name):
         priors[name] = out / "priors" / f"{name}-{fitted.fingerprint[:12]}"

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from torch import Tensor
 from onbrand.core.gaussian import Gaussian
 from onbrand.core.text import Conditional
 from onbrand.errors import OnbrandError, quote
-from onbrand.io import parse, whole_file
+from onbrand.io import discard, parse, whole_file, whole_folder
 
 FILE = "prior.safetensors"
 """Its name in a brand's folder, and in onbrand/ beside a model."""
+BUCKETS = "buckets"
+"""Beside it: a folder <H>x<W> for each further size."""
 FORMAT = 1
 """Version of the file's layout."""
 BACKGROUND = "ground"
@@ -87,6 +89,9 @@ class Prior:
     gaussians: Mapping[str, Gaussian]
     provenance: Provenance
     text: Mapping[str, Conditional] = field(default_factory=dict)
+    buckets: Mapping[tuple[int, int], "Prior"] = field(default_factory=dict, repr=False)
+    """All priors of the brand by their (H, W), this one among them (`joined`); empty: it is the only one. No part of
+    its file and fingerprint."""
 
     def __post_init__(self) -> None:
         if not self.gaussians:
@@ -113,6 +118,28 @@ class Prior:
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of x0."""
         return next(iter(self.gaussians.values())).shape
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of its images, in pixels."""
+        return self.provenance.resolution
+
+    @property
+    def all(self) -> tuple["Prior", ...]:
+        """The brand's priors, the main one, of the fullest bucket, first."""
+        return tuple(self.buckets.values()) or (self,)
+
+    def at(self, size: tuple[int, int]) -> "Prior":
+        """The brand's prior of images (H, W). OnbrandError, naming the sizes that there are, for another size."""
+        for prior in (self, *self.all):
+            if prior.size == tuple(size):
+                return prior
+        sizes = ", ".join(name_of(prior.size) for prior in self.all)
+        raise OnbrandError(
+            "prior",
+            f"this brand has no prior of size {name_of(size)}, only of {sizes} (height x width): take one of these, or "
+            "fit with enable_bucket on 50 photos or more of that ratio",
+        )
 
     @property
     def k(self) -> int:
@@ -174,21 +201,23 @@ class Prior:
         return [self.classes[best] for best in likelihoods.argmax(1).tolist()], likelihoods
 
     def class_of(self, prompt: str) -> str:
-        """The class whose name the prompt starts with (whole words, any case; the longest), or the only one there is.
+        """The class whose name the prompt starts with (whole words, any case; the longest), or the only one there is,
+        of any of the brand's sizes.
 
         Raises:
             OnbrandError: the prompt names none of several; the message lists them.
         """
         words = prompt.strip().casefold()
+        classes = [name for prior in self.all for name in prior.classes]
         names = [
             name
-            for name in self.classes
+            for name in classes
             if words.startswith(name.casefold()) and words[len(name.casefold()) :][:1] in ("", " ", ",")
         ]
         if names:
             return max(names, key=len)
-        if len(self.classes) == 1:
-            return self.classes[0]
+        if len(set(classes)) == 1:
+            return classes[0]
         raise OnbrandError(
             "prior", f"the prompt {prompt!r} starts with no class; {self._known()}; name one, or pass the class"
         )
@@ -225,8 +254,12 @@ class Prior:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Prior":
         """A copy moved to a device or dtype; its text regressions too."""
-        gaussians = {name: gaussian.to(device, dtype) for name, gaussian in self.gaussians.items()}
-        return Prior(gaussians, self.provenance, {name: part.to(device, dtype) for name, part in self.text.items()})
+        moved = []
+        for prior in self.all:
+            gaussians = {name: gaussian.to(device, dtype) for name, gaussian in prior.gaussians.items()}
+            text = {name: part.to(device, dtype) for name, part in prior.text.items()}
+            moved.append(Prior(gaussians, prior.provenance, text))
+        return joined(moved).at(self.size)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all; equal priors, equal bytes."""
@@ -345,7 +378,55 @@ class Prior:
         return self.gaussians[name]
 
     def _known(self) -> str:
-        return f"it knows {', '.join(map(repr, self.classes))}"
+        words = f"it knows {', '.join(map(repr, self.classes))}"
+        others = (f"{name_of(one.size)} {', '.join(map(repr, one.classes))}" for one in self.all if one is not self)
+        return words + "".join(f"; at {other}" for other in others)
+
+
+def joined(priors: Sequence[Prior]) -> Prior:
+    """The first of a brand's priors, each knowing all of them by their sizes; one alone as it is."""
+    if len(priors) == 1:
+        return priors[0]
+    shared: dict[tuple[int, int], Prior] = {}
+    for prior in priors:
+        shared[prior.size] = replace(prior, buckets=shared)
+    return next(iter(shared.values()))
+
+
+def save_all(prior: Prior, folder: Path) -> None:
+    """Write `folder`/FILE, and the brand's other priors into `folder`/BUCKETS/<H>x<W>/, in the place of former ones."""
+    others = [one for one in prior.all if one.size != prior.size]
+    if others:
+        with whole_folder(folder / BUCKETS) as draft:
+            for one in others:
+                one.save(draft / name_of(one.size) / FILE)
+    else:
+        discard(folder / BUCKETS)
+    prior.save(folder / FILE)
+
+
+def load_all(folder: Path) -> Prior:
+    """What `save_all` wrote: the main prior, which knows the others.
+
+    Raises:
+        OnbrandError: as `Prior.load`; or a prior is of another brand than the main one.
+    """
+    main, others = Prior.load(folder / FILE), []
+    for file in sorted((folder / BUCKETS).glob(f"*/{FILE}")):
+        one = Prior.load(file)
+        own, its = (replace(each.provenance, resolution=(1, 1), text_encoder=None) for each in (main, one))
+        if own != its or file.parent.name != name_of(one.size) or one.size == main.size:
+            raise OnbrandError(
+                "prior",
+                f"{file} is no bucket of the brand in {folder}, but of another fit: fit again, or remove {file.parent}",
+            )
+        others.append(one)
+    return joined([main, *others])
+
+
+def name_of(size: tuple[int, int]) -> str:
+    """(H, W) as folders and messages have it."""
+    return f"{size[0]}x{size[1]}"
 
 
 def _listed(classes: str | Sequence[str]) -> Sequence[str]:

@@ -102,6 +102,19 @@ def open_image(
         raise UnreadableImage(file, f"damaged: {error or type(error).__name__}") from error
 
 
+def shown_size(file: str | Path, content: bytes) -> tuple[int, int]:
+    """(H, W) of an image as it is shown, off its header; UnreadableImage for what has none."""
+    try:
+        with _open(content) as image:
+            # a PNG that says nothing of EXIF in front would be decoded in search of it
+            turned = ("exif" in image.info or image.format != "PNG") and image.getexif().get(0x0112) in range(5, 9)
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever their damaged input led them to
+        raise UnreadableImage(file, f"its size cannot be read: {error or type(error).__name__}") from error
+
+
 def is_whole(file: str | Path) -> bool:
     """Whether a PNG is all there, by the checksum of each of its parts; it is not decoded."""
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from onbrand.data.contents import describe
-from onbrand.data.images import open_image, read_bytes
+from onbrand.data.images import open_image, read_bytes, shown_size
 from onbrand.data.listing import CHECK as CHECK
 from onbrand.data.listing import METADATA, Listing, composed, walk
 from onbrand.data.listing import SHEET as SHEET
@@ -57,6 +57,14 @@ class Record:
     def open(self) -> Image.Image:
         """The image, as `images.open_image` shows it; UnreadableImage where it cannot be had."""
         return open_image(self.file, self.read())
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(H, W) of the image as it is shown; None where it cannot be had."""
+        try:
+            return shown_size(self.file, self.read())
+        except UnreadableImage:
+            return None
 
     @property
     def stamp(self) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from onbrand.core.prior import save_all
 from onbrand.errors import OnbrandError, quote
 from onbrand.io import read_content, read_json, write_json
 from onbrand.models.weights import read_metadata
@@ -107,14 +108,15 @@ def base_of(lora: str | Path) -> str:
 
 
 def write_record(folder: Path, prior: Prior | None, trained_start: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Write `folder`/onbrand/{prior.safetensors, config.json}; the record as it stands there, empty for plain weights.
+    """Write `folder`/onbrand/{prior.safetensors, buckets/, config.json}; the record as it stands there, empty for plain
+    weights.
 
     trained_start: as `checked` takes it; the prior's fingerprint is added."""
     beside = folder / "onbrand"
     record = {} if trained_start is None else checked(trained_start, "trained_start")
     if prior is not None:
         record = {**record, "prior": prior.fingerprint} if record else record
-        prior.save(beside / "prior.safetensors")
+        save_all(prior, beside)
     if record:
         write_json(beside / "config.json", record)
     else:

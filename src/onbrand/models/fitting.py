@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from onbrand.core import Conditional, ConditionalFitter, Fitter, Gaussian, Prior, Provenance
 from onbrand.core.text import Method
+from onbrand.data.buckets import ladder, split, step_of
 from onbrand.data.encode import encode_all
 from onbrand.data.images import RGB, background_of, to_image
 from onbrand.data.latents import Key, Store, Summary, iterate
@@ -48,6 +49,26 @@ def check_folder(folder: Path, photos: Path) -> Path:
             f"got {folder}: take another",
         )
     return folder
+
+
+def buckets_of(
+    pipe: DiffusionPipeline, photos: Folder, size: tuple[int, int], step: int | None
+) -> dict[tuple[int, int], Folder]:
+    """The photos of each bucket (`data.buckets`), that of the most first, which also has those that are refused.
+
+    step: None: the default. OnbrandError for one that the VAE or `size` does not divide into."""
+    step, factor = step or step_of(size), factor_of(pipe)
+    if step % factor:
+        raise OnbrandError(
+            "option", f"bucket_reso_steps is a multiple of {factor}, by which this model's VAE shrinks; got {step}"
+        )
+    ladder(size, step)
+    cells = split(photos.records, None, size, step)
+    first = next(iter(cells))
+    return {
+        one: replace(photos, records=records, refused=photos.refused if one == first else [])
+        for one, records in cells.items()
+    }
 
 
 def encode_photos(
@@ -131,7 +152,7 @@ def provenance_of(
     size: tuple[int, int],
     model: str,
     flip: bool,
-    records: Sequence[Record],
+    background: RGB,
 ) -> Provenance:
     """Where a prior's x0 come from. vae, text_encoder: fingerprints of the weights before any rounding, the latter None
     without a regression from text; size: (H, W)."""
@@ -142,7 +163,7 @@ def provenance_of(
         resolution=size,
         model=model,
         flip=flip,
-        background=background_of_all(records),
+        background=background,
         text_encoder=text_encoder,
     )
 
@@ -218,9 +239,14 @@ def describe_fit(prior: Prior, summary: Summary, files: Mapping[str, str], k: in
     }
 
 
+def describe_bucket(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What fit.json says of a bucket beside the main one. content: `describe_fit`'s."""
+    return {name: content[name] for name in ("resolution", "used", "classes")}
+
+
 def lines_of(result: Mapping[str, Any], prior: Prior) -> list[str]:
     """What fit.json says of each class, in words."""
-    lines = []
+    lines = ["{} x {}:".format(*prior.size)] if len(prior.all) > 1 else []
     for name, entry in result["classes"].items():
         words = f", {100 * entry['r2']:.0f} % of their spread told by the captions" if "r2" in entry else ""
         lines.append(f"{plain(name)}: {entry['count']} photos, {prior.gaussians[name].k} components{words}")

@@ -22,6 +22,9 @@ class FitOptions:
         text: regression from the captions: ridge, or of lower rank: reduced-rank, cca
         split: train, test, ...: which part of photos that come in several
         resolution: of the images in pixels. Default: the model's own
+        enable_bucket: fit photos of other ratios at sizes of their own, of the resolution's area, where a class has 50
+            of them, so that less of each is padding
+        bucket_reso_steps: the sides of these sizes are multiples of it. Default: 64, for small images less
         random_flip: fit mirrored images too; training then mirrors as well
         batch_size: images encoded at a time
         device: cuda, cpu, ... Default: a GPU if there is one
@@ -38,6 +41,8 @@ class FitOptions:
     text: Regression = "ridge"
     split: Word | None = None
     resolution: Size = None
+    enable_bucket: bool = False
+    bucket_reso_steps: Count | None = None
     random_flip: bool = False
     batch_size: Count = 8
     device: Word | None = None
@@ -49,5 +54,8 @@ class FitOptions:
         check_options(self, NEEDS)
 
 
-NEEDS = (Need(("text",), "k", "k of 1 or more", lambda k: k > 0),)
+NEEDS = (
+    Need(("text",), "k", "k of 1 or more", lambda k: k > 0),
+    Need(("bucket_reso_steps",), "enable_bucket", "enable_bucket", bool),
+)
 """What a setting needs to have an effect."""

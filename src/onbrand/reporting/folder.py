@@ -29,7 +29,7 @@ from onbrand.reporting.page import (
 
 SHEET = 720
 """Width, pixels, that validation sheets are scaled down to: their captions stay legible."""
-UNREAD = ("latents", "locks", "model", "models", "priors", "state")
+UNREAD = ("buckets", "latents", "locks", "model", "models", "priors", "state")
 """Folders of a run, a brand or a comparison that nothing is shown from."""
 TRACED = re.compile(r"\d+-t\d+-x0\.png")
 """00-t951-x0.png: step 0, timestep 951."""
