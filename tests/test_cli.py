@@ -366,7 +366,8 @@ def test_python_dash_m(tmp_path: Path) -> None:
 CALLS: dict[str, Any] = {
     "fit": api.fit.options(
         "my photos/", "M", "brand", k=4, text="cca", split="train", resolution=(64, 32), enable_bucket=True,
-        bucket_reso_steps=8, random_flip=True, batch_size=4, device="cpu", dtype="bfloat16", latents_dtype="float16", model_config="F",
+        bucket_reso_steps=8, random_flip=True, batch_size=4, device="cpu", dtype="bfloat16",
+        latents_dtype="float16", model_config="F",
     ),
     "diagnose": api.diagnose.options(
         "brand", model="M", scheduler="DDIMScheduler", num_inference_steps=30, timestep_spacing="trailing",
@@ -385,8 +386,8 @@ CALLS: dict[str, Any] = {
     ),
     "generate": GenerateOptions(
         "p.jsonl", model="M", output_dir="o", prior="b", prompt="a 'red' dress, \"new\"", num_images_per_prompt=3,
-        negative_prompt="two shoes", seed=5, lora="l", lora_scale=-0.5, controlnet=("c1", "c2"), device="cpu",
-        dtype="float16", offload=True,
+        negative_prompt="two shoes", seed=5, resolution=(64, 32), lora="l", lora_scale=-0.5,
+        controlnet=("c1", "c2"), device="cpu", dtype="float16", offload=True,
         start="pca", k=2, zero_mean=False, look_ahead=1, look_ahead_projection=False, literal=True,
         num_inference_steps=8, scheduler="DDIMScheduler", timestep_spacing="trailing", use_karras_sigmas=True,
         guidance_scale=1.5, eta=0.5, batch_size=2, controlnet_conditioning_scale=(1.0, 0.5), overlay=True, trace=1,

@@ -293,6 +293,8 @@ class ManifestLine(Part):
     image_sha256: str | None
     conditioning: list[Place] | None = None
     conditioning_sha256: list[str] | None = None
+    height: Pixels | None = None
+    width: Pixels | None = None
     batch: Batch
     start: str
     k: Count

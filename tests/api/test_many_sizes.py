@@ -136,3 +136,138 @@ def test_diagnose_measures_each_bucket(home: Path, capsys: pytest.CaptureFixture
     (other,) = content["buckets"]
     assert other["resolution"] == [16, 32] and set(other["classes"]) == {"block"} and other["findings"]
     assert "16 x 32" in capsys.readouterr().out
+
+
+def lines_of(folder: Path) -> dict[int, dict[str, Any]]:
+    return {line["index"]: line for line in map(json.loads, (folder / "manifest.jsonl").read_text().splitlines())}
+
+
+def pixels_of(folder: Path) -> dict[str, np.ndarray]:
+    return {file.name: np.asarray(open_image(file)) for file in sorted(folder.glob("*.png"))}
+
+
+def draw(home: Path, out: Path, *args: Any, **options: Any) -> list[Path]:
+    common: dict[str, Any] = {"num_inference_steps": 2, "look_ahead": 0, "batch_size": 2, "device": "cpu"}
+    prior: dict[str, Any] = {"prior": home / "brand"} if "start" not in options else {}
+    return api.generate(*args, model=home / "model", output_dir=out, **{**common, **prior, **options})
+
+
+REQUESTS = [
+    {"prompt": "block, red"}, {"prompt": "block, blue", "height": 16, "width": 32}, {"prompt": "block", "width": 24},
+    {"prompt": "block, red", "height": 16, "width": 32}, {"prompt": "block, green", "height": 16, "width": 32},
+    {"prompt": "block, green", "height": 16, "width": 32}, {"prompt": "bag, red"},
+]  # fmt: skip
+
+
+def write_requests(file: Path, rows: list[dict[str, Any]]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_each_request_has_the_size_that_it_asks_for(home: Path, tmp_path: Path) -> None:
+    file = write_requests(tmp_path / "r.jsonl", REQUESTS)
+    files = draw(home, tmp_path / "all", file)
+    sizes = [open_image(one).size[::-1] for one in files]
+    assert sizes == [SQUARE, WIDE, SQUARE, WIDE, WIDE, WIDE, SQUARE]
+    lines = lines_of(tmp_path / "all")
+    batches = [(lines[i]["batch"]["first"], lines[i]["batch"]["size"]) for i in range(7)]
+    assert batches == [(0, 1), (1, 1), (2, 1), (3, 2), (3, 2), (5, 1), (6, 1)]
+    assert "height" not in lines[0] and (lines[1]["height"], lines[1]["width"]) == WIDE
+    prior = load_all(home / "brand")
+    assert lines[1]["fingerprints"]["prior 16x32"] == prior.at(WIDE).fingerprint
+    whole = pixels_of(tmp_path / "all")
+    for name in ("00001.png", "00004.png"):  # killed before these: they are made again, to the same bytes
+        (tmp_path / "all" / name).unlink()
+    draw(home, tmp_path / "all", file)
+    assert all((whole[name] == image).all() for name, image in pixels_of(tmp_path / "all").items())
+    alone = write_requests(tmp_path / "s.jsonl", [{**REQUESTS[4], "seed": 4}])
+    draw(home, tmp_path / "alone", alone)  # an image is the same whatever stands beside it
+    near = whole["00004.png"].astype(int) - np.asarray(open_image(tmp_path / "alone" / "00000.png"))
+    assert abs(near).max() <= 1
+
+
+def test_an_image_of_a_bucket_is_made_again_from_its_line(home: Path, tmp_path: Path) -> None:
+    from onbrand.models.pipeline import load
+    from onbrand.sampling.manifest import remake
+
+    draw(home, tmp_path / "o", write_requests(tmp_path / "r.jsonl", REQUESTS))
+    pipe, prior = load(home / "model"), load_all(home / "brand")
+    for index in (0, 4):
+        image = np.asarray(remake(tmp_path / "o", index, pipe, prior).image)
+        assert (image == pixels_of(tmp_path / "o")[f"{index:05d}.png"]).all()
+    with raises("folder", "prior 16x32"):
+        remake(tmp_path / "o", 0, pipe, Prior.load(home / "brand" / "prior.safetensors"))
+
+
+@pytest.mark.parametrize("start", ["noise", "mean", "pca", "text"])
+def test_the_flag_sets_the_size_of_all_that_say_none(home: Path, tmp_path: Path, start: str) -> None:
+    rows = [{"prompt": "block, red"}, {"prompt": "block, red", "height": 24, "width": 24}]
+    file = write_requests(tmp_path / "r.jsonl", rows)
+    files = draw(home, tmp_path / "o", file, start=start, prior=home / "brand", resolution=WIDE)
+    assert [open_image(one).size[::-1] for one in files] == [WIDE, SQUARE]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"prompt": "block", "height": 24, "width": 16}, ["line 2", "24x16", "24x24, 16x32"]),
+        ({"prompt": "block", "height": 512}, ["line 2", "512x24", "16x32"]),
+        ({"prompt": "bag, red", "height": 16, "width": 32}, ["line 2", "'bag'", "'block'", "24x24"]),
+    ],
+)
+def test_a_size_that_the_brand_does_not_have_is_refused(
+    home: Path, tmp_path: Path, row: dict[str, Any], words: list[str]
+) -> None:
+    file = write_requests(tmp_path / "r.jsonl", [{"prompt": "block"}, row])
+    with raises("prior", *words):
+        draw(home, tmp_path / "o", file)
+    assert not (tmp_path / "o" / "manifest.jsonl").exists()
+
+
+@pytest.mark.parametrize("value", [0, -8, 1.5, "16", True, 70000])
+def test_a_side_that_is_none(home: Path, tmp_path: Path, value: Any) -> None:
+    file = write_requests(tmp_path / "r.jsonl", [{"prompt": "block", "height": value, "width": 32}])
+    with raises("request", "line 1", "height"):
+        draw(home, tmp_path / "o", file)
+
+
+def test_photos_say_their_own_size_and_ask_for_none(home: Path, tmp_path: Path) -> None:
+    file = write_requests(tmp_path / "r.jsonl", [{"file_name": "a.png", "text": "block", "height": 4000, "width": 3}])
+    assert [open_image(one).size for one in draw(home, tmp_path / "o", file)] == [(24, 24)]
+
+
+@pytest.mark.parametrize("size", [(16, 32), (40, 16), (16, 16)])
+def test_from_noise_any_size_goes_that_the_model_makes(home: Path, tmp_path: Path, size: tuple[int, int]) -> None:
+    (file,) = draw(home, tmp_path / "o", prompt="block", start="noise", resolution=size)
+    assert open_image(file).size[::-1] == size
+    with raises("request", "multiples of 8", "12 x 16"):
+        draw(home, tmp_path / "p", prompt="block", start="noise", resolution=(12, 16))
+    if size == (16, 16):  # the model's own
+        (same,) = draw(home, tmp_path / "q", prompt="block", start="noise")
+        assert same.read_bytes() == file.read_bytes()
+
+
+def test_a_class_without_photos_of_the_main_size_is_made_at_its_own(home: Path, tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", {("block", (30, 30)): 60, ("scarf", (20, 40)): 52})
+    api.fit(tmp_path / "photos", home / "model", tmp_path / "brand", k=3, resolution=24, enable_bucket=True)
+    file = write_requests(tmp_path / "r.jsonl", [{"prompt": "scarf, red"}, {"prompt": "block, red"}])
+    files = draw(home, tmp_path / "o", file, prior=tmp_path / "brand")
+    assert [open_image(one).size[::-1] for one in files] == [WIDE, SQUARE]
+
+
+def test_a_start_of_ones_own_pipeline_takes_a_resolution(home: Path) -> None:
+    import onbrand
+    from onbrand.models.pipeline import load
+
+    pipe, prior = load(home / "model"), load_all(home / "brand")
+    common: dict[str, Any] = {"seeds": [1, 2], "look_ahead": 0}
+    latents = onbrand.start(pipe, prior, "block, red", resolution=WIDE, **common)
+    assert latents.shape == (2, 4, 8, 16)
+    assert torch.equal(latents, onbrand.start(pipe, prior.at(WIDE), "block, red", **common))
+    assert onbrand.start(pipe, prior, "block", **common).shape == (2, 4, 12, 12)
+    assert onbrand.start(pipe, None, seeds=3, resolution=32).shape == (1, 4, 16, 16)
+    for size, code in (((24, 16), "prior"), (15, "start"), ((16, 16, 16), "start")):
+        with raises(code, str(size[0] if isinstance(size, tuple) else size)):
+            onbrand.start(pipe, prior, "block", resolution=size, **common)
+    with raises("prior", "bag"):
+        onbrand.start(pipe, prior, "bag, red", resolution=WIDE, **common)

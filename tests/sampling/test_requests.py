@@ -150,8 +150,8 @@ def test_a_file_that_is_no_text(tmp_path: Path, content: bytes, words: list[str]
     ("line", "expected", "asked"),
     [
         (f"{P} --n blurry, dark --d 7", Request(P, 7, negative_prompt="blurry, dark"), {}),
-        (f"{P}  --d 7 --s 4 --l 5.5 --w 16 --h 16", Request(P, 7),
-         {"num_inference_steps": 4, "guidance_scale": 5.5, "width": 16, "height": 16}),
+        (f"{P}  --d 7 --s 4 --l 5.5 --w 16 --h 16", Request(P, 7, height=16, width=16),
+         {"num_inference_steps": 4, "guidance_scale": 5.5}),
         (f"{P} -- or --- so -n x", Request(f"{P} -- or --- so -n x", 1), {}),
         (f'--prompt "{P}" --negative_prompt "2 -- hems" --seed 350', Request(P, 350, negative_prompt="2 -- hems"), {}),
         (f"--negative_prompt dark --prompt {P} --steps 9 --cfg_scale 3", Request(P, 1, negative_prompt="dark"),

@@ -171,7 +171,6 @@ SAYING = [
      "asks for num_inference_steps 9 \\(and 1 more\\); all images of a run have num_inference_steps 4"),
     ([Request("garment", 0, asked={"guidance_scale": 9.5})], {}, "guidance_scale 9.5; all images .*_scale 3.0"),
     ([Request("garment", 0, image="a.png", asked={"start": "image"})], {}, "start image; all .* have start text"),
-    ([Request("garment", 0, asked={"width": 512})], {}, "width 512; all images of a run have width 16"),
     ([Request("garment", 0, negative_prompt="x" * 40)], {}, "1 of 2 texts are longer .* loses 'xxxx"),
 ]  # fmt: skip
 """Requests -> what of them nothing reads."""
@@ -185,9 +184,9 @@ def test_what_nothing_reads_is_warned_of_once(pipe: Any, prior: Any, requests: A
 
 
 def test_what_the_run_has_is_not_warned_of(pipe: Any, prior: Any) -> None:
-    asked = {"num_inference_steps": 4, "guidance_scale": 3.0, "width": 16, "height": 16}
-    plan(pipe, prior, [Request("garment (a red one), 4:3, [new]", 0, negative_prompt="dark", asked=asked)],
-         SamplingSettings(**FAST))  # fmt: skip
+    asked = {"num_inference_steps": 4, "guidance_scale": 3.0}
+    request = Request("garment (a red one), 4:3, [new]", 0, negative_prompt="dark", asked=asked, height=16)
+    plan(pipe, prior, [request], SamplingSettings(**FAST))
 
 
 def broken_pipe(part: str, value: float) -> Any:

@@ -30,12 +30,14 @@ def generate(options: GenerateOptions) -> list[Path]:
     from onbrand.sampling.manifest import read_manifest, write_images
     from onbrand.sampling.requests import read_requests
 
+    sides = options.resolution
     requests = read_requests(
         options.prompts,
         prompt=options.prompt,
         count=options.num_images_per_prompt,
         seed=options.seed,
         negative_prompt=options.negative_prompt,
+        size=(sides, sides) if isinstance(sides, int) else sides,
     )
     out, nets = Path(options.output_dir), options.controlnet
     pipe = open_model(

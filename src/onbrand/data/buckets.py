@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from onbrand.data.images import SMALLEST
 from onbrand.data.records import Record
 from onbrand.errors import OnbrandError
 
@@ -51,7 +52,7 @@ def ladder(size: Size, step: int) -> list[Size]:
     area = height * width
     sides = {(side, area // side // step * step) for side in range(step, area // step + 1, step)}
     sides |= {(width, height) for height, width in sides}
-    others = [pair for pair in sides if min(pair) and max(pair) <= STEEPEST * min(pair) and pair != size]
+    others = [pair for pair in sides if min(pair) >= SMALLEST and max(pair) <= STEEPEST * min(pair) and pair != size]
     return [size, *sorted(others, key=lambda pair: (round(padding(pair, size), 9), -pair[0] * pair[1], pair))]
 
 

@@ -16,6 +16,7 @@ from onbrand.options._base import (
     NotNegative,
     Number,
     Rate,
+    Size,
     Spacing,
     Word,
     check_options,
@@ -104,7 +105,7 @@ class GenerateOptions(SamplingSettings):
 
     Attributes:
         prompts: file of requests: a .txt of prompts, or one JSON object a line: prompt; optionally class, seed,
-            negative_prompt, image, conditioning (the control image, or a list of them)
+            negative_prompt, height, width, image, conditioning (the control image, or a list of them)
         model: model or run folder to generate with; a LoRA's run folder brings the model it was trained on
         output_dir: folder for the images
         prior: the brand's folder (or its prior.safetensors). Default: the one saved beside the LoRA, the ControlNet or
@@ -113,6 +114,8 @@ class GenerateOptions(SamplingSettings):
         negative_prompt: what guidance leads away from, of that prompt and of requests that say none
         num_images_per_prompt: images of that prompt, with the seeds seed, seed + 1, ...
         seed: first seed of that prompt, or of requests without one
+        resolution: of the images in pixels: a size that the brand was fitted at, with start noise any. Default: each
+            request's height and width, else the brand's, of several that of the most photos, else the model's own
         lora: a LoRA for the model: its file or its run folder
         lora_scale: weight of the LoRA; 1: as trained
         controlnet: ControlNets for the model: folders, run folders or Hub ids. Default: what a run folder given as
@@ -133,6 +136,7 @@ class GenerateOptions(SamplingSettings):
     negative_prompt: str = ""
     num_images_per_prompt: Count = 1
     seed: Number = 0
+    resolution: Size = None
     lora: File | None = None
     lora_scale: float = 1.0
     controlnet: tuple[File, ...] = ()

@@ -204,21 +204,20 @@ WEIGHTS = re.compile(
 """What other programs read in a prompt, and no one here: (red:1.4), ((red)), [[red]], <lora:shoes:0.8>."""
 
 
-def warn_unread(requests: Sequence[Request], config: SamplingSettings, size: tuple[int, int], nets: int) -> None:
-    """Warn of what requests say and nothing reads: weights in their words; a start, steps, guidance or a size that is
-    not the run's; negative prompts without guidance; control images without a ControlNet. One warning each.
+def warn_unread(requests: Sequence[Request], config: SamplingSettings, nets: int) -> None:
+    """Warn of what requests say and nothing reads: weights in their words; a start, steps or guidance that is not the
+    run's; negative prompts without guidance; control images without a ControlNet. One warning each.
 
-    size: (H, W) of the images; nets: ControlNets of the model.
+    nets: ControlNets of the model.
     """
     run = {name: getattr(config, name) for name in ("start", "num_inference_steps", "guidance_scale")}
-    for name, value in (run | {"height": size[0], "width": size[1]}).items():
+    for name, value in run.items():
         words = {
             index: f"asks for {name} {request.asked[name]}"
             for index, request in enumerate(requests)
             if request.asked.get(name, value) != value
         }
-        remedy = f"set {name} for all" if name in run else "that of the model or the prior"
-        _warn_of(requests, words, f"all images of a run have {name} {value}: {remedy}")
+        _warn_of(requests, words, f"all images of a run have {name} {value}: set {name} for all")
     words = {}
     for index, request in enumerate(requests):
         if match := WEIGHTS.search(request.prompt) or WEIGHTS.search(request.negative_prompt):

@@ -16,7 +16,7 @@ from onbrand.options.generate import GenerateOptions
 
 KEYS = (
     "prompt", "text", "class", "seed", "negative_prompt", "image", "file_name", "attributes", "conditioning",
-    "conditioning_file_name",
+    "conditioning_file_name", "height", "width",
 )  # fmt: skip
 """Of a line of JSON."""
 SAME = {"text": "prompt", "file_name": "image", "conditioning_file_name": "conditioning"}
@@ -51,6 +51,7 @@ def row_of_json(line: str, place: str) -> dict[str, Any]:
     if both:
         raise OnbrandError("request", f"{both[0]} and {SAME[both[0]]} are the same; got both: take one out")
     start = {"start": "image"} if "image" in row and not photo else {}  # a photo has a file whatever is asked for
+    row = {key: value for key, value in row.items() if not photo or key not in ("height", "width")}  # a photo's own
     return {SAME[key]: row[key] for key in row if key in SAME} | row | start
 
 

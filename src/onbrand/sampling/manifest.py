@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from onbrand.core.prior import name_of
 from onbrand.data.images import is_whole, to_image
 from onbrand.errors import OnbrandError
 from onbrand.io import append, digest, read_content, read_json, whole_folder, write_json, write_png
@@ -24,7 +25,7 @@ from onbrand.models.pipeline import decode, device_of, fingerprint
 from onbrand.models.scheduler import restore
 from onbrand.options.former import upgrade
 from onbrand.options.generate import SamplingSettings
-from onbrand.sampling.record import changed, request_of, requested, sha256_of, some
+from onbrand.sampling.record import SIDES, changed, request_of, requested, sha256_of, some
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import GeneratedImage, Plan, overflow, plan, run, usable
 from onbrand.sampling.stochastic import scheduled
@@ -41,6 +42,8 @@ LIBRARIES = ("torch", "diffusers", "transformers")
 """Whose versions an image depends on."""
 ELSEWHERE = ("place", "asked")
 """Of a request: what is no part of what is asked for."""
+LATER = ("conditioning", *SIDES)
+"""What earlier versions did not have: it counts where it is given."""
 SCHEMA = 2
 """Of config.json and of the manifest's lines."""
 
@@ -285,7 +288,7 @@ def settings_of(work: Plan) -> dict[str, Any]:
     if nets_of(work.pipe):
         entries = [entry | {"read": [sha256_of(file) for file in entry["conditioning"]]} for entry in entries]
     plain = [
-        {name: value for name, value in entry.items() if name not in ELSEWHERE and (name != "conditioning" or value)}
+        {name: value for name, value in entry.items() if name not in ELSEWHERE and (name not in LATER or value)}
         for entry in entries
     ]
     return {
@@ -303,7 +306,8 @@ def fingerprints(pipe: DiffusionPipeline, prior: Prior | None) -> dict[str, str 
     """sha256 of what an image is made with; the prior's is None without one."""
     modules = {name: fingerprint(getattr(pipe, name)) for name in ("unet", "vae", *encoders_of(pipe))}
     modules |= {f"controlnet {number}": fingerprint(net) for number, net in enumerate(nets_of(pipe), 1)}
-    return {**modules, "prior": None if prior is None else prior.fingerprint}
+    others = {f"prior {name_of(one.size)}": one.fingerprint for one in (prior.all[1:] if prior else ())}
+    return {**modules, "prior": None if prior is None else prior.fingerprint, **others}
 
 
 def dtype_of(pipe: DiffusionPipeline) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PLACES = {"image", "conditioning"}
 """Where files were. They may lie elsewhere now: what is in them counts, by its sha256."""
+SIDES = ("height", "width")
+"""Of a request that asks for a size; one that does not says nothing of it."""
 
 
 def changed(folder: Path, entries: Mapping[int, Mapping[str, Any]], work: Plan) -> set[int]:
@@ -38,10 +40,11 @@ def changed(folder: Path, entries: Mapping[int, Mapping[str, Any]], work: Plan) 
     for index, entry in entries.items():
         now = requested(work, index)
         names = [name for name, value in now.items() if name not in PLACES and entry.get(name, value) != value]
+        names += [name for name in SIDES if entry.get(name) != now.get(name)]
         if names:
             indices.add(index)
             name = names[0]
-            first = first or f"{name} of image {index} was {said(entry.get(name))}, is {said(now[name])}"
+            first = first or f"{name} of image {index} was {said(entry.get(name))}, is {said(now.get(name))}"
     if 2 * len(indices) > len(entries):
         raise OnbrandError(
             "folder",
@@ -62,13 +65,16 @@ def requested(work: Plan, index: int) -> dict[str, Any]:
         "image": request.image,
         "image_sha256": image_sha256(request, work.config),
         **conditioning_of(request, work.pipe),
+        **{name: side for name in SIDES if (side := getattr(request, name)) is not None},
     }
 
 
 def request_of(entry: Mapping[str, Any], config: SamplingSettings) -> Request:
     """The request that a line of the manifest records. OnbrandError if its files are others now."""
     keys = ("prompt", "seed", "class", "negative_prompt", "image", "attributes")
-    request = replace(Request(*(entry[key] for key in keys)), conditioning=tuple(entry.get("conditioning") or ()))
+    own: dict[str, Any] = {name: entry.get(name) for name in SIDES}
+    own["conditioning"] = tuple(entry.get("conditioning") or ())
+    request = replace(Request(*(entry[key] for key in keys)), **own)
     digests = [sha256_of(file) for file in request.conditioning]
     if digests != (entry.get("conditioning_sha256") or []):
         raise OnbrandError(

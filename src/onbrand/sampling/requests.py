@@ -42,11 +42,14 @@ class Request:
     """What is to be seen, attribute -> label, for a reader to look for; None: what the prompt's words say."""
     conditioning: tuple[str, ...] = ()
     """Files of the control images, one for each ControlNet."""
+    height: int | None = None
+    width: int | None = None
+    """Of the image, in pixels; None: as the brand's or the model's are."""
     place: str = field(default="", compare=False)
     """Where it stands, as "prompts.txt line 3"; no part of what is asked for."""
     asked: Mapping[str, float | str] = field(default_factory=dict, compare=False)
-    """What its line asks of a whole run, start, num_inference_steps, guidance_scale, width or height: compared with the
-    run's (`warn_unread`), and no part of what is asked for."""
+    """What its line asks of a whole run, start, num_inference_steps or guidance_scale: compared with the run's
+    (`warn_unread`), and no part of what is asked for."""
 
     def __post_init__(self) -> None:
         if isinstance(self.conditioning, str | list):
@@ -59,6 +62,9 @@ class Request:
                 _check_text(name, value, empty=False)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise OnbrandError("request", f"a seed is a whole number from 0 to 2^63 - 1; got {quote(self.seed)}")
+        for name, side in (("height", self.height), ("width", self.width)):
+            if side is not None and (isinstance(side, bool) or not isinstance(side, int) or not 0 < side <= 65536):
+                raise OnbrandError("request", f"{name} is a whole number of pixels, 1 to 65536; got {quote(side)}")
         attributes = {} if self.attributes is None else self.attributes
         if not isinstance(attributes, Mapping) or not all(isinstance(value, str) for value in attributes.values()):
             raise OnbrandError(
@@ -98,20 +104,22 @@ def read_requests(
     count: int = 1,
     seed: int = 0,
     negative_prompt: str = "",
+    size: tuple[int, int] | None = None,
 ) -> list[Request]:
     """Requests from `file`, or `count` times `prompt` with the seeds seed, seed + 1, ...
 
-    file: one JSON object a line, or a .txt with one prompt a line.
+    file: one JSON object a line, or a .txt with one prompt a line; size: (H, W) of those that say none.
 
     JSON lines: prompt (or text), and optionally class, seed (else seed + its place in the file), negative_prompt (else
-    `negative_prompt`), attributes, image (or file_name) and conditioning (or conditioning_file_name: one file or a
-    list), relative to the file. Null is not given. A key besides these is an error, but in a line with file_name, which
-    is a photo's: there other columns are not read, so that a photo folder's metadata.jsonl serves.
+    `negative_prompt`), attributes, height and width, image (or file_name) and conditioning (or conditioning_file_name:
+    one file or a list), relative to the file. Null is not given. A key besides these is an error, but in a line with
+    file_name, which is a photo's: there other columns, height and width among them, are not read, so that a photo
+    folder's metadata.jsonl serves.
 
     .txt: lines that begin with # are comments. Behind a prompt stand options as kohya's trainers read them: --n the
     negative prompt, --d the seed, --s steps, --l guidance, --w and --h the size; A1111's --prompt "...",
-    --negative_prompt, --seed, --steps, --cfg_scale, --width, --height are read too. Steps, guidance and size are a
-    whole run's: a line that asks for others is warned of when images are made (`warn_unread`).
+    --negative_prompt, --seed, --steps, --cfg_scale, --width, --height are read too. Steps and guidance are a whole
+    run's: a line that asks for others is warned of when images are made (`warn_unread`).
 
     Every line is read before anything is returned: OnbrandError for the first that cannot be, with its number, and the
     numbers of the others.
@@ -125,7 +133,9 @@ def read_requests(
     if prompt is not None:
         if count < 1:
             raise OnbrandError("request", f"num_images_per_prompt must be at least 1; got {count}")
-        return [Request(prompt, seed + index, negative_prompt=negative_prompt) for index in range(count)]
+        height, width = size or (None, None)
+        own = {"negative_prompt": negative_prompt, "height": height, "width": width}
+        return [Request(prompt, seed + index, **own) for index in range(count)]  # type: ignore[arg-type]
     if count != 1:
         raise OnbrandError(
             "request",
@@ -135,7 +145,7 @@ def read_requests(
     path = Path(str(file))
     if not path.is_file():
         raise OnbrandError("request", f"no file of requests at {path.absolute()}: give a .txt, or a file of JSON lines")
-    defaults = {"seed": seed, "negative_prompt": negative_prompt}
+    defaults = {"seed": seed, "negative_prompt": negative_prompt, "size": size}
     requests = list(_requests_in(path, defaults))
     if not requests:
         raise OnbrandError("request", f"no requests in {path.absolute()}: write one a line")
@@ -169,6 +179,7 @@ def _read_row(row: Mapping[str, Any], defaults: Mapping[str, Any], folder: Path,
         raise OnbrandError("request", f"a request has a prompt (or text); this has {', '.join(row) or 'nothing'}")
     image, control = row.get("image"), row.get("conditioning", [])
     files = control if isinstance(control, list) else [control]
+    height, width = (None, None) if {"height", "width"} & set(row) else defaults["size"] or (None, None)
     return Request(
         prompt=row["prompt"],
         seed=row.get("seed", defaults["seed"]),
@@ -177,13 +188,15 @@ def _read_row(row: Mapping[str, Any], defaults: Mapping[str, Any], folder: Path,
         image=str(folder / image) if isinstance(image, str) and image else image,
         attributes=row.get("attributes"),
         conditioning=tuple(str(folder / file) if isinstance(file, str) and file else file for file in files),
+        height=row.get("height", height),
+        width=row.get("width", width),
         place=place,
-        asked={key: row[key] for key in ("start", *NUMBERS) if key in row and key != "seed"},
+        asked={key: row[key] for key in ("start", *NUMBERS) if key in row and key not in ("seed", "height", "width")},
     )
 
 
-def images_of(requests: Sequence[Request], prior: Prior | None) -> Tensor:
-    """(B, 3, H, W) in [-1, 1]: the requests' images, padded to the prior's size (else the first one's).
+def images_of(requests: Sequence[Request], prior: Prior | None, size: tuple[int, int] | None) -> Tensor:
+    """(B, 3, H, W) in [-1, 1]: the requests' images, padded to `size` (None: the first one's).
 
     OnbrandError for one that cannot be opened."""
     images = []
@@ -193,7 +206,7 @@ def images_of(requests: Sequence[Request], prior: Prior | None) -> Tensor:
             images.append(open_image(str(request.image), background=background))
         except UnreadableImage as error:
             raise OnbrandError("request", f"an image start needs images: {error}") from error
-    size = (images[0].height, images[0].width) if prior is None else prior.provenance.resolution
+    size = size or (images[0].height, images[0].width)
     return torch.stack([to_tensor(pad(image, size, background)) for image in images])
 
 

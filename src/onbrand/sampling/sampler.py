@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -14,11 +15,11 @@ from torch import Tensor
 from onbrand.data.images import to_image
 from onbrand.errors import OnbrandError
 from onbrand.models.controlnet import nets_of
-from onbrand.models.families import family_of
+from onbrand.models.families import factor_of, family_of
 from onbrand.models.pipeline import decode, warn_long
 from onbrand.models.pipeline import overflow as overflow_of
 from onbrand.models.scheduler import with_options
-from onbrand.options.generate import SamplingSettings
+from onbrand.options.generate import SamplingSettings, Start
 from onbrand.sampling.checks import MATCHED, check_conditioning, check_images, check_sampling_noise, warn_unread
 from onbrand.sampling.handoff import HandOff, steps_in_window
 from onbrand.sampling.noise import generator_for, noise_for
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from onbrand.core.prior import Prior
 
-
+Size = tuple[int, int]
 HOPELESS = 8
 """After so many images of which none is finite the model is at fault, and no more are tried."""
 
@@ -69,6 +70,8 @@ class Plan:
     start: ResolvedStart
     classes: list[str] | None
     """A class a request; None without a prior."""
+    sizes: Sequence[Size | None]
+    """(H, W) of each image; None: that of the image it starts from."""
 
     @property
     def guidance_scale(self) -> float:
@@ -95,7 +98,8 @@ def plan(
     prompts = [request.prompt for request in requests]
     places = [place_of(requests, index) for index in range(len(requests))]
     classes = classes_of(prior, prompts, [request.class_name for request in requests], len(requests), places)
-    start = resolve_start(pipe, prior, scheduler, classes, config, trained_start)
+    sizes = sizes_of(pipe, prior, requests, classes, config.start)
+    start = resolve_start(pipe, prior, scheduler, classes, config, trained_start, sizes=sizes)
     if start.start == "image":
         check_images(requests)
     check_conditioning(pipe, requests, config)
@@ -112,8 +116,37 @@ def plan(
     values |= {"start": start.start, "zero_mean": start.zero_mean, "look_ahead": start.look_ahead}
     values |= {"guidance_scale": guidance}
     settings = SamplingSettings(**values)
-    warn_unread(requests, settings, size_of(pipe, prior, None), len(nets_of(pipe)))
-    return Plan(pipe, prior, requests, settings, start, classes)
+    warn_unread(requests, settings, len(nets_of(pipe)))
+    return Plan(pipe, prior, requests, settings, start, classes, sizes)
+
+
+def sizes_of(
+    pipe: DiffusionPipeline, prior: Prior | None, requests: Sequence[Request], classes: list[str] | None,
+    start: Start | None,
+) -> list[Size | None]:  # fmt: skip
+    """(H, W) of each request's image: as it asks; else that of the fullest bucket that has its class, or the model's
+    own; None: that of the image it starts from, without a prior.
+
+    OnbrandError for a size that the brand was not fitted at, or, without a prior, that the model cannot make.
+    """
+    factor, sizes = max(8, factor_of(pipe)), []
+    for index, request in enumerate(requests):
+        name = None if classes is None else classes[index]
+        home = next((one for one in prior.all if name in one.classes), prior) if prior else None
+        own = size_of(pipe, home, None)
+        size = (request.height or own[0], request.width or own[1])
+        is_asked = request.height is not None or request.width is not None
+        try:
+            if is_asked and (prior is None or start == "noise") and (size[0] % factor or size[1] % factor):
+                raise OnbrandError(
+                    "request", f"height and width are multiples of {factor}; got {size[0]} x {size[1]}: round them"
+                )
+            if prior is not None and name is not None and start != "noise":
+                prior.at(size).check_k(name, 0)
+        except OnbrandError as error:
+            raise OnbrandError(error.code, f"{place_of(requests, index)}: {error}") from error
+        sizes.append(size if is_asked or prior is not None or start != "image" else None)
+    return sizes
 
 
 def sample(
@@ -151,14 +184,12 @@ def run(plan: Plan, done: Container[int] = ()) -> Iterator[GeneratedImage]:
     One whose numbers are not finite says so (`finite`), and the others go on. OnbrandError if none of the first
     HOPELESS is.
     """
-    size = plan.config.batch_size
     broken: list[int] | None = []  # None: one was finite
-    for first in range(0, len(plan.requests), size):
-        batch = range(first, min(first + size, len(plan.requests)))
+    for batch in _batches(plan):
         missing = [index for index in batch if index not in done]
         if missing:
             images = _batch(plan, batch)
-            yield from (images[index - first] for index in missing)
+            yield from (images[index - batch[0]] for index in missing)
             if broken is not None:
                 broken = None if any(image.finite for image in images) else [*broken, *missing]
             if broken is not None and len(broken) >= HOPELESS:
@@ -168,14 +199,25 @@ def run(plan: Plan, done: Container[int] = ()) -> Iterator[GeneratedImage]:
                 )
 
 
+def _batches(plan: Plan) -> Iterator[range]:
+    """Consecutive requests of one size, batch_size at most."""
+    last = 0
+    for _, same in groupby(plan.sizes):
+        first, last = last, last + len(list(same))
+        for start in range(first, last, plan.config.batch_size):
+            yield range(start, min(start + plan.config.batch_size, last))
+
+
 @torch.no_grad()
 def _batch(plan: Plan, batch: range) -> list[GeneratedImage]:
     pipe, config = plan.pipe, plan.config
+    asked = plan.sizes[batch[0]]
+    prior = plan.prior if plan.prior is None or asked is None or plan.start.start == "noise" else plan.prior.at(asked)
     requests = [plan.requests[index] for index in batch]
     prompts, seeds = [request.prompt for request in requests], [request.seed for request in requests]
     classes = None if plan.classes is None else [plan.classes[index] for index in batch]
-    start_images = images_of(requests, plan.prior) if plan.start.start == "image" else None
-    size = size_of(pipe, plan.prior, start_images)
+    start_images = images_of(requests, prior, asked) if plan.start.start == "image" else None
+    size = asked or size_of(pipe, prior, start_images)
     negative = [request.negative_prompt for request in requests] if plan.guidance_scale > 1 else None
     call = {
         **family_of(pipe).call(pipe, prompts, negative, size),
@@ -184,7 +226,7 @@ def _batch(plan: Plan, batch: range) -> list[GeneratedImage]:
         **conditions_of(pipe, requests, config, size),
     }
     start = plan.start
-    latents = begin(pipe, plan.prior, start, prompts, classes, seeds, start_images, start.look(call))
+    latents = begin(pipe, prior, start, prompts, classes, seeds, start_images, start.look(call), size)
     # the steps' randomness has generators of its own: the seed's first draw is the start's noise
     generators = [generator_for(seed, "steps") for seed in seeds]
     tracing = batch[0] < config.trace

@@ -52,6 +52,7 @@ def start(
     zero_mean: bool | None = None,
     look_ahead: int | None = None,
     look_ahead_projection: bool = True,
+    resolution: int | tuple[int, int] | None = None,
     trained_start: Mapping[str, Any] | Literal["recorded"] | None = "recorded",
     **call: Any,
 ) -> Tensor:
@@ -82,6 +83,8 @@ def start(
             on from that (docs/concepts/method.md, section 7). Only for weights trained without a start; None: twice
             from "mean", once from "text"
         look_ahead_projection: keep only what lies in the class's components of its answer
+        resolution: (H, W) of the images in pixels, or a side: with a prior one that the brand was fitted at. None: the
+            prior's, the images' or the model's own
         trained_start: the start that the weights were trained with; "recorded": as the pipeline's folder says; None:
             noise
         **call: what else the pipeline will be called with, such as guidance_scale, negative_prompt, a ControlNet's
@@ -112,7 +115,16 @@ def start(
     )
     check_call(pipe, call)
     names = classes_of(prior, prompts, _one_each(classes, len(seeds), "classes"), len(seeds))
-    resolved = resolve_start(pipe, prior, pipe.scheduler, names, settings, trained_start, prompts is not None)
+    asked = (resolution, resolution) if isinstance(resolution, int) else resolution
+    if asked is not None and (len(asked) != 2 or min(asked) < 1 or any(side % factor_of(pipe) for side in asked)):
+        raise OnbrandError("start", f"resolution is one or two multiples of {factor_of(pipe)}; got {resolution}")
+    if prior is not None and names is not None and start != "noise":
+        for name in dict.fromkeys(names):
+            prior.at(asked or prior.size).check_k(name, 0)
+    sizes = None if asked is None else [asked] * len(seeds)
+    resolved = resolve_start(pipe, prior, pipe.scheduler, names, settings, trained_start, prompts is not None, sizes)
+    if prior is not None and asked is not None and resolved.start != "noise":
+        prior = prior.at(asked)
     if resolved.matched:
         check_sampling_noise(resolved.scheduler)
     look = None
@@ -122,11 +134,11 @@ def start(
                 "start",
                 f"look_ahead {resolved.look_ahead} asks what the network would draw of prompts; got none: give prompts",
             )
-        size = family_of(pipe).size_of_call(size_of(pipe, prior, images))
+        size = family_of(pipe).size_of_call(asked or size_of(pipe, prior, images))
         look = resolved.look({"prompt": prompts, "num_inference_steps": num_inference_steps, **size, **call})
     negative = call.get("negative_prompt") or ()
     warn_long(pipe, [*(prompts or ()), *([negative] if isinstance(negative, str) else negative)])
-    latents = begin(pipe, prior, resolved, prompts, names, seeds, images, look)
+    latents = begin(pipe, prior, resolved, prompts, names, seeds, images, look, asked)
     if not bool(torch.isfinite(latents).all()):
         raise OnbrandError("model", overflow("network", pipe.unet.dtype))
     return latents
@@ -171,26 +183,32 @@ def resolve_start(
     settings: SamplingSettings,
     trained_start: Mapping[str, Any] | Literal["recorded"] | None,
     has_prompts: bool = True,
+    sizes: Sequence[tuple[int, int] | None] | None = None,
 ) -> ResolvedStart:
     """The one place where a start is decided and checked, for `start` and for whole folders alike.
 
-    scheduler: of the run, not yet set to its steps; classes: of the images; prompted: whether there are prompts.
-    OnbrandError and warnings as `start` says.
+    scheduler: of the run, not yet set to its steps; classes: of the images; prompted: whether there are prompts; sizes:
+    (H, W) of the images, None: the prior's. Images of all sizes have one start. OnbrandError and warnings as `start`
+    says.
     """
     record = record_of(pipe, trained_start)
     live = set_steps(scheduler, settings.num_inference_steps)
     schedule = schedule_of(live)
-    start = settings.start or default_start(prior, classes, record, has_prompts)
+    parts = _by_size(prior, classes, sizes if settings.start != "noise" else None)
+    starts = {default_start(one, names, record, has_prompts) for one, names in parts}
+    start: Start = settings.start or ("mean" if len(starts) > 1 else starts.pop())
     looks = settings.look_ahead
     if looks is None:
-        looks = default_look_ahead(start, prior, classes, record, schedule) if has_prompts else 0
+        looks = min(default_look_ahead(start, *part, record, schedule) for part in parts) if has_prompts else 0
     facts = {"start": start, "look_ahead": looks, "scheduler": schedule.name, "ControlNets": len(nets_of(pipe))}
     check_needs(settings, NEEDS, **facts)
-    k = components(prior, start, settings.k, record)
-    check_prior(pipe, prior, start, classes)
+    k = min(components(one, start, settings.k, record) for one, _ in parts)
+    for one, names in parts:
+        check_prior(pipe, one, start, names)
     check_effect(start, schedule)
     check_trained_start(scheduler, schedule, settings.num_inference_steps, start, k, prior, record)
-    check_look(start, looks, settings.look_ahead_projection, prior, classes, record, schedule)
+    for one, names in parts:
+        check_look(start, looks, settings.look_ahead_projection, one, names, record, schedule)
     return ResolvedStart(
         start=start,
         k=k,
@@ -205,6 +223,18 @@ def resolve_start(
     )
 
 
+def _by_size(
+    prior: Prior | None, classes: list[str] | None, sizes: Sequence[tuple[int, int] | None] | None
+) -> list[tuple[Prior | None, list[str] | None]]:
+    """The prior of each size, and the classes that are asked of it."""
+    if prior is None or classes is None or sizes is None:
+        return [(prior, classes)]
+    names: dict[tuple[int, int], list[str]] = {}
+    for name, size in zip(classes, sizes, strict=True):
+        names.setdefault(size or prior.size, []).append(name)
+    return [(prior.at(size), own) for size, own in names.items()]
+
+
 def begin(
     pipe: DiffusionPipeline,
     prior: Prior | None,
@@ -214,11 +244,16 @@ def begin(
     seeds: Sequence[int],
     images: Tensor | None = None,
     look: Look | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Latents (B, C, h, w) of a start that is resolved; classes, prompts, seeds: one an image; look: None: no look."""
+    """Latents (B, C, h, w) of a start that is resolved; classes, prompts, seeds: one an image; look: None: no look;
+    size: (H, W) of the images, None: the prior's or the model's own."""
     start = resolved.start
     if start == "noise" or (start != "image" and (prior is None or classes is None)):
-        latents = noise_for(seeds, shape_of(pipe) if prior is None else prior.shape, resolved.zero_mean)
+        shape = shape_of(pipe) if prior is None else prior.shape
+        if size is not None:
+            shape = shape[0], size[0] // factor_of(pipe), size[1] // factor_of(pipe)
+        latents = noise_for(seeds, shape, resolved.zero_mean)
     else:
         if start == "image":
             x_start = _encode_x_start(pipe, prior, images, len(seeds))
@@ -255,10 +290,9 @@ def classes_of(
     for index, (name, prompt) in enumerate(zip(entries, prompts, strict=True)):
         try:
             names.append(prior.class_of(prompt) if name is None else name)
-            if names[-1] not in prior.classes:
-                raise OnbrandError(
-                    "prior", f"unknown class {name!r}; this prior knows {', '.join(map(repr, prior.classes))}"
-                )
+            known = list(dict.fromkeys(known for one in prior.all for known in one.classes))
+            if names[-1] not in known:
+                raise OnbrandError("prior", f"unknown class {name!r}; this prior knows {', '.join(map(repr, known))}")
         except OnbrandError as error:
             raise OnbrandError(error.code, f"{places[index] if places else f'image {index}'}: {error}") from error
     return names
@@ -309,9 +343,9 @@ def default_look_ahead(
 ) -> int:  # fmt: skip
     """How often a start looks ahead where nothing is asked for: LOOKS, under plain weights and where every class has
     components; else 0."""
-    if trained_start is not None or prior is None or schedule.abar < VANISHING:
+    if start not in LOOKS or trained_start is not None or prior is None or schedule.abar < VANISHING:
         return 0
-    return LOOKS.get(start, 0) if all(prior.gaussians[name].k for name in classes or ()) else 0
+    return LOOKS[start] if all(prior.gaussians[name].k for name in classes or ()) else 0
 
 
 def _draw_x_start(
