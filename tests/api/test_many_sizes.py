@@ -149,10 +149,11 @@ def pixels_of(folder: Path) -> dict[str, np.ndarray]:
 def draw(home: Path, out: Path, *args: Any, **options: Any) -> list[Path]:
     common: dict[str, Any] = {"num_inference_steps": 2, "look_ahead": 0, "batch_size": 2, "device": "cpu"}
     prior: dict[str, Any] = {"prior": home / "brand"} if "start" not in options else {}
-    return api.generate(*args, model=home / "model", output_dir=out, **{**common, **prior, **options})
+    own: dict[str, Any] = {"model": home / "model", "output_dir": out, **common, **prior, **options}
+    return api.generate(*args, **own)
 
 
-REQUESTS = [
+REQUESTS: list[dict[str, Any]] = [
     {"prompt": "block, red"}, {"prompt": "block, blue", "height": 16, "width": 32}, {"prompt": "block", "width": 24},
     {"prompt": "block, red", "height": 16, "width": 32}, {"prompt": "block, green", "height": 16, "width": 32},
     {"prompt": "block, green", "height": 16, "width": 32}, {"prompt": "bag, red"},
@@ -271,3 +272,120 @@ def test_a_start_of_ones_own_pipeline_takes_a_resolution(home: Path) -> None:
             onbrand.start(pipe, prior, "block", resolution=size, **common)
     with raises("prior", "bag"):
         onbrand.start(pipe, prior, "bag, red", resolution=WIDE, **common)
+
+
+def learn(home: Path, out: Path, **options: Any) -> Path:
+    torch.set_num_threads(1)
+    common: dict[str, Any] = {"prior": home / "brand", "max_train_steps": 6, "train_batch_size": 2, "device": "cpu"}
+    photos = options.pop("images", home / "photos")
+    return api.train(photos, home / "model", out, **{**common, "start": "mean", "prefetch": False, **options})
+
+
+def weights_of(run: Path, name: str = "unet/diffusion_pytorch_model.safetensors") -> bytes:
+    return (run / "model" / name).read_bytes()
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def test_a_run_sees_each_ratio_at_its_size_and_saves_all_of_its_priors(home: Path, tmp_path: Path) -> None:
+    from onbrand.api._inputs import open_prior
+
+    sizes: list[tuple[int, ...]] = []
+    ids: list[list[float]] = []
+
+    def seen(module: Any, args: Any, kwargs: Any) -> None:
+        x_t = args[0] if args else kwargs["sample"]
+        sizes.append(tuple(x_t.shape))
+        beside = kwargs.get("added_cond_kwargs") or {}
+        ids.extend(beside["time_ids"].tolist() if "time_ids" in beside else [])
+
+    with pytest.MonkeyPatch.context() as patch:
+        from onbrand.training import loop
+
+        own = loop.denoiser_of
+
+        def denoiser_of(pipe: Any, config: Any) -> Any:
+            pipe.unet.register_forward_pre_hook(seen, with_kwargs=True)
+            return own(pipe, config)
+
+        patch.setattr(loop, "denoiser_of", denoiser_of)
+        learn(home, tmp_path / "run", max_train_steps=8, gradient_accumulation_steps=2)
+    assert set(sizes) == {(2, 4, 12, 12), (2, 4, 8, 16)} and len(sizes) == 16
+    if ids:  # SDXL is told the size of the bucket
+        assert {tuple(row) for row in ids} == {(24, 24, 0, 0, 24, 24), (16, 32, 0, 0, 16, 32)}
+    prior, saved = load_all(home / "brand"), open_prior(None, tmp_path / "run")
+    assert saved and [one.fingerprint for one in saved.all] == [one.fingerprint for one in prior.all]
+    (file,) = draw(home, tmp_path / "o", prompt="block, red", start="mean", prior=None, model=tmp_path / "run",
+                   resolution=WIDE, num_inference_steps=20)  # fmt: skip
+    assert open_image(file).size[::-1] == WIDE
+
+
+def test_a_run_stopped_in_its_midst_goes_on_to_the_same_bytes(home: Path, tmp_path: Path) -> None:
+    held = write_photos(tmp_path / "held", {("block", (30, 30)): 6, ("block", (20, 40)): 4}, seed=5)
+    options: dict[str, Any] = {"validation_data": held, "validation_loss_steps": 3, "checkpointing_steps": 3}
+    learn(home, tmp_path / "whole", **options)
+    learn(home, tmp_path / "parts", **options | {"max_train_steps": 3})
+    learn(home, tmp_path / "parts", **options)
+    assert weights_of(tmp_path / "parts") == weights_of(tmp_path / "whole")
+    assert log_of(tmp_path / "parts") == log_of(tmp_path / "whole")
+    learn(home, tmp_path / "two", **options | {"train_batch_size": 1, "gradient_accumulation_steps": 2})
+    assert weights_of(tmp_path / "two") != weights_of(tmp_path / "whole")
+
+
+def test_a_run_of_other_buckets_is_not_gone_on_with(home: Path, tmp_path: Path) -> None:
+    learn(home, tmp_path / "run", max_train_steps=1)
+    with raises("resume", "run"):
+        learn(home, tmp_path / "run", prior=home / "brand" / "prior.safetensors")
+    with raises("prior", "'bag'", "'block'"):
+        learn(home, tmp_path / "run", resolution=WIDE)
+
+
+def test_a_resolution_trains_at_one_size_alone(home: Path, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", {("block", (30, 30)): 6, ("block", (20, 40)): 4}, seed=6)
+    learn(home, tmp_path / "run", images=photos, resolution=WIDE, max_train_steps=1)
+    saved = load_all(tmp_path / "run" / "model" / "onbrand")
+    assert len(saved.all) == 1 and saved.size == WIDE
+    with raises("prior", "16x16", "24x24, 16x32"):
+        learn(home, tmp_path / "none", images=photos, resolution=16)
+
+
+def test_photos_of_one_ratio_train_as_with_its_prior_alone(home: Path, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", {("block", (30, 30)): 8}, seed=6)
+    learn(home, tmp_path / "one", images=photos)
+    learn(home, tmp_path / "other", images=photos, prior=home / "brand" / "prior.safetensors")
+    assert weights_of(tmp_path / "one") == weights_of(tmp_path / "other")
+    assert log_of(tmp_path / "one") == log_of(tmp_path / "other")
+
+
+def test_validation_images_are_of_the_photos_sizes(home: Path, tmp_path: Path) -> None:
+    from onbrand.data.buckets import Bucket
+    from onbrand.data.latents import Key, Store
+    from onbrand.data.records import read_folder
+    from onbrand.models.pipeline import load
+    from onbrand.options.train import TrainSettings
+    from onbrand.training.validation import make_validation
+
+    records, pipe = read_folder(home / "photos")[0], load(home / "model")
+    cells = {size: Store(tmp_path / "latents", Key("vae", size)) for size in (SQUARE, WIDE)}
+    parts = [Bucket(cells[SQUARE], records[:2]), Bucket(cells[WIDE], records[70:73])]
+    config = TrainSettings(start="mean", num_validation_images=4, validation_steps=1)
+    validation = make_validation(pipe, parts, load_all(home / "brand"), config, tmp_path)
+    assert validation.plan.sizes == [SQUARE, SQUARE, WIDE, WIDE]
+    alone = make_validation(pipe, parts[:1], load_all(home / "brand"), config, tmp_path)
+    assert [request.height for request in alone.plan.requests] == [None] * 4
+
+
+@pytest.mark.parametrize("counts", [(3,), (70, 55), (1, 9), (5, 5, 1)])
+def test_each_bucket_has_its_share_of_the_batches_and_none_is_passed_over(counts: tuple[int, ...]) -> None:
+    from onbrand.training import rng
+
+    total = sum(counts)
+    turns = [rng.share(3, counts, position) for position in range(3 * total)]
+    for group, count in enumerate(counts):
+        assert [before for which, before in turns if which == group] == list(range(3 * count))
+        assert sum(which == group for which, _ in turns[:total]) == count
+    assert turns[::-1] == [rng.share(3, counts, position) for position in reversed(range(3 * total))]
+    assert len(counts) == 1 or turns != [rng.share(4, counts, position) for position in range(3 * total)]

@@ -14,6 +14,7 @@ from job import lay, open_all, settings
 from PIL import Image
 
 from onbrand import api
+from onbrand.data.buckets import Bucket
 from onbrand.data.images import open_image, to_tensor
 from onbrand.models import pipeline
 from onbrand.models.controlnet import nets_of, new_controlnet, open_controlnets
@@ -321,7 +322,9 @@ def test_a_control_image_is_brought_to_the_latents_size_of_any_vae(halvings: Any
 
 def test_validation_is_made_with_the_records_own_control_images(home: Any, run: Any, tmp_path: Path) -> None:
     config = settings(**OPTIONS | {"validation_steps": 1, "num_validation_images": 2})
-    validation = make_validation(run[1], open_all(home)[1], open_all(home)[3], config, tmp_path)
+    validation = make_validation(
+        run[1], [Bucket(open_all(home)[2], open_all(home)[1])], open_all(home)[3], config, tmp_path
+    )
     folder = home / "photos" / "cut"
     assert [request.conditioning for request in validation.plan.requests] == [
         (str(folder / f"{i}.png"),) for i in (0, 1)

@@ -76,7 +76,7 @@ def test_another_seed_and_another_batch_are_measured_alike(home: Any) -> None:
     images, objective = store.look_up(validation_records), make_objective(pipe.scheduler, settings())
     losses = []
     for seed, size in ((0, 4), (5, 7)):
-        batches = validation_batches(pipe, images, store, prior, settings(seed=seed, train_batch_size=size), 1000)
+        batches = validation_batches(pipe, [(store, images)], prior, settings(seed=seed, train_batch_size=size), 1000)
         assert sum(len(batch.x0) for batch in batches) == 64
         losses.append(mean_loss(batches, objective, full(pipe).eval()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -86,7 +86,7 @@ def test_no_gradient_is_left_behind(home: Any) -> None:
     (pipe, records, store, prior), validation_records = split(home)
     denoiser = full(pipe)
     batches = validation_batches(
-        pipe, store.look_up(validation_records), store, prior, settings(train_batch_size=8), 1000
+        pipe, [(store, store.look_up(validation_records))], prior, settings(train_batch_size=8), 1000
     )
     outputs = []
     before = copy.deepcopy(list(pipe.unet.parameters()))
@@ -100,17 +100,18 @@ def test_no_gradient_is_left_behind(home: Any) -> None:
 
 def test_of_many_images_64_are_taken(home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (_, records, store, _), validation_records = split(home)
-    images, training_images = store.look_up(validation_records), store.look_up(records)
-    assert validation_images(images, training_images).keys == images.keys
+    images, training_images = store.look_up(validation_records), [store.look_up(records)]
+    assert validation_images([(store, images)], training_images)[0][1].keys == images.keys
     monkeypatch.setattr(validation, "COUNT", 2)
-    few = validation_images(images, training_images)
+    ((_, few),) = validation_images([(store, images)], training_images)
     assert few.keys == [images.keys[i] for i in sorted(rng.order(validation.SEED, 3, range(2)))] and len(few.used) == 2
 
 
 def test_what_is_trained_on_is_not_held_out(home: Any) -> None:
     (_, records, store, _), validation_records = split(home)
     with pytest.warns(UserWarning, match="1 of 4 validation images are trained on too"):
-        images = validation_images(store.look_up([records[4], *validation_records]), store.look_up(records))
+        candidates = [(store, store.look_up([records[4], *validation_records]))]
+        ((_, images),) = validation_images(candidates, [store.look_up(records)])
     assert images.keys == store.look_up(validation_records).keys
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -15,7 +16,8 @@ import torch
 from onbrand.api._output import DENIED
 from onbrand.core import Prior
 from onbrand.core.prior import FILE as PRIOR
-from onbrand.core.prior import load_all
+from onbrand.core.prior import load_all, name_of
+from onbrand.data.buckets import Bucket, split
 from onbrand.data.latents import FOLDER as LATENTS
 from onbrand.data.latents import Store, Summary
 from onbrand.data.records import Folder, open_folder
@@ -146,15 +148,18 @@ def size_of(pipe: DiffusionPipeline, resolution: int | tuple[int, int] | None) -
     return height, width
 
 
-def size_and_flip(pipe: DiffusionPipeline, prior: Prior | None, options: TrainOptions) -> tuple[tuple[int, int], bool]:
-    """(H, W) of the images trained on, and whether they are mirrored at random: as the prior was fitted, if any.
+def open_prior_to_train(pipe: DiffusionPipeline, options: TrainOptions) -> tuple[Prior | None, tuple[int, int], bool]:
+    """The prior, (H, W) of the images trained on, and whether they are mirrored at random: as it was fitted, if any. Of
+    several sizes all, unless the options ask for one.
 
     Raises:
         OnbrandError: the options ask for another size, or for mirrored images of a prior that has seen none.
     """
-    size = size_of(pipe, options.resolution)
+    size, prior = size_of(pipe, options.resolution), open_prior(options.prior)
     if prior is None:
-        return size, options.random_flip
+        return None, size, options.random_flip
+    if options.resolution is not None and len(prior.all) > 1:
+        prior = replace(prior.at(size), buckets={})
     provenance = prior.provenance
     size = provenance.resolution if options.resolution is None else size
     prior.check(resolution=size)
@@ -164,28 +169,62 @@ def size_and_flip(pipe: DiffusionPipeline, prior: Prior | None, options: TrainOp
             f"the prior {options.prior} was fitted without mirrored images; got random_flip: fit with it too, or leave "
             "it out",
         )
-    return size, provenance.flip
+    return prior, size, provenance.flip
 
 
 def encode_training_data(
-    pipe: DiffusionPipeline, options: TrainOptions, folder: Path, size: tuple[int, int], flip: bool
-) -> tuple[Store, Summary, Summary | None]:
-    """The photos' latents in `folder`, the photos, and the validation data, if there are any.
+    pipe: DiffusionPipeline, options: TrainOptions, folder: Path, prior: Prior | None, size: tuple[int, int], flip: bool
+) -> tuple[list[Bucket], Summary, Summary | None]:
+    """The photos of each size with their latents in `folder`, that of the most first; all photos, and the validation
+    data, if there are any.
 
     If `folder` is a brand's that may only be read and lacks some, they are kept in the run's own.
     """
-    validation_data, name, own = None, options.validation_data, Path(options.output_dir)
+    name, own = options.validation_data, Path(options.output_dir)
+    held: dict[tuple[int, int], tuple[Store, Summary]] = {}
     try:
         if name is not None:
             photos = open_photos(name) if Path(name).exists() else open_photos(options.images, str(name))
-            _, validation_data = encode_photos(pipe, photos, folder / LATENTS, size, flip)
-        store, images = encode_photos(pipe, open_photos(options.images, options.split), folder / LATENTS, size, flip)
+            held = _encode_each(pipe, photos, folder / LATENTS, prior, size, flip)
+        used = _encode_each(pipe, open_photos(options.images, options.split), folder / LATENTS, prior, size, flip)
     except OSError as error:
         if folder == own or error.errno not in DENIED:
             raise
         warnings.warn(f"latents are kept in {own} and not in {folder} ({error.strerror})", stacklevel=2)
-        return encode_training_data(pipe, options, own, size, flip)
-    return store, images, validation_data
+        return encode_training_data(pipe, options, own, prior, size, flip)
+    nothing = Summary([], [], [])
+    buckets = [
+        Bucket(store, images.used, held.get(one, (store, nothing))[1].used) for one, (store, images) in used.items()
+    ]
+    if lost := [name_of(one) for one in held if one not in used]:
+        raise OnbrandError(
+            "training", f"validation data have photos of {', '.join(lost)}, and none trained on has: give others"
+        )
+    return buckets, _joint(used), _joint(held) if held else None
+
+
+def _encode_each(
+    pipe: DiffusionPipeline, photos: Folder, folder: Path, prior: Prior | None, size: tuple[int, int], flip: bool
+) -> dict[tuple[int, int], tuple[Store, Summary]]:
+    """`encode_photos` of the photos of each size that the prior knows, that of the most first."""
+    cells = {size: photos.records}
+    if prior is not None and len(prior.all) > 1:
+        cells = split(photos.records, prior.sizes, size)
+    parts = {}
+    for number, (one, records) in enumerate(cells.items()):
+        own = replace(photos, records=records, refused=[] if number else photos.refused)
+        parts[one] = encode_photos(pipe, own, folder, one, flip)
+    return parts
+
+
+def _joint(parts: Mapping[tuple[int, int], tuple[Store, Summary]]) -> Summary:
+    """All sizes' photos together, in the order of their folder."""
+    summaries = [summary for _, summary in parts.values()]
+    pairs = [pair for one in summaries for pair in zip(one.used, one.keys, strict=True)]
+    pairs.sort(key=lambda pair: pair[0].index)
+    refused = [error for one in summaries for error in one.refused]
+    encoded, seconds = sum(one.encoded for one in summaries), sum(one.seconds for one in summaries)
+    return Summary([record for record, _ in pairs], [key for _, key in pairs], refused, encoded, seconds)
 
 
 def open_photos(images: str | Path, split: str | None = None, file: TextIO | None = None) -> Folder:

@@ -42,14 +42,14 @@ def train(options: TrainOptions) -> Path:
     from onbrand.training.validation import check_validation_data, make_validation
 
     check_validation_data(options, options.validation_data is not None)
-    out, pipe, prior = Path(options.output_dir), _inputs.open_model_to_train(options), _inputs.open_prior(options.prior)
-    brand, (size, flip) = _inputs.brand_folder(options.prior), _inputs.size_and_flip(pipe, prior, options)
+    out, pipe = Path(options.output_dir), _inputs.open_model_to_train(options)
+    brand, (prior, size, flip) = _inputs.brand_folder(options.prior), _inputs.open_prior_to_train(pipe, options)
     config = resolve_defaults(options, prior)
-    store, images, validation_data = _inputs.encode_training_data(pipe, options, brand or out, size, flip)
+    data, images, validation_data = _inputs.encode_training_data(pipe, options, brand or out, prior, size, flip)
     set_scheduler(pipe, config)
-    validate = make_validation(pipe, images.used, prior, config, out) if config.validation_steps else None
-    validated = validation_data.used if validation_data else ()
-    steps = train_steps(pipe, images.used, store, prior, config, out, validate, validated)
+    validate = make_validation(pipe, data, prior, config, out) if config.validation_steps else None
+    one = data[0]
+    steps = train_steps(pipe, one.records, one.store, prior, config, out, validate, one.validation, data[1:])
     pass_rates, patience = read_pass_rates(out), config.early_stopping_patience
     if validate and patience is not None and not has_stalled(pass_rates, patience):
         validate.size, encoder = size, pipe if prior else None

@@ -129,6 +129,12 @@ class Prior:
         """The brand's priors, the main one, of the fullest bucket, first."""
         return tuple(self.buckets.values()) or (self,)
 
+    @property
+    def sizes(self) -> dict[str, list[tuple[int, int]]]:
+        """Class -> the sizes that it was fitted at."""
+        names = dict.fromkeys(name for prior in self.all for name in prior.classes)
+        return {name: [prior.size for prior in self.all if name in prior.classes] for name in names}
+
     def at(self, size: tuple[int, int]) -> "Prior":
         """The brand's prior of images (H, W). OnbrandError, naming the sizes that there are, for another size."""
         for prior in (self, *self.all):

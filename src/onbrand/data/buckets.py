@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from onbrand.data.images import SMALLEST
+from onbrand.data.latents import Store
 from onbrand.data.records import Record
 from onbrand.errors import OnbrandError
 
@@ -22,6 +24,22 @@ STEEPEST = 4.0
 """The longer side of a bucket over the shorter one."""
 WORTH = 0.05
 """A bucket is added if it takes this share of their area off the padding of FLOOR photos, or as much in all."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Photos of one size, and their latents."""
+
+    store: Store
+    records: Sequence[Record]
+    """Trained on."""
+    validation: Sequence[Record] = ()
+    """Of the validation loss."""
+
+    @property
+    def size(self) -> Size:
+        """(H, W) that they are padded to."""
+        return self.store.key.resolution
 
 
 def padding(size: Size, bucket: Size) -> float:

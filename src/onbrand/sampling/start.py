@@ -290,9 +290,9 @@ def classes_of(
     for index, (name, prompt) in enumerate(zip(entries, prompts, strict=True)):
         try:
             names.append(prior.class_of(prompt) if name is None else name)
-            known = list(dict.fromkeys(known for one in prior.all for known in one.classes))
-            if names[-1] not in known:
-                raise OnbrandError("prior", f"unknown class {name!r}; this prior knows {', '.join(map(repr, known))}")
+            if names[-1] not in prior.sizes:
+                known = ", ".join(map(repr, prior.sizes))
+                raise OnbrandError("prior", f"unknown class {name!r}; this prior knows {known}")
         except OnbrandError as error:
             raise OnbrandError(error.code, f"{places[index] if places else f'image {index}'}: {error}") from error
     return names

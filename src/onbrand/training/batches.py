@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from onbrand.core.prior import name_of
 from onbrand.data.conditioning import read_conditioning
 from onbrand.models.families import family_of
 from onbrand.models.pipeline import to_x0
@@ -115,6 +117,47 @@ class Batches:
         """
         pin = self.device.type == "cuda"
         return (tensor.pin_memory() if pin else tensor).to(self.device, non_blocking=pin)
+
+
+class Mixture:
+    """The batches of several buckets as one run's: each is of one bucket, whose turn comes as often as its share of the
+    images is, and whose own positions go on where they were. Of one bucket its own.
+
+    Args:
+        parts: the batches of each bucket, the main one first.
+        seed: the run's.
+    """
+
+    def __init__(self, parts: Sequence[Batches], seed: int) -> None:
+        self.parts, self.seed = parts, seed
+        self.counts = [len(part.images.used) for part in parts]
+
+    def __call__(self, positions: range) -> Batch:
+        """The batch at `positions` of the run, which begin at a multiple of their number."""
+        if len(self.parts) == 1:
+            return self.parts[0](positions)
+        size = len(positions)
+        which, before = rng.share(self.seed, self.counts, positions[0] // size)
+        return self.parts[which](range(before * size, (before + 1) * size))
+
+
+def mixture(
+    pipe: DiffusionPipeline,
+    buckets: Sequence[tuple[Store, Summary]],
+    prior: Prior | None,
+    config: TrainSettings,
+    timesteps: int,
+    folder: Path | None = None,
+) -> Mixture:
+    """The batches of a run. buckets: each one's latents and images, the main one first; else as `Batches`."""
+    parts: list[Batches] = []
+    for store, images in buckets:
+        size = store.key.resolution
+        # positions of two buckets are the same numbers: each has random numbers of its own
+        seed = rng.seed_of(config.seed, name_of(size), 0) if parts else config.seed
+        one = prior if prior is None or len(buckets) == 1 else prior.at(size)
+        parts.append(Batches(pipe, images, store, one, replace(config, seed=seed), timesteps, folder))
+    return Mixture(parts, config.seed)
 
 
 def x_start_of(

@@ -35,7 +35,7 @@ def resolve_defaults(config: TrainSettings, prior: Prior | None) -> TrainSetting
     """The settings with their start: text if every class of the prior has a regression from text, else mean."""
     if config.start is not None:
         return config
-    text = prior is not None and set(prior.classes) == set(prior.text)
+    text = prior is not None and all(set(one.classes) == set(one.text) for one in prior.all)
     return replace(config, start="text" if text else "mean")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,8 +135,7 @@ def denoiser_of(pipe: DiffusionPipeline, config: TrainSettings) -> Denoiser:
 
 def origin_of(
     pipe: DiffusionPipeline,
-    images: Summary,
-    store: Store,
+    buckets: Sequence[tuple[Store, Summary]],
     prior: Prior | None,
     config: TrainSettings,
     objective: Objective,
@@ -146,8 +146,7 @@ def origin_of(
 
     Args:
         pipe: the model before the first step.
-        images: the images trained on.
-        store: their latents.
+        buckets: the latents and the images trained on, of each size.
         prior: the prior; None for start noise.
         config: the settings.
         objective: the objective of the run, for its noise schedule.
@@ -159,9 +158,12 @@ def origin_of(
     networks = [*encoders, objective.abars.tolist(), _architecture(pipe.unet)]
     networks += [_architecture(net) for net in nets_of(pipe)]
     frozen = config.method == "lora" or (config.method == "controlnet" and not config.train_unet)
+    digests = [
+        _digest([store.key.digest, images.keys, [_labels(r, config) for r in images.used]]) for store, images in buckets
+    ]
     return {
-        "images": _digest([store.key.digest, images.keys, [_labels(r, config) for r in images.used]]),
-        "prior": prior.fingerprint if prior else "",
+        "images": digests[0] if len(digests) == 1 else _digest(digests),
+        "prior": " ".join(one.fingerprint for one in prior.all) if prior else "",
         "model": _digest([*networks, pipeline.fingerprint(pipe.unet)] if frozen else networks),
     }
 

@@ -18,13 +18,14 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
+from onbrand.data.buckets import Bucket
 from onbrand.errors import OnbrandError
 from onbrand.io import append, write_text
 from onbrand.models.denoiser import Denoiser, freeze
 from onbrand.models.families import encoders_of
 from onbrand.options.train import TrainSettings
 from onbrand.training import rng
-from onbrand.training.batches import Batches
+from onbrand.training.batches import mixture
 from onbrand.training.captions import remove_captions
 from onbrand.training.defaults import DTYPES, check_run, resolve_defaults, resolve_precision
 from onbrand.training.engine import (
@@ -95,6 +96,7 @@ def train(
     out: str | Path,
     validate: Validate | None = None,
     validation_records: Sequence[Record] = (),
+    others: Sequence[Bucket] = (),
 ) -> Generator[Step, None, None]:
     """Train the pipeline's UNet, LoRA or ControlNet in place, one yielded Step at a time.
 
@@ -113,6 +115,7 @@ def train(
             weights that would be saved. If it returns a number, a state is saved too: a caller that looks at
             `Step.passed` may end the run there and call `save_model`.
         validation_records: images that are not trained on, for `Step.validation_loss`; their latents are in `store`.
+        others: images of further sizes, trained on as well; the prior knows these sizes.
 
     Returns:
         The generator of the steps that are left. Closing it ends the run, its thread included.
@@ -125,13 +128,16 @@ def train(
     out, config = Path(out), resolve_defaults(config, prior)
     freeze(pipe)
     set_scheduler(pipe, config)
-    images = store.look_up(records)
-    objective = check_run(pipe, images, store, prior, config)
-    check_validation_data(config, bool(validation_records))
-    validation_set = validation_images(store.look_up(validation_records), images) if validation_records else None
-    if validation_set is not None:
-        check_run(pipe, validation_set, store, prior, config)
-    origin = origin_of(pipe, images, store, prior, config, objective)
+    data = [Bucket(store, records, validation_records), *others]
+    buckets = [(one.store, one.store.look_up(one.records)) for one in data]
+    for own, images in buckets:
+        objective = check_run(pipe, images, own, prior.at(own.key.resolution) if prior and others else prior, config)
+    check_validation_data(config, any(one.validation for one in data))
+    candidates = [(one.store, one.store.look_up(one.validation)) for one in data if one.validation]
+    validation_sets = validation_images(candidates, [images for _, images in buckets]) if candidates else []
+    for own, images in validation_sets:
+        check_run(pipe, images, own, prior.at(own.key.resolution) if prior and others else prior, config)
+    origin = origin_of(pipe, buckets, prior, config, objective)
     denoiser = denoiser_of(pipe, config)
     last_state = load_state(out / "state")
     accelerator = accelerator_of(pipe.device, config, out)
@@ -155,12 +161,12 @@ def train(
         ):
             pipe.to(device)
             device_prior, timesteps = prior.to(device) if prior else None, len(objective.abars)
-            batches = Batches(pipe, images, store, device_prior, config, timesteps, out)
+            batches = mixture(pipe, buckets, device_prior, config, timesteps, out)
             if config.gradient_checkpointing:
                 denoiser.enable_gradient_checkpointing()
             loss_batches: list[Batch] = []
-            if validation_set is not None:
-                loss_batches += validation_batches(pipe, validation_set, store, device_prior, config, timesteps, out)
+            if validation_sets:
+                loss_batches += validation_batches(pipe, validation_sets, device_prior, config, timesteps, out)
             learner = Learner(accelerator, denoiser, config)
             steps_before = 0
             if state is not None:

@@ -24,6 +24,27 @@ def order(seed: int, n: int, positions: Sequence[int]) -> list[int]:
     return [int(_epoch(seed, n, position // n)[position % n]) for position in positions]
 
 
+def share(seed: int, counts: Sequence[int], position: int) -> tuple[int, int]:
+    """Which of several groups a place of the run is given to, and how many places before it were given to the same.
+
+    Of every sum(counts) places a group has as many as its count, in an order of their own.
+
+    Args:
+        seed: the run's.
+        counts: how large each group is.
+        position: place in the run, from 0.
+
+    Returns:
+        The group's number, 0..len(counts)-1, and its places before.
+    """
+    total = sum(counts)
+    epoch, place = divmod(position, total)
+    ends = torch.tensor(counts).cumsum(0)
+    groups = torch.bucketize(_epoch(seed_of(seed, "bucket", 0), total, epoch), ends, right=True)
+    group = int(groups[place])
+    return group, epoch * counts[group] + int((groups[:place] == group).sum())
+
+
 def timesteps(seed: int, positions: Sequence[int], total: int, first: int = 0) -> Tensor:
     """(B,) int64, uniform in first..total-1, one timestep per position."""
     generators = (_generator(seed, "timestep", position) for position in positions)
@@ -40,7 +61,7 @@ def normal(seed: int, purpose: str, positions: Sequence[int], shape: Sequence[in
     return torch.stack([torch.randn(*shape, generator=_generator(seed, purpose, position)) for position in positions])
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=16)
 def _epoch(seed: int, n: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=_generator(seed, "order", epoch))
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from onbrand.core import Prior
+from onbrand.data.buckets import Bucket
 from onbrand.data.latents import Summary
 from onbrand.data.records import Record
 from onbrand.errors import OnbrandError
@@ -26,7 +27,7 @@ from onbrand.reporting.figures import contact_sheet
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import Plan, plan, run, usable
 from onbrand.training import rng
-from onbrand.training.batches import Batches
+from onbrand.training.batches import mixture
 from onbrand.training.defaults import check_control_images
 from onbrand.training.export import describe_start
 from onbrand.training.objective import Batch, Objective, make_objective
@@ -58,44 +59,53 @@ def check_validation_data(config: TrainSettings, present: bool) -> None:
         )
 
 
-def validation_images(candidates: Summary, training_images: Summary) -> Summary:
+def validation_images(
+    candidates: Sequence[tuple[Store, Summary]], training_images: Sequence[Summary]
+) -> list[tuple[Store, Summary]]:
     """The images of the validation loss: COUNT at most, sampled by SEED, none that is trained on too.
 
     It warns of those that are trained on too.
 
     Args:
-        candidates: the validation data.
+        candidates: the validation data, a store and what is in it for each size.
         training_images: the images trained on.
 
     Returns:
-        The images, in the order of `candidates`.
+        The images, in the order of `candidates`; sizes without any are left out.
 
     Raises:
         OnbrandError: all candidates are trained on.
     """
-    keys = set(training_images.keys)
-    pairs = [(record, key) for record, key in zip(candidates.used, candidates.keys, strict=True) if key not in keys]
-    overlap = len(candidates.used) - len(pairs)
+    keys = {key for images in training_images for key in images.keys}
+    count = sum(len(one.used) for _, one in candidates)
+    pairs = [
+        (store, record, key)
+        for store, one in candidates
+        for record, key in zip(one.used, one.keys, strict=True)
+        if key not in keys
+    ]
+    overlap = count - len(pairs)
     if not pairs:
         raise OnbrandError(
             "training",
-            f"validation_data are images that are not trained on; of {len(candidates.used)} given, {overlap} are "
+            f"validation_data are images that are not trained on; of {count} given, {overlap} are "
             "trained on: take another split or folder as validation_data, or train on one split",
         )
     if overlap:
         warnings.warn(
-            f"{overlap} of {len(candidates.used)} validation images are trained on too, byte for byte, and are passed "
-            "over",
+            f"{overlap} of {count} validation images are trained on too, byte for byte, and are passed over",
             stacklevel=2,
         )
     pairs = [pairs[i] for i in sorted(rng.order(SEED, len(pairs), range(min(COUNT, len(pairs)))))]
-    return Summary([record for record, _ in pairs], [key for _, key in pairs], [])
+    sets = [(store, [pair for pair in pairs if pair[0] is store]) for store, _ in candidates]
+    return [
+        (store, Summary([record for _, record, _ in own], [key for _, _, key in own], [])) for store, own in sets if own
+    ]
 
 
 def validation_batches(
     pipe: DiffusionPipeline,
-    images: Summary,
-    store: Store,
+    images: Sequence[tuple[Store, Summary]],
     prior: Prior | None,
     config: TrainSettings,
     timesteps: int,
@@ -107,20 +117,23 @@ def validation_batches(
 
     Args:
         pipe: the model, on the device of the run.
-        images: the validation images.
-        store: their latents.
+        images: the latents and the validation images, of each size.
         prior: the prior; None for start noise.
         config: the settings of the run.
         timesteps: T, how many timesteps the model has.
         folder: the run's, for captions that do not fit in memory.
 
     Returns:
-        COUNT triples of image, noise and timestep, in batches of train_batch_size.
+        COUNT triples of image, noise and timestep, in batches of train_batch_size; of each size its share.
     """
     size = config.train_batch_size
     config = replace(config, seed=SEED, caption_dropout_rate=0.0, input_perturbation=0.0)
-    batches = Batches(pipe, images, store, prior, config, timesteps, folder)
-    return [batches(range(first, min(first + size, COUNT))) for first in range(0, COUNT, size)]
+    parts = mixture(pipe, images, prior, config, timesteps, folder)
+    batches = []
+    for part, number in zip(parts.parts, parts.counts, strict=True):
+        count = max(1, round(COUNT * number / sum(parts.counts)))
+        batches += [part(range(first, min(first + size, count))) for first in range(0, count, size)]
+    return batches
 
 
 @torch.no_grad()
@@ -168,13 +181,13 @@ class Validation:
 
 
 def make_validation(
-    pipe: DiffusionPipeline, records: Sequence[Record], prior: Prior | None, config: TrainSettings, out: Path
+    pipe: DiffusionPipeline, buckets: Sequence[Bucket], prior: Prior | None, config: TrainSettings, out: Path
 ) -> Validation:
     """What makes `out`/validation/step-<step>.png: images of the first captions, always with the same seeds.
 
     Args:
         pipe: the model.
-        records: the images trained on, for their captions.
+        buckets: the images trained on, for their captions and sizes.
         prior: the prior; None for start noise.
         config: the settings, their start resolved: it is that of the images too.
         out: the run's folder.
@@ -186,11 +199,18 @@ def make_validation(
         OnbrandError: the start and the model's own 20 steps do not go together, or a ControlNet is trained and an image
             has no control image.
     """
+    pairs = sorted(((record, one) for one in buckets for record in one.records), key=lambda pair: pair[0].index)
     if config.method == "controlnet":
-        check_control_images(records)
-    captions = dict.fromkeys((record.text, record.class_name, _controls(record, config)) for record in records)
+        check_control_images([record for record, _ in pairs])
+    captions = dict.fromkeys(
+        (record.text, record.class_name, _controls(record, config), *(one.size if buckets[1:] else (None, None)))
+        for record, one in pairs
+    )
     cases = islice(cycle(captions), config.num_validation_images)
-    requests = [Request(text, seed, name, conditioning=files) for seed, (text, name, files) in enumerate(cases)]
+    requests = [
+        Request(text, seed, name, conditioning=files, height=height, width=width)
+        for seed, (text, name, files, height, width) in enumerate(cases)
+    ]
     settings = SamplingSettings(start=config.start, k=config.k if config.start == "pca" else None)
     start = describe_start(config, make_objective(pipe.scheduler, config).start_timestep)
     return Validation(plan(pipe, prior, requests, settings, start), out / "validation")
