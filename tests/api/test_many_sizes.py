@@ -389,3 +389,47 @@ def test_each_bucket_has_its_share_of_the_batches_and_none_is_passed_over(counts
         assert sum(which == group for which, _ in turns[:total]) == count
     assert turns[::-1] == [rng.share(3, counts, position) for position in reversed(range(3 * total))]
     assert len(counts) == 1 or turns != [rng.share(4, counts, position) for position in range(3 * total)]
+
+
+def check(home: Path, images: Path, photos: Path | None = None, **options: Any) -> dict[str, Any]:
+    options = {"prior": home / "brand", "device": "cpu", **options}
+    return api.check(images, photos or home / "photos", **options).content
+
+
+@pytest.mark.filterwarnings("ignore:of the held-out photos", "ignore:ranges", "ignore:.*held-out")
+def test_a_check_judges_each_image_by_the_photos_of_its_size(home: Path, tmp_path: Path) -> None:
+    images = write_photos(tmp_path / "i", {("block", (30, 30)): 8, ("block", (20, 40)): 6, ("bag", (20, 40)): 2}, 9)
+    content = check(home, images)
+    assert content["count"] == 16 == len(content["images"])
+    assert content["n_reference"] > 90  # of both sizes' photos
+    names = [entry["file"] for entry in content["images"]]
+    assert names == sorted(names, key=lambda name: (name.startswith("bag"), "block 20" in name, name))
+    assert (home / "brand" / "reference.json").exists()
+    assert (home / "brand" / "buckets" / "16x32" / "reference.json").exists()
+    again = check(home, images)  # from what was learned
+    assert {**again, "command": ""} == {**content, "command": ""}
+    wide = write_photos(tmp_path / "wide", {("block", (20, 40)): 6}, 7)
+    alone = check(home, wide)
+    both = write_photos(tmp_path / "both", {("block", (20, 40)): 6}, 7)
+    for file in sorted((home / "photos").glob("bag 30 00*")):
+        (both / file.name).write_bytes(file.read_bytes())
+        with (both / "metadata.jsonl").open("a") as lines:
+            lines.write(json.dumps({"file_name": file.name, "text": "bag, red", "class": "bag"}) + "\n")
+    own = [entry for entry in check(home, both)["images"] if "block" in entry["file"]]
+    for one, other in zip(own, alone["images"], strict=True):
+        assert one["failed"] == other["failed"]
+        assert {name: pytest.approx(value, abs=2e-4) for name, value in other["values"].items()} == one["values"]
+
+
+def test_a_run_with_patience_judges_its_images_of_each_size(home: Path, tmp_path: Path) -> None:
+    options = {"validation_steps": 2, "num_validation_images": 3, "early_stopping_patience": 2, "max_train_steps": 2}
+    learn(home, tmp_path / "run", **options)
+    assert log_of(tmp_path / "run")[-1]["passed"] is not None
+
+
+def test_a_report_shows_what_was_checked(home: Path, tmp_path: Path) -> None:
+    draw(home, tmp_path / "images", write_requests(tmp_path / "r.jsonl", REQUESTS))
+    check(home, tmp_path / "images")
+    page = api.report(tmp_path / "images")
+    assert "00006" in str(page) or page.exists()
+    assert api.report(home / "brand").exists()

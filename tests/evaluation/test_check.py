@@ -70,11 +70,11 @@ def test_draws_from_the_prior_have_all_its_diversity_and_no_distance() -> None:
         name: prior.gaussians[name].draw(n, 3, torch.Generator().manual_seed(n)) for name, n in (("a", 300), ("b", 900))
     }
     x0, classes = torch.cat(list(draws.values())), ["a"] * 300 + ["b"] * 900
-    brand = spread_of(prior, x0, classes, {})
+    brand = spread_of([(prior, x0, classes)], {})
     assert brand["diversity"]["value"] == pytest.approx(1, abs=0.1) and brand["frechet"]["value"] < 0.1
     # half as far from the mean in one of the two classes: a quarter of its variance
     narrow = torch.cat([prior.mean("a") + (draws["a"] - prior.mean("a")) / 2, draws["b"]])
-    measure = spread_of(prior, narrow, classes, {})["diversity"]
+    measure = spread_of([(prior, narrow, classes)], {})["diversity"]
     assert (
         measure["value"] == pytest.approx(0.25 * 0.25 + 0.75, abs=0.1)
         and measure["low"] < measure["value"] < measure["high"]
@@ -82,7 +82,7 @@ def test_draws_from_the_prior_have_all_its_diversity_and_no_distance() -> None:
     assert measure["components"]["a"] == pytest.approx([0.25] * 3, abs=0.06)
     # moved by 2 in one component: the distance is the square
     offset = torch.cat([draws["a"], draws["b"]]) + 2 * prior.gaussians["a"].components[0].view(prior.shape)
-    only = spread_of(prior, offset[:300], ["a"] * 300, {})["frechet"]["value"]
+    only = spread_of([(prior, offset[:300], ["a"] * 300)], {})["frechet"]["value"]
     assert only == pytest.approx(4, abs=0.8)
 
 

@@ -113,7 +113,8 @@ def test_every_number_of_the_table_is_measured_and_belongs_to_one_property() -> 
 def test_what_a_check_and_a_comparison_say_comes_from_the_table(reference: Any, held_out: Any, tmp_path: Path) -> None:
     images = Images([f"{i}.png" for i in range(20)], [], held_out[:20], [""] * 20, [""] * 20)
     content = judge_images(images, reference, None, None)
-    content["measures"] = spread_of(tiny_prior(tiny_pipeline(), ("a",)), torch.rand(20, 4, 8, 8), ["a"] * 20, {})
+    cell = (tiny_prior(tiny_pipeline(), ("a",)), torch.rand(20, 4, 8, 8), ["a"] * 20)
+    content["measures"] = spread_of([cell], {})
     entries = content["properties"] | content["measures"]
     assert set(entries) == {"background", "centring", "cropping", "fill", "light", "diversity", "frechet"}
     assert {name: (entry["title"], entry["rule"]) for name, entry in entries.items()} == {n: WORDS[n] for n in entries}

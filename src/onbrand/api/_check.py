@@ -47,7 +47,7 @@ def check(options: CheckOptions) -> Checked:
 
     from onbrand.api._inputs import brand_folder, open_autoencoder, open_prior, say_folders
     from onbrand.data.records import CHECK, SHEET
-    from onbrand.evaluation.check import judge_images, open_judges
+    from onbrand.evaluation.check import groups_of, judge_groups, open_judges
     from onbrand.evaluation.joints import BlazePose
     from onbrand.evaluation.loading import open_images, open_reference, open_stances, size_of_first
     from onbrand.reporting.figures import contact_sheet
@@ -58,11 +58,11 @@ def check(options: CheckOptions) -> Checked:
     say_folders(folder, photos, split, options.json)
     judges, net = open_judges(options.attributes, options.clip), BlazePose(options.pose) if options.pose else None
     pipe = open_autoencoder(options, prior)
-    size = prior.provenance.resolution if prior else size_of_first(folder)
+    size, brand = prior.size if prior else size_of_first(folder), brand_folder(options.prior)
     images = open_images(folder, size, prior)
     stances = open_stances(net, photos, size, prior, split) if net else None
-    reference = open_reference(photos, size, prior, pipe, brand_folder(options.prior), split)
-    content = judge_images(images, reference, prior, pipe, judges, stances, net(images.pixels) if net else None)
+    groups = groups_of(images, prior, size, lambda one: open_reference(photos, one, prior, pipe, brand, split))
+    content = judge_groups(images, groups, pipe, judges, stances, net(images.pixels) if net else None)
     content |= {
         "against": str(photos), "command": command("check", options), "versions": versions(),
         "fingerprints": {"prior": prior.fingerprint} if prior else {},

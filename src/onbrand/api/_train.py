@@ -33,7 +33,7 @@ def train(options: TrainOptions) -> Path:
     from tqdm import tqdm
 
     from onbrand.api import _inputs
-    from onbrand.evaluation.loading import open_reference
+    from onbrand.evaluation.loading import open_references
     from onbrand.models.fitting import processes
     from onbrand.training.defaults import resolve_defaults
     from onbrand.training.early_stopping import has_stalled, read_pass_rates, until_stalled
@@ -52,8 +52,8 @@ def train(options: TrainOptions) -> Path:
     steps = train_steps(pipe, one.records, one.store, prior, config, out, validate, one.validation, data[1:])
     pass_rates, patience = read_pass_rates(out), config.early_stopping_patience
     if validate and patience is not None and not has_stalled(pass_rates, patience):
-        validate.size, encoder = size, pipe if prior else None
-        validate.reference = open_reference(options.images, size, prior, encoder, brand, options.split)
+        sizes, encoder = validate.plan.sizes if prior else [size], pipe if prior else None
+        validate.references = open_references(options.images, sizes, prior, encoder, brand, options.split)
     state, file = processes(pipe), out / "run.json"
     record = {"command": command("train", options), "versions": versions(), **_inputs.origin_of(options, prior)}
     if main := not state or state.is_main_process:

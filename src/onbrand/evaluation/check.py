@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor
 
 from onbrand.core import Prior
+from onbrand.core.prior import name_of
 from onbrand.errors import OnbrandError
 from onbrand.evaluation import statistics
 from onbrand.evaluation.joints import Stance
 from onbrand.evaluation.likelihood import belongs, class_values
-from onbrand.evaluation.loading import Images, encode_x0
+from onbrand.evaluation.loading import Images, encode_x0, places_of
 from onbrand.evaluation.properties import OPENS, WORDS
 from onbrand.evaluation.reference import Reference, judge
 from onbrand.evaluation.region import region_differences
@@ -33,6 +35,19 @@ KEPT = 4.0
 """A garment that differs by no more than this, in 1/255, from the one in the control image counts as the same."""
 
 
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Images of one size, and what judges them."""
+
+    images: Images
+    reference: Reference
+    """Of the photos of that size."""
+    prior: Prior | None
+    """Of that size."""
+    places: Sequence[int]
+    """Where each stands among the images of all sizes."""
+
+
 def judge_images(
     images: Images,
     reference: Reference,
@@ -42,7 +57,7 @@ def judge_images(
     stances: Mapping[str, Stance] | None = None,
     joints: Tensor | None = None,
 ) -> dict[str, Any]:
-    """Judge every property of every image, and measure all images together.
+    """`judge_groups` of images of one size.
 
     Args:
         images: the images, opened.
@@ -60,39 +75,66 @@ def judge_images(
         OnbrandError: an image of a class that the prior or the reference does not know, or a label that the attribute
             classifier does not know.
     """
-    x0 = encode_x0(pipe, images.pixels) if prior and pipe else None
-    likelihoods = class_values(prior, x0, images.classes) if prior and x0 is not None else None
-    verdict = judge(reference, images.pixels, likelihoods, images.classes if prior else None)
-    passes = {
-        name: torch.where(verdict.judged[name], column.float(), torch.nan)
-        for name, column in verdict.passed.items()
-        if verdict.judged[name].any()
-    }
-    measures: dict[str, dict[str, Any]] = {}
+    groups = [Group(images, reference, prior, range(len(images.files)))]
+    return judge_groups(images, groups, pipe, judges, stances, joints)
+
+
+def judge_groups(
+    images: Images,
+    groups: Sequence[Group],
+    pipe: DiffusionPipeline | None,
+    judges: Sequence[AttributeClassifier | Clip] = (),
+    stances: Mapping[str, Stance] | None = None,
+    joints: Tensor | None = None,
+) -> dict[str, Any]:
+    """Judge every property of every image by what judges its size, and measure all images together.
+
+    Args:
+        images: all images.
+        groups: the same, by size, that of the main prior first.
+        pipe: as in `judge_images`, as is what follows.
+        judges: ...
+        stances: ...
+        joints: ...
+
+    Returns:
+        As `judge_images`; numbers of the photos are means over the sizes, weighted by their photos.
+    """
     words: dict[str, str] = {}
-    right: dict[str, Tensor] = {}
-    for judge_of_text in judges:
-        if isinstance(judge_of_text, AttributeClassifier):
-            right = read(judge_of_text, images.pixels, images.prompts, images.attributes)
-            passes["text"] = all_right(right)
-            words["attributes"] = ", ".join(judge_of_text.attributes)
-        else:
-            words["name"] = judge_of_text.name
-            similarity = judge_of_text(images.pixels, images.prompts)
-            measures["clip"] = _measure("clip", statistics.mean(similarity), words)
-    if prior and x0 is not None:
-        measures |= spread_of(prior, x0, images.classes, words)
-        strangeness = (~belongs(reference.lines, prior, x0)).float()
-        measures["out_of_distribution"] = _measure("out_of_distribution", statistics.mean(strangeness), words)
+    parts = [_columns(group, pipe, judges, words) for group in groups]
+    order = torch.tensor([place for group in groups for place in group.places]).argsort()
+
+    def joined(kind: str) -> dict[str, Tensor]:
+        names = dict.fromkeys(name for part in parts for name in getattr(part, kind))
+        none = [torch.full((len(group.places),), torch.nan) for group in groups]
+        return {
+            name: torch.cat([getattr(part, kind).get(name, gap) for part, gap in zip(parts, none, strict=True)])[order]
+            for name in names
+        }
+
+    passes, values, right, others = (joined(kind) for kind in ("passes", "values", "right", "others"))
+    differences = others["region"]
+    measures: dict[str, dict[str, Any]] = {}
+    if "clip" in others:
+        measures["clip"] = _measure("clip", statistics.mean(others["clip"]), words)
+    if "out_of_distribution" in others:
+        cells = [
+            (group.prior, part.x0, group.images.classes)
+            for group, part in zip(groups, parts, strict=True)
+            if group.prior and part.x0 is not None
+        ]
+        measures |= spread_of(cells, words)
+        strange = statistics.mean(others["out_of_distribution"])
+        measures["out_of_distribution"] = _measure("out_of_distribution", strange, words)
     if stances and joints is not None:
         measures |= poses_of(stances, joints, images.classes, words)
-    differences = region_differences(images.pixels, images.conditioning)
     if differences.isfinite().any():
         measures |= garments_of(differences)
+    references = [group.reference for group in groups]
     table = torch.stack(list(passes.values()), 1).nan_to_num(1.0) > 0  # what a prompt does not ask for is no failure
     failures = [[name for name, good in zip(passes, row, strict=True) if not good] for row in table.tolist()]
     entries = []
-    columns = {**verdict.values, "region": differences}
+    columns = {**values, "region": differences}
     for i, file in enumerate(images.files):
         numbers = {name: round(float(column[i]), 4) for name, column in columns.items() if column[i].isfinite()}
         entries.append({"file": file, "failed": failures[i], "values": numbers})
@@ -106,19 +148,85 @@ def judge_images(
         properties = {"opens": {"title": OPENS[0], "rule": OPENS[1], **_rate(opened)}, **properties}
     return {
         "count": images.count,
-        "n_reference": reference.count[0],
+        "n_reference": sum(reference.count[0] for reference in references),
         "all": _rate(passed),
         "properties": {name: entry for name, entry in properties.items() if entry["n"]},
         "measures": measures,
         "attributes": {name: _rate(column) for name, column in right.items() if column.isfinite().any()},
-        "held_out": dict(reference.held_out),
+        "held_out": _held_out(references),
         "descriptive": {
-            name: float(column.nanmean()) for name, column in verdict.values.items() if name not in (likelihoods or {})
+            name: float(column.nanmean())
+            for name, column in values.items()
+            if not any(name in part.likelihoods for part in parts)
         },
-        "background": list(reference.background),
+        "background": list(references[0].background),
         "images": entries,
         **({"refused": refused} if refused else {}),
     }
+
+
+def groups_of(
+    images: Images, prior: Prior | None, size: tuple[int, int], reference_at: Callable[[tuple[int, int]], Reference]
+) -> list[Group]:
+    """The images by size (`loading.places_of`), each with its prior and the ranges of the photos of that size."""
+    if prior is None or len(prior.all) == 1:
+        return [Group(images, reference_at(size), prior, range(len(images.files)))]
+    return [
+        Group(images.part(places, one), reference_at(one), prior.at(one), places)
+        for one, places in places_of(images, prior).items()
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Columns:
+    """What is known of a group's images, a column `(B,)` each; nan: not judged."""
+
+    x0: Tensor | None
+    passes: dict[str, Tensor]
+    values: dict[str, Tensor]
+    right: dict[str, Tensor]
+    others: dict[str, Tensor]
+    likelihoods: Mapping[str, Tensor]
+
+
+def _columns(
+    group: Group, pipe: DiffusionPipeline | None, judges: Sequence[AttributeClassifier | Clip], words: dict[str, str]
+) -> _Columns:
+    """Judge a group's images. words: given what fills the rules' braces."""
+    images, reference, prior = group.images, group.reference, group.prior
+    x0 = encode_x0(pipe, images.pixels) if prior and pipe else None
+    likelihoods = class_values(prior, x0, images.classes) if prior and x0 is not None else None
+    verdict = judge(reference, images.pixels, likelihoods, images.classes if prior else None)
+    passes = {
+        name: torch.where(verdict.judged[name], column.float(), torch.nan)
+        for name, column in verdict.passed.items()
+        if verdict.judged[name].any()
+    }
+    right: dict[str, Tensor] = {}
+    others: dict[str, Tensor] = {}
+    for judge_of_text in judges:
+        if isinstance(judge_of_text, AttributeClassifier):
+            right = read(judge_of_text, images.pixels, images.prompts, images.attributes)
+            passes["text"] = all_right(right)
+            words["attributes"] = ", ".join(judge_of_text.attributes)
+        else:
+            words["name"] = judge_of_text.name
+            others["clip"] = judge_of_text(images.pixels, images.prompts)
+    if prior and x0 is not None:
+        others["out_of_distribution"] = (~belongs(reference.lines, prior, x0)).float()
+    others["region"] = region_differences(images.pixels, images.conditioning)
+    return _Columns(x0, passes, verdict.values, right, others, likelihoods or {})
+
+
+def _held_out(references: Sequence[Reference]) -> dict[str, float]:
+    """The rates of the held-out photos; of several sizes their mean, weighted by the photos."""
+    if len(references) == 1:
+        return dict(references[0].held_out)
+    rates = {}
+    for name in dict.fromkeys(name for reference in references for name in reference.held_out):
+        own = [(one.held_out[name], one.count[1]) for one in references if name in one.held_out]
+        rates[name] = sum(rate * count for rate, count in own) / max(1, sum(count for _, count in own))
+    return rates
 
 
 def open_judges(*folders: str | Path | None) -> list[AttributeClassifier | Clip]:
@@ -140,13 +248,13 @@ def open_judges(*folders: str | Path | None) -> list[AttributeClassifier | Clip]
     return judges
 
 
-def spread_of(prior: Prior, x0: Tensor, classes: Sequence[str], words: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def spread_of(
+    cells: Sequence[tuple[Prior, Tensor, Sequence[str]]], words: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
     """Measure diversity and Fréchet distance in the components of each class.
 
     Args:
-        prior: one Gaussian for each class of image.
-        x0: `(B, C, h, w)` latents.
-        classes: the class of each.
+        cells: of each size: one Gaussian for each class of image, latents `(B, C, h, w)`, the class of each.
         words: fill the rules' braces.
 
     Returns:
@@ -154,7 +262,7 @@ def spread_of(prior: Prior, x0: Tensor, classes: Sequence[str], words: Mapping[s
         a component.
     """
     ratios, distances, counts, by_class = [], [], [], {}
-    for name in dict.fromkeys(classes):
+    for name, prior, x0, classes in ((name, *cell) for cell in cells for name in dict.fromkeys(cell[2])):
         rows = [i for i, other in enumerate(classes) if other == name]
         gaussian = prior.gaussians[name]
         if len(rows) < 2 or not gaussian.k:
@@ -163,7 +271,7 @@ def spread_of(prior: Prior, x0: Tensor, classes: Sequence[str], words: Mapping[s
         centre = torch.zeros_like(brand)
         redraws = statistics.redraw(len(rows), REDRAWS, 0)
         ratio = diversity(own, brand)
-        by_class[name] = ratio.components.tolist()
+        by_class[name if name not in by_class else f"{name} {name_of(prior.size)}"] = ratio.components.tolist()
         ratios.append(torch.cat([torch.tensor([ratio.total]), redrawn(own, brand, redraws)]))
         samples = [own, *(own[row] for row in redraws)]
         distances.append(torch.tensor([frechet(*moments(one), centre, brand.diag()) for one in samples]))

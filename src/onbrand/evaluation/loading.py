@@ -7,12 +7,12 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from PIL import Image
@@ -20,6 +20,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from onbrand.core import Prior
+from onbrand.core.prior import BUCKETS, name_of
+from onbrand.data.buckets import bucket_of
+from onbrand.data.buckets import split as cells_of
 from onbrand.data.images import open_image, pad, to_tensor
 from onbrand.data.latents import FOLDER as LATENTS
 from onbrand.data.records import Record, open_folder, read_folder
@@ -37,6 +40,7 @@ from onbrand.sampling.record import sha256_of
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+T = TypeVar("T")
 RULES = 2
 """Version of the rules by which ranges are learned: raised by every change that gives other ranges."""
 MOST, NUMBERS = 2000, 4e8
@@ -66,6 +70,15 @@ class Images:
     """Control images of each; empty if no image has any."""
     refused: Mapping[int, UnreadableImage] = field(default_factory=dict)
     """Place among all images of the folder, in order -> one that cannot be opened, which is in none of the above."""
+
+    def part(self, places: Sequence[int], size: tuple[int, int]) -> Images:
+        """Some of them, padded to (H, W)."""
+
+        def of(values: Sequence[T]) -> list[T]:
+            return [values[i] for i in places] if values else []
+
+        own, words = of(self.images), (of(self.prompts), of(self.classes), of(self.attributes))
+        return Images(of(self.files), own, pixels_of(own, size), *words, of(self.conditioning))
 
     @property
     def count(self) -> int:
@@ -144,6 +157,15 @@ def open_images(folder: str | Path, size: tuple[int, int], prior: Prior | None) 
     return Images(names, images, pixels_of(images, size), prompts, classes, attributes, conditioning, refused)
 
 
+def places_of(images: Images, prior: Prior) -> dict[tuple[int, int], list[int]]:
+    """The images by the size that they are judged at, that of the most first: of the sizes that their class was fitted
+    at, the one that leaves the least padding around them."""
+    places: dict[tuple[int, int], list[int]] = {}
+    for i, (image, name) in enumerate(zip(images.images, images.classes, strict=True)):
+        places.setdefault(bucket_of((image.height, image.width), prior.sizes[name]), []).append(i)
+    return dict(sorted(places.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
 class _Row(NamedTuple):
     """What a manifest or metadata says of an image to check."""
 
@@ -194,7 +216,8 @@ def open_reference(
     brand: Path | None,
     split: str | None = None,
 ) -> Reference:
-    """Learn the ranges of the brand's photos, or read them from brand/reference.json if nothing changed since.
+    """Learn the ranges of the brand's photos, or read them from brand/reference.json if nothing changed since; of a
+    brand of several sizes those of the photos of this one.
 
     Args:
         photos: folder of the photos.
@@ -208,10 +231,15 @@ def open_reference(
         OnbrandError: no photo opens, or too few do.
     """
     records, _ = read_folder(photos, split)
+    home = brand
+    if prior and len(prior.all) > 1:
+        records = cells_of(records, prior.sizes, size).get(size, [])
+        home = brand / BUCKETS / name_of(size) if brand and size != prior.all[0].size else brand
+        prior = prior.at(size)
     most = max(1, min(MOST, int(NUMBERS / (3 * size[0] * size[1]))))
     records = records[:: max(1, math.ceil(len(records) / most))]
-    key = _key(records, size, prior, brand)
-    file = brand / "reference.json" if brand else None
+    key = _key(records, size, prior, home)
+    file = home / "reference.json" if home else None
     if file and file.is_file():
         content = read_json(file)
         if content["key"] == key:
@@ -223,12 +251,20 @@ def open_reference(
     if prior and pipe:
         x0, keys = _stored_x0(pipe, pixels, used, brand, size, prior)
         classes = [_class(prior, record.class_name, record.text) for record in used]
-        likelihoods = class_values_of_photos(prior, x0, classes, keys, brand)
+        likelihoods = class_values_of_photos(prior, x0, classes, keys, home)
         decoded = decode_x0(pipe, x0)
     reference = learn(pixels, likelihoods, classes=classes, decoded=decoded)
     if file:
         keep_json(file, {"key": key, "reference": json.loads(reference.to_json())}, sealed=True)
     return reference
+
+
+def open_references(
+    photos: str | Path, sizes: Iterable[tuple[int, int] | None], prior: Prior | None, pipe: DiffusionPipeline | None,
+    brand: Path | None, split: str | None = None,
+) -> dict[tuple[int, int], Reference]:  # fmt: skip
+    """`open_reference` of each size once."""
+    return {one: open_reference(photos, one, prior, pipe, brand, split) for one in dict.fromkeys(sizes) if one}
 
 
 def open_stances(
@@ -323,7 +359,7 @@ def _pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
 
 
 def _class(prior: Prior, name: str | None, prompt: str) -> str:
-    return name if name in prior.classes else prior.class_of(prompt)
+    return name if name in prior.sizes else prior.class_of(prompt)
 
 
 def _key(records: Sequence[Record], size: tuple[int, int], prior: Prior | None, brand: Path | None) -> str:

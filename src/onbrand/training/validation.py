@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from onbrand.data.buckets import Bucket
 from onbrand.data.latents import Summary
 from onbrand.data.records import Record
 from onbrand.errors import OnbrandError
-from onbrand.evaluation.check import judge_images
+from onbrand.evaluation.check import groups_of, judge_groups
 from onbrand.evaluation.loading import Images, pixels_of
 from onbrand.evaluation.reference import Reference
 from onbrand.io import write_png
@@ -148,33 +148,33 @@ class Validation:
 
     plan: Plan
     folder: Path
-    reference: Reference | None = None
-    """What the photos are like, at `size`: set after all checks, for learning it takes time."""
-    size: tuple[int, int] = (0, 0)
-    """(H, W) that images are judged at."""
+    references: Mapping[tuple[int, int], Reference] = field(default_factory=dict)
+    """What the photos are like, of each (H, W) that images are judged at: set after all checks, for learning it takes
+    time."""
 
     def __call__(self, pipe: DiffusionPipeline, step: int) -> float | None:
         """Write step-<step>.png.
 
-        With a reference, the sheet says which properties each image fails.
+        With references, the sheet says which properties each image fails.
 
         Args:
             pipe: the pipeline, its network with the weights that would be saved.
             step: the step's number.
 
         Returns:
-            With a reference, the rate in [0, 1] of images that pass every property which `check` judges without an
+            With references, the rate in [0, 1] of images that pass every property which `check` judges without an
             attribute classifier; else none.
         """
         results = [usable(self.plan, image) for image in run(self.plan)]
         images, texts = [result.image for result in results], [result.request.prompt for result in results]
         failures: list[Sequence[str]] = [()] * len(results)
         rate = None
-        if self.reference:
+        if self.references:
             names, classes = [str(result.index) for result in results], [result.class_name or "" for result in results]
-            pixels, prior = pixels_of(images, self.size), self.plan.prior
-            candidates = Images(names, images, pixels, texts, classes)
-            content = judge_images(candidates, self.reference, prior, pipe if prior else None)
+            size, prior = next(iter(self.references)), self.plan.prior
+            candidates = Images(names, images, pixels_of(images, size), texts, classes)
+            groups = groups_of(candidates, prior, size, self.references.__getitem__)
+            content = judge_groups(candidates, groups, pipe if prior else None)
             failures, rate = [entry["failed"] for entry in content["images"]], float(content["all"]["rate"])
         write_png(self.folder / f"step-{step:06d}.png", contact_sheet(images, texts, failures, columns=4))
         return rate
@@ -193,7 +193,7 @@ def make_validation(
         out: the run's folder.
 
     Returns:
-        The validation, without a reference.
+        The validation, without references.
 
     Raises:
         OnbrandError: the start and the model's own 20 steps do not go together, or a ControlNet is trained and an image
