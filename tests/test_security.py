@@ -31,7 +31,6 @@ RISKY = re.compile(
 )
 """Calls that execute, fetch, remove, or write in place."""
 ALLOWED = {
-    "api/_fit.py: fit: prior.save": "Prior.save is whole or absent",
     "api/_output.py: locked: file.write_text": "into the lock that this run holds",
     "api/_output.py: locked: socket.gethostname": "this machine's own name",
     "comparison/baselines.py: paste: Image.fromarray(pixels).save": "into a draft",
@@ -43,6 +42,8 @@ ALLOWED = {
     "comparison/tables.py: grid: Image.fromarray(np.concatenate([row[:, :width] for row in rows])).save": "a draft",
     "comparison/tables.py: scatter: figure.savefig": "into a draft",
     "core/prior.py: save: save_file": "into a draft",
+    "core/prior.py: save_all: one.save": "into a draft",
+    "core/prior.py: save_all: prior.save": "Prior.save is whole or absent",
     "data/images.py: _open: Image.open": "THE way to open an image: of known formats, from bytes",
     "data/latents.py: _write: draft.write_bytes": "into a draft",
     "data/latents.py: reload: open": "digests, read",
@@ -62,7 +63,6 @@ ALLOWED = {
     "io.py: whole_folder: shutil.rmtree": "of a draft",
     "io.py: write_png: image.save": "into a draft",
     "io.py: write_text: draft.write_text": "into a draft",
-    "models/checkpoint.py: write_record: prior.save": "Prior.save is whole or absent",
     "models/controlnet.py: _fetch: snapshot_download": "a Hub id that the user named, safetensors alone",
     "models/fitting.py: background_of_all: record.open": "Record.open is open_image",
     "models/loading.py: _config_in: snapshot_download": "local_files_only=True: of what is on this machine",
