@@ -16,7 +16,7 @@ import torch
 from onbrand.api._output import DENIED
 from onbrand.core import Prior
 from onbrand.core.prior import FILE as PRIOR
-from onbrand.core.prior import load_all, name_of
+from onbrand.core.prior import name_of
 from onbrand.data.buckets import Bucket, split
 from onbrand.data.latents import FOLDER as LATENTS
 from onbrand.data.latents import Store, Summary
@@ -113,9 +113,9 @@ def brand_folder(prior: str | Path | None) -> Path | None:
 def open_prior(prior: str | Path | None, model: str | Path | None = None) -> Prior | None:
     """The prior in `prior`; a folder's knows its other buckets'. Without one: that saved beside the model, or none."""
     if prior is not None:
-        return load_all(Path(prior)) if Path(prior).is_dir() else Prior.load(prior)
+        return Prior.load(prior)
     beside = model_folder(model) / "onbrand" if model is not None else None
-    return load_all(beside) if beside is not None and (beside / PRIOR).is_file() else None
+    return Prior.load(beside) if beside is not None and (beside / PRIOR).is_file() else None
 
 
 def size_of(pipe: DiffusionPipeline, resolution: int | tuple[int, int] | None) -> tuple[int, int]:

@@ -276,12 +276,16 @@ class Prior:
 
     @classmethod
     def load(cls, path: str | Path) -> "Prior":
-        """Read what `save` wrote; nothing in the file is executed, and no number of it is taken unseen.
+        """Read what `save` wrote, or of a folder what `save_all` did: the main prior, which knows the others.
+
+        Nothing in a file is executed, and no number of it is taken unseen.
 
         Raises:
             OnbrandError: there is no such file, it is no prior, of another format, altered since it was saved, or its
-                numbers are of no images.
+                numbers are of no images; or those of a folder are of several fits.
         """
+        if Path(path).is_dir():
+            return _load_all(Path(path))
         if not Path(path).is_file():
             raise OnbrandError("prior", f"no prior at {path}: write one with `onbrand fit`")
         try:
@@ -401,22 +405,16 @@ def joined(priors: Sequence[Prior]) -> Prior:
 
 def save_all(prior: Prior, folder: Path) -> None:
     """Write `folder`/FILE, and the brand's other priors into `folder`/BUCKETS/<H>x<W>/, in the place of former ones."""
+    discard(folder / BUCKETS)  # first: killed at any moment, no prior lies beside those of another fit
+    prior.save(folder / FILE)
     others = [one for one in prior.all if one.size != prior.size]
     if others:
         with whole_folder(folder / BUCKETS) as draft:
             for one in others:
                 one.save(draft / name_of(one.size) / FILE)
-    else:
-        discard(folder / BUCKETS)
-    prior.save(folder / FILE)
 
 
-def load_all(folder: Path) -> Prior:
-    """What `save_all` wrote: the main prior, which knows the others.
-
-    Raises:
-        OnbrandError: as `Prior.load`; or a prior is of another brand than the main one.
-    """
+def _load_all(folder: Path) -> Prior:
     main, others = Prior.load(folder / FILE), []
     for file in sorted((folder / BUCKETS).glob(f"*/{FILE}")):
         one = Prior.load(file)

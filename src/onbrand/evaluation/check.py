@@ -92,13 +92,13 @@ def judge_groups(
     Args:
         images: all images.
         groups: the same, by size, that of the main prior first.
-        pipe: as in `judge_images`, as is what follows.
-        judges: ...
-        stances: ...
-        joints: ...
+        pipe: as in `judge_images`.
+        judges: as in `judge_images`.
+        stances: as in `judge_images`.
+        joints: as in `judge_images`.
 
     Returns:
-        As `judge_images`; numbers of the photos are means over the sizes, weighted by their photos.
+        As `judge_images`; rates of the held-out photos are means over the sizes, weighted by their photos.
     """
     words: dict[str, str] = {}
     parts = [_columns(group, pipe, judges, words) for group in groups]

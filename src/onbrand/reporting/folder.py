@@ -149,17 +149,23 @@ def _brand(brand: Path) -> dict[str, Any]:
     """Fields of Page: the fit and the diagnosis."""
     fit, leak = read_json(brand / "fit.json"), read_json(brand / "leak.json")
     leaks = leak.get("classes", {})
+    measured = {tuple(part["resolution"]): part["classes"] for part in leak.get("buckets", ())}
+    entries = [("", name, entry, leaks.get(name)) for name, entry in fit.get("classes", {}).items()]
+    for part in fit.get("buckets", ()):
+        size, place = tuple(part["resolution"]), "{}x{}".format(*part["resolution"])
+        entries += [(place, name, one, measured.get(size, {}).get(name)) for name, one in part["classes"].items()]
     cards = []
-    for name, entry in fit.get("classes", {}).items():
-        file = inside(brand / "means", f"{entry['file']}.png", brand / "fit.json")
-        mean = image(file, f"Mean of the class {name}") if file.exists() else None
+    for place, name, entry, numbers in entries:
+        file = inside(brand / "means" / place, f"{entry['file']}.png", brand / "fit.json")
+        title = f"{name}, {place}" if place else name
+        mean = image(file, f"Mean of the class {title}") if file.exists() else None
         facts = []
-        if name in leaks:
-            facts.append(("stands out at the first step", f"{leaks[name]['sigma']:.1f} sigma"))
-            facts.append(("components worth using", str(leaks[name]["k_worth"])))
+        if numbers:
+            facts.append(("stands out at the first step", f"{numbers['sigma']:.1f} sigma"))
+            facts.append(("components worth using", str(numbers["k_worth"])))
         if entry.get("r2"):
             facts.append(("predicted by the words (R²)", f"{entry['r2']:.2f}"))
-        cards.append(ClassCard(name, entry["count"], mean, tuple(facts)))
+        cards.append(ClassCard(title, entry["count"], mean, tuple(facts)))
     height, width = fit.get("resolution", (0, 0))
     summary = ""
     if fit:
