@@ -435,3 +435,46 @@ def test_a_report_shows_what_was_checked(home: Path, tmp_path: Path) -> None:
     api.diagnose(home / "brand")
     page = api.report(home / "brand").read_text()
     assert page.count("block, 16x32") >= 1 and "Mean of the class block, 16x32" in page
+
+
+def test_within_a_bucket_every_photo_has_its_turn_on_any_number_of_processes() -> None:
+    from types import SimpleNamespace
+
+    from onbrand.options.train import TrainSettings
+    from onbrand.training.batches import Mixture
+    from onbrand.training.loop import positions_of
+
+    calls: list[tuple[int, range]] = []
+
+    def part(number: int, count: int) -> Any:
+        def batch(positions: range) -> None:
+            calls.append((number, positions))
+
+        batch.images = SimpleNamespace(used=[None] * count)  # type: ignore[attr-defined]
+        return batch
+
+    mixed = Mixture([part(0, 7), part(1, 5)], seed=2)
+    orders = []
+    for processes, accumulation in ((1, 4), (2, 2), (4, 1)):
+        config, calls[:] = TrainSettings(train_batch_size=3, gradient_accumulation_steps=accumulation), []
+        for number in range(1, 7):
+            parts = [positions_of(number, config, process, processes) for process in range(processes)]
+            for positions in [one[i] for i in range(accumulation) for one in parts]:
+                mixed(positions)
+        orders.append(list(calls))
+    assert orders[0] == orders[1] == orders[2]
+    for number, count in ((0, 7), (1, 5)):  # 24 parts are two epochs of turns, each of 3 positions
+        own = [position for which, positions in orders[0] if which == number for position in positions]
+        assert own == list(range(2 * 3 * count))
+
+
+def test_a_run_is_not_gone_on_with_where_photos_of_another_size_have_changed(home: Path, tmp_path: Path) -> None:
+    counts = {("block", (30, 30)): 6, ("block", (20, 40)): 4}
+    photos = write_photos(tmp_path / "photos", counts, seed=6)
+    learn(home, tmp_path / "run", images=photos, max_train_steps=1)
+    with Image.open(photos / "block 20 002.png") as image:
+        image.load()
+    image.putpixel((0, 0), (9, 9, 9))
+    image.save(photos / "block 20 002.png")
+    with raises("resume", "run"):
+        learn(home, tmp_path / "run", images=photos)
