@@ -149,7 +149,7 @@ def split(
         for record, own in zip(records, sizes, strict=True)
     ]
     counts = Counter(filter(None, places))
-    order = sorted(counts, key=lambda bucket: (-counts[bucket], bucket)) or [size]
+    order = sorted(counts, key=lambda bucket: (-counts[bucket], bucket != size, bucket)) or [size]
     cells: dict[Size, list[Record]] = {bucket: [] for bucket in order}
     for record, place in zip(records, places, strict=True):
         cells[place or order[0]].append(record)
