@@ -23,7 +23,7 @@ from onbrand.io import plain
 from onbrand.models import pipeline
 from onbrand.models.checkpoint import is_lora, model_folder
 from onbrand.models.controlnet import nets_of, new_controlnet
-from onbrand.models.fitting import encode_photos
+from onbrand.models.fitting import check_folder, encode_photos
 from onbrand.options.check import CheckOptions
 from onbrand.options.train import TrainOptions
 from onbrand.sampling.manifest import LINES as MANIFEST
@@ -62,7 +62,7 @@ def open_model(
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise OnbrandError(
@@ -84,7 +84,8 @@ def open_model_to_train(options: TrainOptions) -> StableDiffusionPipeline:
     """The model to start from, with a ControlNet if the method trains one and the model has none.
 
     Raises:
-        OnbrandError: as `open_model`; or the model is a LoRA and the method starts from a whole model.
+        OnbrandError: as `open_model`; the model is a LoRA and the method starts from a whole model; or the run's folder
+            lies in the photos'.
     """
     from onbrand.training.defaults import check_rank
     from onbrand.training.rng import seed_of
@@ -94,6 +95,8 @@ def open_model_to_train(options: TrainOptions) -> StableDiffusionPipeline:
             "training",
             f"method {options.method} starts from a whole model; {options.model} is a LoRA: `onbrand merge` it first",
         )
+    for photos in (options.images, options.validation_data or options.images):
+        check_folder(Path(options.output_dir), Path(photos))
     pipe = open_model(options.model, options.device, config=options.model_config)
     if options.method == "lora":
         check_rank(pipe, options)
