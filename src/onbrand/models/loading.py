@@ -25,7 +25,7 @@ from onbrand.errors import OnbrandError
 from onbrand.models.checkpoint import base_of, is_lora, lora_metadata, model_folder
 from onbrand.models.controlnet import PART, nets_of, open_controlnets
 from onbrand.models.lora import fuse
-from onbrand.models.parts import check_parts, check_unet
+from onbrand.models.parts import check_length, check_parts, check_unet
 from onbrand.models.weights import (
     check_file,
     check_finite,
@@ -164,15 +164,15 @@ def _fetch(name: str, path: Path) -> Path:
 def _check_class(index: Mapping[str, Any], where: str) -> Any:
     """The pipeline's class that a model_index.json names; OnbrandError, with its name, for another kind of model."""
     classes = {one.__name__: one for one in PIPELINES}
-    name = index.get("_class_name")
+    name = str(index.get("_class_name"))  # a list, for code of a model's own
     if name not in classes:
-        kind = " (Stable Diffusion XL)" if "XL" in str(name) else ""
+        kind = " (Stable Diffusion XL)" if "XL" in name else ""
         raise OnbrandError(
             "model",
             f"a {' or '.join(classes)} is needed; the model in {where} is a {name}{kind}: take a Stable Diffusion 1 or "
             "2 that makes images of text",
         )
-    return classes[str(name)]
+    return classes[name]
 
 
 def _open_folder(path: Path, dtype: torch.dtype) -> StableDiffusionPipeline | StableDiffusionControlNetPipeline:
@@ -218,7 +218,7 @@ def _part(path: Path, index: Mapping[str, Any], name: str, dtype: torch.dtype) -
     if name in ("unet", "vae", "text_encoder"):
         return open_network(part_class, folder, dtype, "model")
     if name == "scheduler":
-        read_config(folder / "scheduler_config.json", "model")
+        check_length(read_config(folder / "scheduler_config.json", "model"), path)
     with reading(str(folder.absolute()), "model"):
         return part_class.from_pretrained(str(folder), local_files_only=True)
 
