@@ -17,6 +17,7 @@ from onbrand.models.controlnet import nets_of
 from onbrand.models.pipeline import decode, factor_of, warn_long
 from onbrand.models.pipeline import overflow as overflow_of
 from onbrand.models.scheduler import with_options
+from onbrand.models.tokens import beginning
 from onbrand.options.generate import SamplingSettings
 from onbrand.sampling.checks import MATCHED, check_conditioning, check_images, check_sampling_noise, warn_unread
 from onbrand.sampling.handoff import HandOff, steps_in_window
@@ -166,9 +167,11 @@ def _batch(plan: Plan, batch: range) -> list[GeneratedImage]:
     prompts, seeds = [request.prompt for request in requests], [request.seed for request in requests]
     classes = None if plan.classes is None else [plan.classes[index] for index in batch]
     start_images = images_of(requests, plan.prior) if plan.start.start == "image" else None
+    length, guided = pipe.tokenizer.model_max_length, config.guidance_scale > 1
     call = {
-        "prompt": prompts,
-        "negative_prompt": [request.negative_prompt for request in requests] if config.guidance_scale > 1 else None,
+        # no more of each than counts: the pipeline would tokenise a book to its end
+        "prompt": [beginning(text, length) for text in prompts],
+        "negative_prompt": [beginning(one.negative_prompt, length) for one in requests] if guided else None,
         "num_inference_steps": config.num_inference_steps,
         "guidance_scale": config.guidance_scale,
         **conditions_of(pipe, requests, config, _size(pipe, plan.prior, start_images)),
