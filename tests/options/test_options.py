@@ -58,6 +58,7 @@ def test_no_setting_of_any_verb_takes_what_is_none_of_its_type(one: Verb[Any, An
     ("options", "values"),
     [
         ({"num_inference_steps": 2.5}, ["num_inference_steps", "whole number", "got 2.5"]),
+        ({"num_inference_steps": 10**30}, ["num_inference_steps", "64 bits"]),
         ({"num_inference_steps": 20.0}, ["num_inference_steps", "whole number", "got 20.0"]),
         ({"num_inference_steps": True}, ["num_inference_steps", "whole number", "got True"]),
         ({"num_inference_steps": "20"}, ["num_inference_steps", "whole number", "got '20'"]),
