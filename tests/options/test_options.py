@@ -18,6 +18,7 @@ from onbrand.options._verb import Verb, default
 from onbrand.options.compare import CompareOptions
 from onbrand.options.fit import FitOptions
 from onbrand.options.generate import GenerateOptions, SamplingSettings
+from onbrand.options.report import ReportOptions
 from onbrand.options.train import TrainOptions, TrainSettings
 from worlds import raises
 
@@ -162,6 +163,7 @@ def test_the_home_folder_is_meant_by_a_tilde_in_every_place(one: Verb[Any, Any, 
 BESIDE: dict[str, tuple[Any, Any]] = {
     "images": (Path("~/a"), Path("{home}/a")),
     "controlnet": (("~/a", Path("~")), ("{home}/a", Path("{home}"))),
+    "output_file": ("~/a.html", "{home}/a.html"),
     "methods": (["~/a.yaml", "stock/mean"], ("{home}/a.yaml", "stock/mean")),
     "prompt_sets": ({"~": "~/a"}, {"~": "{home}/a"}),
 }
@@ -255,3 +257,15 @@ def test_a_long_value_is_quoted_by_its_beginning() -> None:
     assert len(quote("x" * 10**6)) < 120
     with raises("option", "int too large to be shown"):
         CompareOptions("p", "m", "o", batch_size=LONG)
+
+
+@pytest.mark.parametrize("file", ["photo.png", "/dev/null", "page", "a.html.txt", "prior.safetensors"])
+def test_a_page_takes_the_place_of_no_other_file(file: str) -> None:
+    with raises("option", "output_file", ".html", file):
+        ReportOptions("run", output_file=file)
+    assert ReportOptions("run", output_file="Page.HTM").output_file == "Page.HTM"
+
+
+def test_images_of_one_prompt_are_asked_for_by_the_thousand_at_most_a_hundred_times() -> None:
+    with raises("option", "num_images_per_prompt", 10**10):
+        GenerateOptions(prompt="x", model="M", output_dir="o", num_images_per_prompt=10**10)
