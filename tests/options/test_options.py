@@ -68,6 +68,7 @@ def test_no_setting_of_any_verb_takes_what_is_none_of_its_type(one: Verb[Any, An
         ({"batch_size": 10**20}, ["batch_size", "64 bits", "got 100000000000000000000"]),
         ({"k": -1, "start": "pca"}, ["k must", "at least 1", "got -1"]),
         ({"guidance_scale": NAN}, ["guidance_scale", "finite", "got nan"]),
+        ({"guidance_scale": 1e308}, ["guidance_scale", "between -1e+15 and 1e+15", "got 1e+308"]),
         ({"guidance_scale": LONG}, ["guidance_scale", "finite", "too large"]),
         ({"eta": 1.5}, ["eta", [0, 1], "got 1.5"]),
         ({"residual": 1, "start": "text"}, ["residual", "True or False", "got 1"]),

@@ -26,6 +26,7 @@ from onbrand.models.controlnet import nets_of, new_controlnet
 from onbrand.models.fitting import check_folder, encode_photos
 from onbrand.options.check import CheckOptions
 from onbrand.options.train import TrainOptions
+from onbrand.sampling.checks import check_prior
 from onbrand.sampling.manifest import LINES as MANIFEST
 
 if TYPE_CHECKING:
@@ -73,11 +74,17 @@ def open_model(
 
 def open_autoencoder(options: CheckOptions, prior: Prior | None) -> StableDiffusionPipeline | None:
     """The model that encodes images for the prior: the one that is named, or the one that it was fitted with. None
-    without a prior. What it says of its LoRA goes to stderr: beside JSON."""
+    without a prior. What it says of its LoRA goes to stderr: beside JSON.
+
+    Raises:
+        OnbrandError: as `open_model`; or it has another autoencoder than the prior was fitted with.
+    """
     if prior is None:
         return None
     with redirect_stdout(sys.stderr):
-        return open_model(options.model or prior.provenance.model, options.device, config=options.model_config)
+        pipe = open_model(options.model or prior.provenance.model, options.device, config=options.model_config)
+    check_prior(pipe, prior, "mean", None)
+    return pipe
 
 
 def open_model_to_train(options: TrainOptions) -> StableDiffusionPipeline:
@@ -183,12 +190,17 @@ def encode_training_data(
 
     If `folder` is a brand's that may only be read and lacks some, they are kept in the run's own.
     """
+    from onbrand.training.defaults import check_control_images
+
     validation_data, name, own = None, options.validation_data, Path(options.output_dir)
     try:
         if name is not None:
             photos = open_photos(name) if Path(name).exists() else open_photos(options.images, str(name))
             _, validation_data = encode_photos(pipe, photos, folder / LATENTS, size, flip)
-        store, images = encode_photos(pipe, open_photos(options.images, options.split), folder / LATENTS, size, flip)
+        photos = open_photos(options.images, options.split)
+        if options.method == "controlnet" and not any(one.conditioning for one in photos.records):
+            check_control_images(photos.records)
+        store, images = encode_photos(pipe, photos, folder / LATENTS, size, flip)
     except OSError as error:
         if folder == own or error.errno not in DENIED:
             raise

@@ -123,7 +123,9 @@ def open_folder(path: str | Path, split: str | None = None) -> Folder:
     if os.path.isfile(folder / "dataset_dict.json") or all(os.path.isfile(folder / name) for name in SAVED):
         return _from_table(folder, open_saved(folder, split))
     if split is not None and (Path(split).is_absolute() or ".." in Path(split).parts):
-        raise OnbrandError("data", f"a split is a name, of a folder in {folder}; got {split!r}. Give the folder itself")
+        raise OnbrandError(
+            "data", f"no folder {split!r}, and no split: that is a name in {folder}. Give a folder that is there"
+        )
     if split is not None and (folder / split).is_dir():
         folder, split = folder / split, None
     listing = walk(folder)
