@@ -193,14 +193,14 @@ def check_finite(network: nn.Module, where: str, code: str, remedy: str = "take 
 def check_dtypes(file: Path, code: str) -> None:
     """OnbrandError, of this code, for a safetensors file of whole numbers: quantised weights, without their scales."""
     with _safetensors(file, code), safe_open(file, "pt") as content:
-        for name in content.keys():  # noqa: SIM118
-            dtype = content.get_slice(name).get_dtype()
-            if not dtype.startswith(("F", "BF", "C")) and not name.endswith("position_ids"):
-                raise OnbrandError(
-                    code,
-                    f"{file.absolute()}: {name} holds {dtype}, as if it were quantised: take a copy in float32, "
-                    "float16 or bfloat16",
-                )
+        dtypes = {name: str(content.get_slice(name).get_dtype()) for name in content.keys()}  # noqa: SIM118
+    for name, dtype in dtypes.items():
+        if not dtype.startswith(("F", "BF")) and not name.endswith("position_ids"):
+            raise OnbrandError(
+                code,
+                f"{file.absolute()}: {name} holds {dtype}, as if it were quantised: take a copy in float32, float16 or "
+                "bfloat16",
+            )
 
 
 def check_numbers(tensors: Mapping[str, Tensor], where: str, code: str) -> None:

@@ -192,8 +192,10 @@ def _fitting(name: str, value: Any, hint: Any) -> Any:
             return int(value)
     elif hint is float:
         if isinstance(value, numbers.Real) and not isinstance(value, bool) and _finite(value):
-            if abs(value) > GREATEST:
-                raise OnbrandError("option", f"{name} must lie between {-GREATEST:g} and {GREATEST:g}; got {value:g}")
+            if abs(float(value)) > GREATEST:
+                raise OnbrandError(
+                    "option", f"{name} must lie between {-GREATEST:g} and {GREATEST:g}; got {float(value):g}"
+                )
             return value if isinstance(value, int) else float(value)  # 1 stays 1, as it is recorded
     elif hint is str and isinstance(value, str):
         return _text(name, value)
