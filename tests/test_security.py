@@ -48,6 +48,7 @@ ALLOWED = {
     "data/latents.py: reload: open": "digests, read",
     "data/metadata.py: _of_csv: open": "metadata, read",
     "data/metadata.py: _of_json: open": "metadata, read",
+    "datasets/folder.py: _png: Image.fromarray(pixels).save": "into memory",
     "datasets/garments.py: garments: Image.open": "what ships with the package, WebP alone",
     "datasets/try_on.py: regions: Image.open": "what ships with the package, PNG alone",
     "evaluation/loading.py: _open_photos: record.open": "Record.open is open_image",

@@ -287,7 +287,7 @@ def parse(content: str | bytes) -> Any:
     """
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
-        value = json.loads(text, object_pairs_hook=_unique)
+        value = json.loads(text, object_pairs_hook=unique)
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is no UTF-8 text") from error
     except json.JSONDecodeError as error:
@@ -397,7 +397,7 @@ def json_of(text: str, code: str, place: str) -> Any:
         ) from error
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; ValueError for a key that stands in it twice."""
     content = dict(pairs)
     if len(content) < len(pairs):

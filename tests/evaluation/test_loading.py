@@ -299,3 +299,13 @@ def test_photos_that_do_not_open_are_said_where_ranges_are_learned(
     error = capsys.readouterr().err
     assert "1 of 24 photos cannot be opened" in error and f"{tmp_path / 'photos/00002.png'}: not an image" in error
     assert sum(reference.count) == 23 and len(read_folder(photos)[0]) == 24
+
+
+def test_a_link_to_nothing_among_the_photos_is_one_that_does_not_open(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(photos, tmp_path / "photos", ignore=shutil.ignore_patterns("metadata.jsonl"))
+    (tmp_path / "photos/gone.png").symlink_to("nowhere.png")
+    (tmp_path / "photos/round.png").symlink_to("round.png")
+    open_reference(tmp_path / "photos", (128, 128), None, None, None)
+    assert "2 of 26 photos cannot be opened" in capsys.readouterr().err

@@ -326,3 +326,12 @@ def test_a_saved_scheduler_is_read_from_a_models_folder(tmp_path: Path) -> None:
     base.save_pretrained(tmp_path / "scheduler")
     actual = open_scheduler(tmp_path)
     assert type(actual) is EulerDiscreteScheduler and actual.config.timestep_spacing == "trailing"
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "PNDMScheduler"])
+def test_timesteps_beyond_the_schedule_are_refused(name: str) -> None:
+    """Stable Diffusion's offset of 1 puts the first of 1,000 leading timesteps at 1,000, where no abar is."""
+    scheduler = with_options(DDIMScheduler(**SD, steps_offset=1, timestep_spacing="leading"), name)
+    with raises("scheduler", name, "1000 inference steps", "ends at 999", "num_inference_steps"):
+        set_steps(scheduler, 1000)
+    assert float(set_steps(with_options(scheduler, spacing="trailing"), 1000).timesteps[0]) == 999

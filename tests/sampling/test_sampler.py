@@ -163,6 +163,13 @@ def test_image_start_from_files(pipe: Any, prior: Any, tmp_path: Path) -> None:
 
 SAYING = [
     ([Request("garment (red:1.4)", 0)], {}, "request 0 has '\\(red:1.4\\)'; weights and tags of other programs"),
+    ([Request("garment, red++", 0)], {}, r"has 'red\+\+'; weights"),
+    ([Request("garment (red dress)1.3", 0)], {}, r"has '\(red dress\)1.3'; weights"),
+    ([Request("garment [red:blue:0.5]", 0)], {}, r"has '\[red:blue:0.5\]'; weights"),
+    ([Request("garment [red|blue]", 0)], {}, r"has '\[red\|blue\]'; weights"),
+    ([Request("garment {red|blue}", 0)], {}, r"has '\{red\|blue\}'; weights"),
+    ([Request("garment, __colour__", 0)], {}, "has '__colour__'; weights"),
+    ([Request("garment, embedding:shoes", 0)], {}, "has 'embedding:shoes'; weights"),
     ([Request("garment", 0, negative_prompt="((dark))")], {}, "'\\(\\(dark\\)\\)'"),
     ([Request("garment", 0), Request("garment <lora:a:1>", 1, place="a.txt line 9")], {}, "line 9 has '<lora:a:1>'"),
     ([Request("garment", 0, negative_prompt="dark")], {"guidance_scale": 1}, "'dark'; guidance_scale 1 does not"),

@@ -216,7 +216,7 @@ def test_a_tracker_gets_every_step(home: Any, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_is_not_kept(home: Any, tmp_path: Path) -> None:
-    config = settings(max_train_steps=20, learning_rate=1e30, max_grad_norm=None, checkpointing_steps=50)
+    config = settings(max_train_steps=20, learning_rate=1e15, max_grad_norm=None, checkpointing_steps=50)
     with raises("diverged", tmp_path, "has no state", "output_dir", "learning_rate"):
         for _ in train(*open_all(home), config, tmp_path):
             pass

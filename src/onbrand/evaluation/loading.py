@@ -335,5 +335,9 @@ def _key(records: Sequence[Record], size: tuple[int, int], prior: Prior | None, 
 
 
 def _stamp(file: Path) -> tuple[int, int]:
-    status = file.stat()
+    """A file's size and time; (-1, -1) of one that is not there, or may not be looked at: opening it says why."""
+    try:
+        status = file.stat()
+    except (OSError, ValueError):
+        return -1, -1
     return status.st_size, status.st_mtime_ns
