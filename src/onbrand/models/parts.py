@@ -166,7 +166,7 @@ def _check_tokenizer(tokenizer: Any, encoder: Any, where: Path) -> None:
     if isinstance(length, bool) or not isinstance(length, int) or length < FEWEST:
         raise OnbrandError(
             "model",
-            f"{where / 'tokenizer' / 'tokenizer_config.json'}: model_max_length must be a whole number from {FEWEST} "
+            f"{where / 'tokenizer_config.json'}: model_max_length must be a whole number from {FEWEST} "
             f"on, 77 of Stable Diffusion; got {quote(length)}: write it there",
         )
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
