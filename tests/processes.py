@@ -1,14 +1,16 @@
-"""Runs of the command line, each in a process of its own: to its end, killed, beside another, on a disk that is full."""
+"""Runs of the command line, each in a process of its own: to its end, killed, beside another, on a full disk."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -18,6 +20,11 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["processes", "onbrand.api._inputs", "onbrand.comparison.jobs", "onbrand.training.loop"])
 UNEQUAL = {"log.jsonl": ("seconds",), "run.json": ("peak_memory_gb", "peak_memory_of")}
 """What two runs of the same do not have in common: times and memory."""
+NOISE = re.compile(r"onbrand: (warning|note): |.*(it|images|steps|batches)/s")
+"""Lines on stderr that are no error: warnings and bars."""
+SMALL = ("--train_batch_size", 2, "--learning_rate", 1e-3)
+FOLDERS = {"diagnose": "brand", "check": "images", "report": "images"}
+"""Verbs that write into a folder which is there -> which one of `home`."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +34,9 @@ class Run:
     process: BaseProcess
     log: Path
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """Sends a signal, if the run has not ended."""
-        if self.process.is_alive():
+    def send(self, number: int) -> None:
+        """A signal, if the run has not ended."""
+        if self.process.pid and self.process.is_alive():
             os.kill(self.process.pid, number)
 
     def wait(self, seconds: float | None = None) -> int | None:
@@ -43,11 +50,9 @@ class Run:
 
     @property
     def errors(self) -> list[str]:
-        """The lines of stderr but bars and warnings."""
-        lines = self.log.with_suffix(".err").read_text().replace("\r", "\n").splitlines()
-        noise = ("onbrand: warning: ", "onbrand: note: ")
-        return [line for line in lines if line.strip() and "it/s]" not in line and not line.startswith(noise)
-                and "?, ?" not in line and "| " not in line and not line.startswith("fit: ")]  # fmt: skip
+        """The lines on stderr but warnings and bars."""
+        lines = re.split(r"[\r\n]+", self.log.with_suffix(".err").read_text())
+        return [line for line in lines if line.strip() and not NOISE.match(line)]
 
 
 def _main(arguments: Sequence[str], log: Path) -> None:
@@ -55,19 +60,17 @@ def _main(arguments: Sequence[str], log: Path) -> None:
     for number, ending in ((1, ".out"), (2, ".err")):
         with log.with_suffix(ending).open("wb") as file:
             os.dup2(file.fileno(), number)
-    sys.stdout, sys.stderr = open(1, "w", buffering=1, closefd=False), open(2, "w", buffering=1, closefd=False)
     import torch
 
     from onbrand.cli import main
 
     torch.set_num_threads(1)
+    code = 1
     try:
         code = main(arguments)
     except BaseException:
-        import traceback
-
         traceback.print_exc()
-        code = 1
+    sys.stdout.flush()
     os._exit(code)
 
 
@@ -85,10 +88,18 @@ def complete(arguments: Sequence[object], log: Path) -> Run:
     return run
 
 
-def contents(folder: Path, *but: str) -> dict[str, bytes]:
-    """File -> its bytes, without times, memory, what is `but`, and the cache's marks, which hold times."""
+def until(condition: Callable[..., object], *arguments: object) -> None:
+    """Waits until `condition` holds; for a minute at most."""
+    end = time.monotonic() + 60
+    while not condition(*arguments):
+        assert time.monotonic() < end, "it has not come about"
+        time.sleep(0.001)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """File -> its bytes, without times, memory, and the cache's marks, which hold times."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("digests-"))
-    return {name: _equal(path) for path in files if not (name := str(path.relative_to(folder))).startswith(but)}
+    return {str(path.relative_to(folder)): _equal(path) for path in files}
 
 
 def _equal(path: Path) -> bytes:
@@ -97,12 +108,35 @@ def _equal(path: Path) -> bytes:
         return path.read_bytes()
     texts = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
     values = [json.loads(text) for text in texts]
-    return json.dumps([{k: v for k, v in value.items() if k not in UNEQUAL[path.name]} for value in values]).encode()
+    return b"".join(
+        json.dumps({key: item for key, item in value.items() if key not in UNEQUAL[path.name]}).encode() + b"\n"
+        for value in values
+    )
 
 
-def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Waits until `condition` holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it has not come about"
-        time.sleep(0.001)
+def prepare(home: Path) -> Path:
+    """In a world (`worlds.write_world`): brand/, lora/, a run, and images/; the world."""
+    for name, verb in (("brand", "fit"), ("lora", "train"), ("images", "generate")):
+        complete(command(verb, home, home / name), home / name)
+    return home
+
+
+def command(verb: str, home: Path, out: Path) -> list[object]:
+    """A short run of a verb that writes into `out`."""
+    inputs: list[object] = [home / "photos", "--model", home / "model", "--output_dir", out]
+    prior = ("--prior", home / "brand")
+    training = ("--method", "lora", "--max_train_steps", 4, "--checkpointing_steps", 1, "--checkpoints_total_limit", 9)
+    few = ("--num_inference_steps", 2)
+    commands: dict[str, list[object]] = {
+        "fit": [*inputs, "--k", 4],
+        "diagnose": [out],
+        "train": [*inputs, *prior, *SMALL, *training, "--validation_steps", 2, "--num_validation_images", 1],
+        "generate": ["--prompt", "block, red", *inputs[1:], *prior, *few, "--num_images_per_prompt", 12, "--start",
+                     "mean", "--trace", 1, "--batch_size", 4],
+        "check": [out, "--against", home / "photos", *prior],
+        "compare": [*inputs, *prior, *SMALL, *few, "--max_train_steps", 2, "--methods", "stock/mean", "plain/mean"],
+        "merge": [home / "lora", "--output_dir", out],
+        "report": [out],
+        "data": ["garments", "--output_dir", out, "--num_images", 12],
+    }  # fmt: skip
+    return [verb, *commands[verb]]
