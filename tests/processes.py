@@ -20,7 +20,7 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["processes", "onbrand.api._inputs", "onbrand.comparison.jobs", "onbrand.training.loop"])
 UNEQUAL = {"log.jsonl": ("seconds",), "run.json": ("peak_memory_gb", "peak_memory_of")}
 """What two runs of the same do not have in common: times and memory."""
-NOISE = re.compile(r"onbrand: (warning|note): |.*(it|images|steps|batches)/s")
+NOISE = re.compile(r"onbrand: (warning|note): |[\w ]+: +\d+(%\|| batches )")
 """Lines on stderr that are no error: warnings and bars."""
 SMALL = ("--train_batch_size", 2, "--learning_rate", 1e-3)
 FOLDERS = {"diagnose": "brand", "check": "images", "report": "images"}
