@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import re
-import signal
 import sys
 import time
 import traceback

@@ -1,4 +1,4 @@
-"""A real disk of 12 sizes, from nearly none to nearly enough: one line, nothing half-written, the same command goes on."""
+"""A real disk of 12 sizes, from none to nearly enough: one line, nothing half-written, the same command goes on."""
 
 from __future__ import annotations
 
