@@ -88,8 +88,8 @@ def complete(arguments: Sequence[object], log: Path) -> Run:
 
 
 def until(condition: Callable[..., object], *arguments: object) -> None:
-    """Waits until `condition` holds; for a minute at most."""
-    end = time.monotonic() + 60
+    """Waits until `condition` holds; for two minutes at most."""
+    end = time.monotonic() + 120
     while not condition(*arguments):
         assert time.monotonic() < end, "it has not come about"
         time.sleep(0.001)

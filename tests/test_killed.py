@@ -56,15 +56,15 @@ def test_a_merge_killed_anywhere(home: Path, tmp_path: Path, draw: random.Random
     loaded = time.monotonic()
     assert run.wait() == 0, run.errors
     whole, (loading, writing) = contents(out), (loaded - start, time.monotonic() - loaded)
-    for number in range(20):
+    while len(kills) < 20:
         shutil.rmtree(out)
-        start = time.monotonic()
+        number, start = len(kills), time.monotonic()
         if number < 4:  # with all imports
             words = [sys.executable, "-m", "onbrand", *map(str, arguments)]
             with subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.DEVNULL) as process:
                 time.sleep(draw.uniform(0, 6))
                 process.kill()
-            code = process.returncode
+            code: int | None = process.returncode
         else:
             run = begin(arguments, log)
             if number % 4:
@@ -72,11 +72,12 @@ def test_a_merge_killed_anywhere(home: Path, tmp_path: Path, draw: random.Random
             time.sleep(draw.uniform(0, writing if number % 4 else loading))
             run.send(signal.SIGKILL)
             code = run.wait()
-        kills.append((round(time.monotonic() - start, 3), code, sorted(os.listdir(out)) if out.exists() else None))
+        if code == -signal.SIGKILL:  # a run may end before its moment
+            there = sorted(os.listdir(out)) if out.exists() else None
+            kills.append((round(time.monotonic() - start, 3), there))
         complete(arguments, log)
-        assert contents(out) == whole, kills[-1]
+        assert contents(out) == whole, kills
     print(*kills, sep="\n")
-    assert sum(code == -signal.SIGKILL for _, code, _ in kills) > 10, "on a busy machine a run can end before its kill"
 
 
 @pytest.mark.prove
@@ -88,7 +89,7 @@ def test_one_of_two_processes_of_accelerate_launch_or_all_killed_anywhere(
     # --cpu starts one process, whatever --num_processes says (accelerate 1.15)
     launcher = Path(sys.executable).with_name("accelerate")
     words = [launcher, "launch", "--multi_gpu", "--num_processes", 2, "-m", "onbrand"]
-    words += [*command("train", home, out), "--max_train_steps", STEPS, "--validation_steps", 0, "--device", "cpu"]
+    words += [*command("train", home, out), "--max_train_steps", STEPS, "--device", "cpu"]
 
     def launch() -> subprocess.Popen[bytes]:
         with (tmp_path / "log").open("wb") as log:
@@ -101,30 +102,31 @@ def test_one_of_two_processes_of_accelerate_launch_or_all_killed_anywhere(
         return steps() != before or launched.poll() is not None
 
     start, launched = time.monotonic(), launch()
-    until(steps)
+    until(goes_on, launched, 0)
     first = time.monotonic()
     until(lambda: (out / "model").exists())
     imports, step = first - start, (time.monotonic() - first) / STEPS
     assert launched.wait() == 0, (tmp_path / "log").read_text()[-3000:]
     whole = contents(out)
-    for number in range(10):
+    while len(kills) < 20:
         shutil.rmtree(out)
         for target in ("one", draw.choice(["one", "all", "launcher"])):
             start, launched = time.monotonic(), launch()
             if draw.random() < 0.75:
                 until(goes_on, launched, steps())
-                time.sleep(draw.uniform(0, step * (STEPS - steps())))
+                time.sleep(draw.uniform(0, 0.9 * step * (STEPS - steps())))
             else:
                 time.sleep(draw.uniform(0, imports))
             processes = family(out)
             victims = {"one": processes[1:] and [draw.choice(processes[1:])], "launcher": processes[:1]}
             for victim in victims.get(target) or processes:
                 victim.kill()
-            kills.append((number, target, len(processes), round(time.monotonic() - start, 1), steps(), launched.wait()))
+            kill = (len(kills), target, len(processes), round(time.monotonic() - start, 1), steps())
+            if launched.wait():  # else it ended before its moment
+                kills.append(kill)
             until(lambda: not family(out))
         launched = launch()
         assert launched.wait() == 0, (kills, (tmp_path / "log").read_text()[-3000:])
         until(lambda: not family(out))
         assert contents(out) == whole, kills
     print(*kills, sep="\n")
-    assert sum(code != 0 for *_, code, _ in kills) > 15
