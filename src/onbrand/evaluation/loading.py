@@ -228,6 +228,7 @@ def open_reference(
     reference = learn(pixels, likelihoods, classes=classes, decoded=decoded)
     if file:
         keep_json(file, {"key": key, "reference": json.loads(reference.to_json())}, sealed=True)
+        return Reference.from_json(reference.to_json())  # rounded, as every later check reads it
     return reference
 
 
