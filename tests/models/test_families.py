@@ -217,8 +217,8 @@ def test_a_lora_of_another_family_is_refused(tmp_path: Path) -> None:
     lora(pipe, 2, 2, ["to_k"], text_encoder=True)
     save(pipe, tmp_path / "sdxl")
     with raises("lora", "Stable Diffusion XL", "Stable Diffusion 1 or 2"):
-        fuse(tiny_pipeline(), tmp_path / "sdxl" / LORA)
-    pipe = tiny_pipeline()
+        fuse(tiny_pipeline(family="sd"), tmp_path / "sdxl" / LORA)
+    pipe = tiny_pipeline(family="sd")
     pipe.unet = tiny_unet(16, cross_attention_dim=24)
     lora(pipe, 2, 2, ["to_k"])
     save(pipe, tmp_path / "sd")
@@ -253,10 +253,14 @@ def test_a_checkpoint_in_one_file_with_its_configuration(saved: Any, tmp_path: P
 
 
 def test_a_checkpoint_is_opened_by_the_configuration_of_its_own_kind(tmp_path: Path) -> None:
-    save_file(to_ldm(tiny_pipeline()), tmp_path / "sd.safetensors")
-    tiny_pipeline(family="sdxl").save_pretrained(tmp_path / "sdxl")
+    for family in ("sd", "sdxl"):
+        pipe = tiny_pipeline(family=family)
+        save_file(to_ldm(pipe), tmp_path / f"{family}.safetensors")
+        pipe.save_pretrained(tmp_path / family)
     with raises("model", "Stable Diffusion 1 or 2", "StableDiffusionXLPipeline", "model_config"):
         pipeline.load(tmp_path / "sd.safetensors", config=tmp_path / "sdxl")
+    with raises("model", "Stable Diffusion XL", "StableDiffusionPipeline", "model_config"):
+        pipeline.load(tmp_path / "sdxl.safetensors", config=tmp_path / "sd")
 
 
 @pytest.mark.parametrize("marks", [["v_pred"], ["v_pred", "ztsnr"], []])
@@ -311,7 +315,7 @@ def test_students_of_a_few_steps_are_told_of(
     if "scheduler" in options:
         pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     elif options:
-        pipe.unet = tiny_unet(16, cross_attention_dim=16, **options)
+        pipe.unet = type(pipe.unet).from_config(pipe.unet.config, **options)
     pipe.save_pretrained(tmp_path / name)
     pipeline.load(tmp_path / name)
     words = [str(one.message) for one in recwarn if "distilled" in str(one.message)]

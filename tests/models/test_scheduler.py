@@ -15,7 +15,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EDMEulerScheduler, EulerDiscreteScheduler, StableDiffusionImg2ImgPipeline
+from diffusers import DDIMScheduler, EDMEulerScheduler, EulerDiscreteScheduler
 from diffusers.utils import is_torchsde_available
 
 from onbrand.models.scheduler import (
@@ -28,7 +28,7 @@ from onbrand.models.scheduler import (
     with_options,
     with_terminal,
 )
-from worlds import raises
+from worlds import img2img_of, raises
 
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 BASE = DDIMScheduler(**SD, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
@@ -69,8 +69,9 @@ def test_start_is_img2img_at_strength_one(pipe: Any, name: Any, spacing: Any, ka
     mean = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(9))
     noise = torch.cat([torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (3, 4)])
 
-    parts = {**pipe.components, "scheduler": scheduler}
-    theirs = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+    pipe = copy.copy(pipe)
+    pipe.scheduler = scheduler
+    theirs = img2img_of(pipe)
     scheduler.set_timesteps(steps)
     timesteps, _ = theirs.get_timesteps(steps, 1.0, "cpu")
     generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]

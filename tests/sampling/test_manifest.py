@@ -17,6 +17,7 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 from onbrand.data.images import to_image
+from onbrand.models.families import encoders_of
 from onbrand.models.pipeline import fingerprint
 from onbrand.options.generate import GenerateOptions, SamplingSettings
 from onbrand.sampling.manifest import read_manifest, read_settings, remake, write_images
@@ -71,7 +72,7 @@ def test_what_a_line_says(original: Any, pipe: Any, prior: Any) -> None:
     assert entry["fingerprints"] == {
         "unet": fingerprint(pipe.unet),
         "vae": fingerprint(pipe.vae),
-        "text_encoder": fingerprint(pipe.text_encoder),
+        **{name: fingerprint(encoder) for name, encoder in encoders_of(pipe).items()},
         "prior": prior.fingerprint,
     }
     assert pixels(original / "00004.png").shape == (16, 16, 3)
