@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from onbrand.api import merge
 from onbrand.models import pipeline
 from onbrand.models.checkpoint import LORA
 from onbrand.models.controlnet import new_controlnet, open_controlnets
@@ -352,3 +353,19 @@ def test_stable_diffusion_2_of_its_own_width_has_openclips_names() -> None:
     names = [name for name in weights_of(pipe) if name.startswith("cond_stage_model.")]
     assert "cond_stage_model.model.transformer.resblocks.1.attn.in_proj_weight" in names
     assert all(name.startswith("cond_stage_model.model.") for name in names)
+
+
+def test_a_merged_model_in_one_file_is_read_by_diffusers(saved: Any, tmp_path: Path) -> None:
+    folder, pipe = saved
+    learner = lora(pipe, 2, 2, ["to_q", "to_v"])
+    with torch.no_grad():
+        for name, weight in learner.learned.items():
+            weight.copy_(0.2 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
+    save(pipe, tmp_path / "lora", base=str(folder))
+    merge(tmp_path / "lora", tmp_path / "merged", single_file=True)
+    file = tmp_path / "merged" / "model.safetensors"
+    assert sorted(path.name for path in file.parent.iterdir()) == ["model.safetensors", "run.json"]
+    theirs = type(pipe).from_single_file(str(file), config=str(folder), local_files_only=True, scheduler=pipe.scheduler)
+    merge(tmp_path / "lora", tmp_path / "whole")
+    assert images_of(theirs) == images_of(type(pipe).from_pretrained(tmp_path / "whole", local_files_only=True))
+    merge(tmp_path / "lora", tmp_path / "merged", single_file=True)  # the same command again

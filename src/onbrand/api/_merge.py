@@ -11,12 +11,13 @@ from onbrand.io import discard, read_json, versions, whole_folder, write_json
 from onbrand.options._verb import command, verb
 from onbrand.options.merge import MergeOptions
 
-UNFINISHED, RUN, INDEX = ".merged", "run.json", "model_index.json"
-"""The model before it is moved to its place, part by part; what made it; the part that makes a folder a model, which is
-removed first and moved last."""
+UNFINISHED, RUN = ".merged", "run.json"
+"""The model before it is moved to its place, part by part; what made it."""
+INDEXES = ("model_index.json", "model.safetensors")
+"""The parts that make a folder a model: removed first and moved last."""
 PARTS = (
-    INDEX, "controlnet", "feature_extractor", "image_encoder", "onbrand", RUN, "safety_checker", "scheduler",
-    "text_encoder", "tokenizer", "unet", "vae",
+    *INDEXES, "controlnet", "feature_extractor", "image_encoder", "onbrand", RUN, "safety_checker", "scheduler",
+    "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae",
 )  # fmt: skip
 """Of a merged model."""
 
@@ -46,11 +47,12 @@ def merge(options: MergeOptions) -> Path:
     trained_start = pipeline.trained_start_of(pipe) if scale > 0 else None
     fuse_words(pipe, trained_start)
     with whole_folder(out / UNFINISHED) as draft:
-        pipeline.save(pipe, draft, open_prior(None, lora) if trained_start else None, trained_start)
+        prior = open_prior(None, lora) if trained_start else None
+        pipeline.save(pipe, draft, prior, trained_start, options.single_file)
         write_json(draft / RUN, record)
     for part in PARTS:
         discard(out / part)
-    for part in sorted(os.listdir(out / UNFINISHED), key=lambda name: (name == INDEX, name)):
+    for part in sorted(os.listdir(out / UNFINISHED), key=lambda name: (name in INDEXES, name)):
         os.replace(out / UNFINISHED / part, out / part)
     discard(out / UNFINISHED)
     print(f"wrote {out}")
@@ -60,7 +62,9 @@ def merge(options: MergeOptions) -> Path:
 def check_empty(out: Path, words: object) -> None:
     """OnbrandError if the folder holds anything but what `words`, a command, or a merge that was killed left in it."""
     rest = set(os.listdir(out)) - {LOCK, UNFINISHED}
-    if (out / UNFINISHED / INDEX).is_file() or (rest and read_json(out / RUN).get("command") == words):
+    if any((out / UNFINISHED / index).is_file() for index in INDEXES) or (
+        rest and read_json(out / RUN).get("command") == words
+    ):
         rest -= set(PARTS)
     if rest:
         raise OnbrandError(
