@@ -140,7 +140,8 @@ def suffer(world: Path, stranger: Path, folder: Path, outside: Path, log: Path, 
             attack()
             events.clear()
             codes, page = {}, folder / "report.html"
-            checks = [("check", folder / "images" / row) for row in ("row", "p") if f"images/{row}" in name]
+            rows = [folder / "images" / row for row in ("row", "p") if f"images/{row}" in name]
+            checks = [("check", row) for row in rows if row.resolve() == row]  # a link that is named is the user's own
             for verb, place in [("report", folder), *checks]:
                 words = ["report", place, "--output_file", page] if verb == "report" else command("check", world, place)
                 try:
