@@ -60,7 +60,7 @@ class Ideal(torch.nn.Module):
 @pytest.fixture(scope="module")
 def fine() -> Any:
     """A pipeline that samples in 1,000 steps, down to x0 itself, and a prior whose components are all directions."""
-    pipe = tiny_pipeline()
+    pipe = tiny_pipeline(prediction_type="epsilon")
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, steps_offset=0, set_alpha_to_one=True)
     base = tiny_prior(pipe, ("garment",), text=False)
     every = Gaussian(torch.full((4, 8, 8), MU), torch.eye(256), torch.full((256,), 300.0), 256 * 300.0, 100)
