@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import codecs
 import errno
-import glob
-import hashlib
 import json
 import math
 import os
-import platform
 import re
-import secrets
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
@@ -66,9 +61,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = draft_of(path)
-    for former in path.parent.glob(f".{glob.escape(_stem(path))}.*.tmp"):
-        if len(former.name) == len(draft.name) and DRAFT.fullmatch(former.name):
-            remove(former)
+    for name in os.listdir(path.parent):
+        if name.startswith(f".{_stem(path)}.") and len(name) == len(draft.name) and DRAFT.fullmatch(name):
+            remove(path.with_name(name))
     draft.mkdir()
     try:
         yield draft
@@ -80,7 +75,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 def draft_of(path: Path) -> Path:
     """A name beside `path` that nobody can guess, to be created exclusively."""
-    return path.with_name(f".{_stem(path)}.{secrets.token_hex(8)}.tmp")
+    return path.with_name(f".{_stem(path)}.{os.urandom(8).hex()}.tmp")
 
 
 def _stem(path: Path) -> str:
@@ -443,11 +438,16 @@ def plain(text: object) -> str:
 
 def digest(content: object) -> str:
     """sha256 in hex of bytes, or of what JSON makes of anything else."""
+    from hashlib import sha256  # here, as below: `onbrand --help` needs none of it
+
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return hashlib.sha256(data).hexdigest()
+    return sha256(data).hexdigest()
 
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
+    import platform
+    from importlib.metadata import version
+
     numbers = {name: version(name) for name in ("onbrand", "torch", "diffusers", "transformers")}
     return numbers | {"python": platform.python_version()}

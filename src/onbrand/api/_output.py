@@ -6,7 +6,6 @@ import errno
 import os
 import re
 import shutil
-import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -110,6 +109,8 @@ def locked(folder: Path, verb: str) -> Iterator[None]:
 
     Where a file system knows no locks, a warning says so and the run goes on.
     """
+    import socket
+
     from filelock import FileLock, Timeout
 
     file = folder / LOCK
