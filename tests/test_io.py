@@ -243,7 +243,7 @@ def test_a_drafts_name_cannot_be_guessed_and_nothing_is_written_into_one_that_is
     names = {draft_of(tmp_path / "a.json").name for _ in range(99)}
     assert len(names) == 99 and all(len(name) == len(".a.json..tmp") + 16 for name in names)
     (tmp_path / "victim").write_text("mine")
-    monkeypatch.setattr("secrets.token_hex", lambda _: "0" * 16)
+    monkeypatch.setattr("os.urandom", bytes)
     for link in (draft_of(tmp_path / "a.json"), draft_of(tmp_path / "model")):
         link.symlink_to(tmp_path / "victim")
     with pytest.raises(FileExistsError), whole_file(tmp_path / "a.json"):
