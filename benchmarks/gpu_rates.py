@@ -16,6 +16,7 @@ from PIL import Image
 
 from gpu_models import DTYPES, Size, catalogue, model
 from gpu_timing import fresh, idle, paired, rate, ratio
+from onbrand.models.families import family_of
 from onbrand.models.fitting import encode_records
 from onbrand.options.generate import SamplingSettings
 from onbrand.sampling.requests import Request
@@ -76,12 +77,13 @@ def generation(size: Size, dtype: torch.dtype, batch: int) -> tuple[dict[str, Ca
     pipe, (_, _, prior) = model(size, dtype), catalogue(size)
     prompts = [f"a shirt {number}" for number in range(batch)]
     requests = [Request(prompt, seed, "shirt") for seed, prompt in enumerate(prompts)]
+    guidance = family_of(pipe).guidance
     config = SamplingSettings(start="mean", look_ahead=0, num_inference_steps=size.steps, batch_size=batch)
 
     def plain() -> Any:
         generators = [torch.Generator().manual_seed(seed) for seed in range(batch)]
         return pipe(
-            prompts, num_inference_steps=size.steps, guidance_scale=config.guidance_scale, generator=generators,
+            prompts, num_inference_steps=size.steps, guidance_scale=guidance, generator=generators,
             height=size.side, width=size.side,
         )  # fmt: skip
 

@@ -34,10 +34,16 @@ def page() -> str:
 
 
 def section(verb: Verb[Any, Any, Any]) -> str:
-    """One verb: what it does, a table of its flags."""
+    """One verb: what it does, a table of its flags, and those that mean what they mean in the first verb."""
     caption = inspect.cleandoc(verb.__doc__ or "").splitlines()[0]
-    rows = "".join(f"{flag}|{value}|{words}\n" for flag, value, words in options(verb.options))
-    return f"\n## {verb.__name__}\n{caption}\n\nflag|default|meaning\n---|---|---\n{rows}"
+    first = list(options(VERBS[0].options))
+    own, same = [], []
+    for row in options(verb.options):
+        repeated = verb is not VERBS[0] and (row in first or row[2] == f"as for `{VERBS[0].__name__}`")
+        (same if repeated else own).append(row)
+    rows = "".join(f"{flag}|{value}|{words}\n" for flag, value, words in own)
+    rest = f"\nAs for `{VERBS[0].__name__}`: {', '.join(flag for flag, *_ in same)}.\n" if same else ""
+    return f"\n## {verb.__name__}\n{caption}\n\nflag|default|meaning\n---|---|---\n{rows}{rest}"
 
 
 def options(settings: type[Any]) -> Iterator[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from onbrand import api, cli
 from onbrand.core import Conditional, ConditionalFitter, Prior
@@ -252,9 +253,39 @@ def test_train_refuses_what_does_not_fit_the_prior(world: Path, brand: Path, tmp
         api.train(world / "photos", world / "model", tmp_path / "run", prior=brand, resolution=32)
     with raises("training", "prior", "random_flip"):
         api.train(world / "photos", world / "model", tmp_path / "run", prior=brand, random_flip=True)
-    with raises("training", "start mean", "prior"):
-        api.train(world / "photos", world / "model", tmp_path / "run")
     assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+def test_train_writes_no_images_among_the_photos(world: Path, tmp_path: Path) -> None:
+    photos, others = tmp_path / "photos", world / "photos"
+    photos.mkdir()
+    for images, validation_data in ((photos, None), (others, photos)):
+        with raises("folder", f"got {photos / 'run'}:"):
+            api.train(
+                images, world / "model", photos / "run", start="noise", validation_data=validation_data,
+                validation_loss_steps=int(validation_data is not None),
+            )  # fmt: skip
+    assert not list(photos.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "values"),
+    [
+        ({"start": None}, "training", ("start mean", "prior")),
+        ({"mixed_precision": "fp16"}, "training", ("fp16", "GPU")),
+        ({"report_to": "nothing"}, "training", ("report_to", "nothing")),
+        ({"timestep_range": (0, 5000)}, "training", ("timestep_range", 5000)),
+        ({"method": "lora", "target_modules": ["to_x"]}, "model", ("target_modules", "'to_x'")),
+        ({"device": "meta"}, "option", ("device", "'meta'")),
+        ({"method": "controlnet"}, "training", ("have none", "conditioning_file_name")),
+    ],
+)
+def test_train_refuses_before_it_works(
+    world: Path, tmp_path: Path, options: dict[str, object], code: str, values: tuple[object, ...]
+) -> None:
+    with raises(code, *values):
+        api.train(world / "photos", world / "model", tmp_path / "run", **{"start": "noise"} | options)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists(), "no image was encoded"
 
 
 def test_training_ends_where_no_more_images_pass_and_stays_ended(
@@ -389,6 +420,22 @@ def test_check_marks_what_was_broken(world: Path, check_folder: Path) -> None:
     assert content["measures"]["diversity"]["value"] > 0 and content["measures"]["frechet"]["value"] >= 0
     with Image.open(check_folder / "check.png") as sheet:
         assert sheet.width > 500
+
+
+@pytest.mark.parametrize("verb", ["check", "diagnose"])
+def test_a_prior_is_not_asked_by_another_autoencoder(
+    verb: str, world: Path, brand: Path, check_folder: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(world / "model", other)
+    weights = load_file(other / "vae" / "diffusion_pytorch_model.safetensors")
+    save_file({name: 1.01 * weight for name, weight in weights.items()},
+              other / "vae" / "diffusion_pytorch_model.safetensors", {"format": "pt"})  # fmt: skip
+    with raises("prior", "vae", "fit a prior with this model"):
+        if verb == "check":
+            api.check(check_folder, world / "photos", prior=brand, model=other)
+        else:
+            api.diagnose(brand, model=other)
 
 
 def test_check_requires(world: Path, brand: Path, check_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -404,7 +404,7 @@ CALLS: dict[str, Any] = {
         learning_rate=1e-4, ema_decay=0.9, caption_dropout_rate=0.0, mixed_precision="bf16", num_inference_steps=2,
         guidance_scale=1.0, batch_size=3, model_config="F",
     ),
-    "merge": api.merge.options("l", "o", model="M", lora_scale=-1.0, device="cpu", model_config="F"),
+    "merge": api.merge.options("l", "o", model="M", single_file=True, lora_scale=-1.0, device="cpu", model_config="F"),
     "report": api.report.options("run", output_file="page.html"),
     "data": api.data.options("garments", "o", split="test", num_images=3),
 }  # fmt: skip

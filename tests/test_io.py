@@ -243,7 +243,7 @@ def test_a_drafts_name_cannot_be_guessed_and_nothing_is_written_into_one_that_is
     names = {draft_of(tmp_path / "a.json").name for _ in range(99)}
     assert len(names) == 99 and all(len(name) == len(".a.json..tmp") + 16 for name in names)
     (tmp_path / "victim").write_text("mine")
-    monkeypatch.setattr("secrets.token_hex", lambda _: "0" * 16)
+    monkeypatch.setattr("os.urandom", bytes)
     for link in (draft_of(tmp_path / "a.json"), draft_of(tmp_path / "model")):
         link.symlink_to(tmp_path / "victim")
     with pytest.raises(FileExistsError), whole_file(tmp_path / "a.json"):
@@ -360,3 +360,15 @@ def test_a_name_is_shown_as_it_is_and_steers_nothing(name: str, text: str) -> No
 def test_a_name_that_is_no_unicode_is_written_and_read_back(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"file": os.fsdecode(b"\xff.png")})
     assert read_json(tmp_path / "a.json")["file"] == r"\udcff.png"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_device_or_a_pipe_is_not_replaced_by_a_file(tmp_path: Path, linked: bool) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    if linked:
+        (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    target = tmp_path / ("link" if linked else "pipe")
+    with pytest.raises(FileExistsError, match="a device or pipe"), whole_file(target):
+        pytest.fail("it began")
+    assert (tmp_path / "pipe").is_fifo() and len(os.listdir(tmp_path)) == 1 + linked

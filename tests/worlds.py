@@ -15,6 +15,7 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoPipelineForImage2Image,
     DDIMScheduler,
     DiffusionPipeline,
     StableDiffusionPipeline,
@@ -22,7 +23,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from PIL import Image, ImageDraw
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from onbrand.errors import OnbrandError
@@ -152,6 +153,28 @@ def sdxl(size: int) -> dict[str, Any]:
 
 FAMILIES = {"sd": sd, "sd2": sd2, "sdxl": sdxl}
 """Families of models that `tiny_pipeline` makes."""
+
+
+def predict(
+    unet: UNet2DConditionModel, x_t: Tensor, t: Tensor | int, hidden: Tensor, pooled: Tensor | None = None
+) -> Tensor:
+    """A tiny UNet's output, called as diffusers' own training scripts call it: an SDXL's also with pooled text
+    (B, WIDTH), drawn if there is none, and the images' size."""
+    if unet.config.addition_embed_type is None:
+        return unet(x_t, t, encoder_hidden_states=hidden).sample
+    height, width = 2 * x_t.shape[-2], 2 * x_t.shape[-1]
+    if pooled is None:
+        pooled = torch.randn(len(x_t), WIDTH, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[height, width, 0, 0, height, width]] * len(x_t)).to(x_t)
+    beside = {"text_embeds": pooled.to(x_t), "time_ids": ids}
+    return unet(x_t, t, encoder_hidden_states=hidden, added_cond_kwargs=beside).sample
+
+
+def img2img_of(pipe: DiffusionPipeline) -> DiffusionPipeline:
+    """diffusers' own image-to-image pipeline of its parts."""
+    other = AutoPipelineForImage2Image.from_pipe(pipe)
+    other.set_progress_bar_config(disable=True)
+    return other
 
 
 def tiny_vae(size: int, scaling_factor: float) -> AutoencoderKL:

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import codecs
 import errno
-import glob
-import hashlib
 import json
 import math
 import os
-import platform
 import re
-import secrets
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,6 +33,8 @@ def whole_file(path: Path, durable: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir() and not path.is_symlink():
         raise IsADirectoryError(errno.EISDIR, "a file is to be written, and a folder is there", str(path))
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "a file is to be written, and a device or pipe is there", str(path))
     draft = draft_of(path)
     os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
@@ -64,9 +61,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = draft_of(path)
-    for former in path.parent.glob(f".{glob.escape(_stem(path))}.*.tmp"):
-        if len(former.name) == len(draft.name) and DRAFT.fullmatch(former.name):
-            remove(former)
+    for name in os.listdir(path.parent):
+        if name.startswith(f".{_stem(path)}.") and len(name) == len(draft.name) and DRAFT.fullmatch(name):
+            remove(path.with_name(name))
     draft.mkdir()
     try:
         yield draft
@@ -78,7 +75,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 def draft_of(path: Path) -> Path:
     """A name beside `path` that nobody can guess, to be created exclusively."""
-    return path.with_name(f".{_stem(path)}.{secrets.token_hex(8)}.tmp")
+    return path.with_name(f".{_stem(path)}.{os.urandom(8).hex()}.tmp")
 
 
 def _stem(path: Path) -> str:
@@ -287,7 +284,7 @@ def parse(content: str | bytes) -> Any:
     """
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
-        value = json.loads(text, object_pairs_hook=_unique)
+        value = json.loads(text, object_pairs_hook=unique)
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is no UTF-8 text") from error
     except json.JSONDecodeError as error:
@@ -397,7 +394,7 @@ def json_of(text: str, code: str, place: str) -> Any:
         ) from error
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; ValueError for a key that stands in it twice."""
     content = dict(pairs)
     if len(content) < len(pairs):
@@ -441,11 +438,16 @@ def plain(text: object) -> str:
 
 def digest(content: object) -> str:
     """sha256 in hex of bytes, or of what JSON makes of anything else."""
+    from hashlib import sha256  # here, as below: `onbrand --help` needs none of it
+
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return hashlib.sha256(data).hexdigest()
+    return sha256(data).hexdigest()
 
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
+    import platform
+    from importlib.metadata import version
+
     numbers = {name: version(name) for name in ("onbrand", "torch", "diffusers", "transformers")}
     return numbers | {"python": platform.python_version()}

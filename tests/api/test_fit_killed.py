@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from processes import SERVER
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +35,7 @@ def work(world: Path, out: Path) -> None:
 
 def fit(world: Path, out: Path, after: float | None = None) -> tuple[float, bool]:
     """A fit in a process of its own, killed `after` seconds from its beginning: its seconds, and whether it was."""
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["onbrand.models.fitting", "onbrand.api._inputs"])
-    process = server.Process(target=work, args=(world, out))
+    process = SERVER.Process(target=work, args=(world, out))
     process.start()
     while process.is_alive() and not (out / "begun").exists():
         time.sleep(0.001)

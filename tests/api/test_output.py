@@ -129,17 +129,24 @@ def test_a_place_that_is_no_folder_is_found_first(tmp_path: Path) -> None:
     assert not worked and sorted(os.listdir(tmp_path)) == ["file", "loop", "nowhere"]
 
 
-def test_a_place_that_may_not_be_written_is_found_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_place_that_may_not_be_written_is_found_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     open_file = os.open
 
     def refuse(path: Any, flags: int, *more: Any, **named: Any) -> int:
         if flags & os.O_CREAT and Path(path).parent == tmp_path:
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            raise OSError(number, os.strerror(number), str(path))
         return open_file(path, flags, *more, **named)
 
     monkeypatch.setattr(os, "open", refuse)
-    with raises("folder", f"{tmp_path} cannot be read or written", "Permission denied", "the right"):
+    right = ["the right"] if number == errno.EACCES else []
+    with raises(
+        "folder", f"{tmp_path} cannot be read or written", os.strerror(number), "another place", *right
+    ) as caught:
         run(tmp_path, lambda: pytest.fail("it worked"))
+    assert ("the right" in str(caught.value)) == bool(right), "nobody has it on a disk that is read-only"
 
 
 @pytest.mark.parametrize("name", ["model", "state", "validation", "means", "trace", "manifest.jsonl", "log.jsonl"])
@@ -229,6 +236,7 @@ FULL = [
     SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
     RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
     RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+    RuntimeError("basic_ios::clear: iostream error"),
 ]
 
 
@@ -237,8 +245,22 @@ def test_a_full_disk_is_one_line_whoever_writes(tmp_path: Path, error: Exception
     def work() -> None:
         raise error
 
-    with raises("space", tmp_path, "MB that are free", "the same command goes on"):
+    quota = isinstance(error, OSError) and error.errno == errno.EDQUOT  # what is free is not this user's then
+    with raises("space", tmp_path, "the same command goes on", *([] if quota else ["MB that are free"])) as caught:
         run(tmp_path, work)
+    assert quota != ("MB that are free" in str(caught.value))
+
+
+def test_a_disk_that_holds_no_more_files_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Any, *_: Any, **__: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    disk = os.statvfs(tmp_path)
+    full = os.statvfs_result((*disk[:5], 8_000, 0, 0, *disk[8:]))
+    monkeypatch.setattr(os, "statvfs", lambda _: full)
+    monkeypatch.setattr(os, "open", refuse)
+    with raises("space", tmp_path, "as many files as it can, 8,000", "free some"):
+        run(tmp_path, lambda: pytest.fail("it worked"))
 
 
 def test_a_damaged_file_is_no_full_disk(tmp_path: Path) -> None:

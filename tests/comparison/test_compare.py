@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import re
 import time
 from functools import partial
@@ -24,6 +23,7 @@ from onbrand.core import Prior
 from onbrand.errors import OnbrandError
 from onbrand.evaluation.statistics import difference
 from onbrand.options.compare import CompareSettings
+from processes import SERVER
 from worlds import CHECK, MANIFEST_LINE, raises, tiny_pipeline
 
 CONFIG = CompareSettings(
@@ -251,9 +251,7 @@ def share(folder: Path, name: str) -> None:
 
 
 def test_two_processes_share_the_work(tmp_path: Path) -> None:
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["onbrand.comparison.jobs"])
-    both = [server.Process(target=share, args=(tmp_path, name)) for name in "ab"]
+    both = [SERVER.Process(target=share, args=(tmp_path, name)) for name in "ab"]
     for process in both:
         process.start()
     for process in both:

@@ -33,6 +33,7 @@ def contents(folder: Path) -> tuple[str, list[str]]:
             "look like captions: the caption of a.png",
         ),
         ([f"0000{i}.png.txt" for i in range(4)], 0, "4 files (00000.png.txt first)", "look like captions"),
+        ([f"0000{i}.txt.txt" for i in range(4)], 0, "4 files (00000.txt.txt first)", "look like captions"),
         ([f"0000{i}.json" for i in range(4)], 0, "4 files (00000.json first)", "look like captions"),
         (["00001.Caption", "00002.cap"], 0, "2 files (00001.Caption first)", "look like captions"),
         (["captions/00001.txt"], 0, "captions/00001.txt", "looks like captions"),

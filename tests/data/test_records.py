@@ -213,6 +213,11 @@ def test_splits_are_not_mixed(tmp_path: Path) -> None:
     assert len(read_folder(tmp_path, split="train")[0]) == 2
     with raises("data", tmp_path, "split='validation'"):
         read_folder(tmp_path, split="validation")
+    for split in ("..", "train/../..", "/etc"):
+        with raises("data", tmp_path, split, "no split"):
+            read_folder(tmp_path, split=split)
+    with raises("data", tmp_path / "train", "'x'", "no splits", "Leave split out"):
+        read_folder(tmp_path / "train", split="x")
 
 
 def test_what_is_not_there_is_an_error_with_a_remedy(tmp_path: Path) -> None:

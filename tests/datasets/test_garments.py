@@ -16,6 +16,7 @@ from PIL import Image as Images
 from PIL import features
 
 from datasets import Image, load_dataset
+from onbrand import api
 from onbrand.data.records import read_folder
 from onbrand.datasets import garments
 from onbrand.datasets.garments import COLOURS, PREFIXES, SIZE, SPLITS, VALUES, caption, descriptions, garment_folder
@@ -210,3 +211,23 @@ def test_images_are_made_again_byte_for_byte(tools: Any) -> None:
 
 def _pixels(content: bytes) -> bytes:
     return Images.open(io.BytesIO(content)).convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("name", ["garments", "photos", "try-on"])
+def test_a_dataset_takes_the_place_of_nothing_else(name: Any, tmp_path: Path) -> None:
+    api.data(name, tmp_path / "a", num_images=3)
+    whole = {file: file.read_bytes() for file in (tmp_path / "a").rglob("*") if file.is_file()}
+    (tmp_path / "a/00001.png").unlink()
+    (tmp_path / "a/metadata.jsonl").unlink()  # as after a kill
+    api.data(name, tmp_path / "a", num_images=3)
+    assert {file: file.read_bytes() for file in (tmp_path / "a").rglob("*") if file.is_file()} == whole
+    api.data(name, tmp_path / "a", num_images=4)
+    for file, content in (("00002.png", b"mine"), ("metadata.jsonl", b'{"file_name": "mine.png"}\n')):
+        others = tmp_path / f"with {file}"
+        others.mkdir()
+        (others / file).write_bytes(content)
+        with raises("folder", others / file, "another output_dir"):
+            api.data(name, others, num_images=3)
+        assert [one.name for one in others.iterdir()] == [file] and (others / file).read_bytes() == content
+    with raises("folder", tmp_path / "a"):
+        api.data(name, tmp_path / "a", split="test", num_images=3)

@@ -299,3 +299,25 @@ def test_photos_that_do_not_open_are_said_where_ranges_are_learned(
     error = capsys.readouterr().err
     assert "1 of 24 photos cannot be opened" in error and f"{tmp_path / 'photos/00002.png'}: not an image" in error
     assert sum(reference.count) == 23 and len(read_folder(photos)[0]) == 24
+
+
+def test_a_link_to_nothing_among_the_photos_is_one_that_does_not_open(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(photos, tmp_path / "photos", ignore=shutil.ignore_patterns("metadata.jsonl"))
+    (tmp_path / "photos/gone.png").symlink_to("nowhere.png")
+    (tmp_path / "photos/round.png").symlink_to("round.png")
+    open_reference(tmp_path / "photos", (128, 128), None, None, None)
+    assert "2 of 26 photos cannot be opened" in capsys.readouterr().err
+
+
+def test_the_first_check_of_a_brand_has_the_numbers_of_every_later_one(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for i in range(24):
+        image = Image.new("RGB", (32, 32), "white")
+        image.paste((200, 30, 9 * i), (8, 6, 20 + i % 3, 25))
+        image.save(tmp_path / "photos" / f"{i}.png")
+    first, later = (open_reference(tmp_path / "photos", (32, 32), None, None, tmp_path) for _ in range(2))
+    assert (tmp_path / "reference.json").is_file() and first.poses
+    assert all(torch.equal(pose, later.poses[name]) for name, pose in first.poses.items())
+    assert first.to_json() == later.to_json()

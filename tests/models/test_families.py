@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from onbrand.api import merge
 from onbrand.models import pipeline
 from onbrand.models.checkpoint import LORA
 from onbrand.models.controlnet import new_controlnet, open_controlnets
@@ -217,8 +218,8 @@ def test_a_lora_of_another_family_is_refused(tmp_path: Path) -> None:
     lora(pipe, 2, 2, ["to_k"], text_encoder=True)
     save(pipe, tmp_path / "sdxl")
     with raises("lora", "Stable Diffusion XL", "Stable Diffusion 1 or 2"):
-        fuse(tiny_pipeline(), tmp_path / "sdxl" / LORA)
-    pipe = tiny_pipeline()
+        fuse(tiny_pipeline(family="sd"), tmp_path / "sdxl" / LORA)
+    pipe = tiny_pipeline(family="sd")
     pipe.unet = tiny_unet(16, cross_attention_dim=24)
     lora(pipe, 2, 2, ["to_k"])
     save(pipe, tmp_path / "sd")
@@ -253,10 +254,14 @@ def test_a_checkpoint_in_one_file_with_its_configuration(saved: Any, tmp_path: P
 
 
 def test_a_checkpoint_is_opened_by_the_configuration_of_its_own_kind(tmp_path: Path) -> None:
-    save_file(to_ldm(tiny_pipeline()), tmp_path / "sd.safetensors")
-    tiny_pipeline(family="sdxl").save_pretrained(tmp_path / "sdxl")
+    for family in ("sd", "sdxl"):
+        pipe = tiny_pipeline(family=family)
+        save_file(to_ldm(pipe), tmp_path / f"{family}.safetensors")
+        pipe.save_pretrained(tmp_path / family)
     with raises("model", "Stable Diffusion 1 or 2", "StableDiffusionXLPipeline", "model_config"):
         pipeline.load(tmp_path / "sd.safetensors", config=tmp_path / "sdxl")
+    with raises("model", "Stable Diffusion XL", "StableDiffusionPipeline", "model_config"):
+        pipeline.load(tmp_path / "sdxl.safetensors", config=tmp_path / "sd")
 
 
 @pytest.mark.parametrize("marks", [["v_pred"], ["v_pred", "ztsnr"], []])
@@ -311,7 +316,7 @@ def test_students_of_a_few_steps_are_told_of(
     if "scheduler" in options:
         pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     elif options:
-        pipe.unet = tiny_unet(16, cross_attention_dim=16, **options)
+        pipe.unet = type(pipe.unet).from_config(pipe.unet.config, **options)
     pipe.save_pretrained(tmp_path / name)
     pipeline.load(tmp_path / name)
     words = [str(one.message) for one in recwarn if "distilled" in str(one.message)]
@@ -348,3 +353,19 @@ def test_stable_diffusion_2_of_its_own_width_has_openclips_names() -> None:
     names = [name for name in weights_of(pipe) if name.startswith("cond_stage_model.")]
     assert "cond_stage_model.model.transformer.resblocks.1.attn.in_proj_weight" in names
     assert all(name.startswith("cond_stage_model.model.") for name in names)
+
+
+def test_a_merged_model_in_one_file_is_read_by_diffusers(saved: Any, tmp_path: Path) -> None:
+    folder, pipe = saved
+    learner = lora(pipe, 2, 2, ["to_q", "to_v"])
+    with torch.no_grad():
+        for name, weight in learner.learned.items():
+            weight.copy_(0.2 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
+    save(pipe, tmp_path / "lora", base=str(folder))
+    merge(tmp_path / "lora", tmp_path / "merged", single_file=True)
+    file = tmp_path / "merged" / "model.safetensors"
+    assert sorted(path.name for path in file.parent.iterdir()) == ["model.safetensors", "run.json"]
+    theirs = type(pipe).from_single_file(str(file), config=str(folder), local_files_only=True, scheduler=pipe.scheduler)
+    merge(tmp_path / "lora", tmp_path / "whole")
+    assert images_of(theirs) == images_of(type(pipe).from_pretrained(tmp_path / "whole", local_files_only=True))
+    merge(tmp_path / "lora", tmp_path / "merged", single_file=True)  # the same command again

@@ -13,10 +13,10 @@ import torch
 
 from onbrand import api
 from onbrand.comparison.baselines import few_of
-from onbrand.core import ConditionalFitter, Gaussian
+from onbrand.core import ConditionalFitter, Gaussian, Prior
 from onbrand.data.records import open_folder
-from onbrand.models.fitting import FOLDS, encode_photos, numbers_of, starts_of
-from worlds import raises, write_blocks
+from onbrand.models.fitting import FOLDS, draw_means, encode_photos, numbers_of, starts_of
+from worlds import raises, tiny_prior, write_blocks
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -102,3 +102,14 @@ def test_latents_in_half_the_size_are_found_again_by_whoever_reads_them(
     (mean, _), (exact, _) = again.get(used.keys), full.get(used.keys)
     assert mean.dtype == torch.float32 and not torch.equal(mean, exact)
     torch.testing.assert_close(mean, exact, rtol=1 / 2048, atol=1e-7)
+
+
+def test_every_class_has_a_file_of_its_mean_whatever_it_is_called(pipe: DiffusionPipeline, tmp_path: Path) -> None:
+    names = {
+        "..": "_..", ".": "_.", "CON": "_CON", "aux.b": "_aux.b", "com1": "_com1", "console": "console", "a/b": "a_b",
+        "a\\b": "a_b 7", "A/B": "A_B 8", "x" * 200: "x" * 80, "\u5973\u88c5": "\u5973\u88c5",
+    }  # fmt: skip
+    gaussian = next(iter(tiny_prior(pipe, ("a",)).gaussians.values()))
+    prior = Prior(dict.fromkeys(names, gaussian), tiny_prior(pipe, ("a",)).provenance)
+    assert draw_means(pipe, prior, tmp_path) == names
+    assert {file.stem for file in tmp_path.iterdir()} == set(names.values())

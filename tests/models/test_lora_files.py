@@ -289,12 +289,20 @@ def test_a_dora_as_kohya_and_lycoris_write_it(axis: int, tmp_path: Path, capsys:
         moved = weight + change_of(pair, 1 / RANK)
         wanted[f"{name}.weight"] = size * moved / torch.linalg.vector_norm(moved, dim=others, keepdim=True) - weight
     file = written(tmp_path, state)
-    for scale in (1.0, 0.5, 0.0):
+    for scale in (1.0, 0.5):
         _, change, _ = fused(file, capsys, scale)
         for name, part in wanted.items():
             torch.testing.assert_close(change[name], scale * part, atol=1e-6, rtol=1e-4)
     with raises("lora", "DoRA", -1.0):
         fused(file, capsys, -1.0)
+
+
+def test_a_strength_that_leaves_nothing_or_no_number_is_said(tmp_path: Path, capsys: Any) -> None:
+    file = written(tmp_path, by_peft(OTHERS["LoHa"])[0])
+    with pytest.warns(UserWarning, match=r"changes nothing: lora_scale is 0"):
+        fused(file, capsys, 0.0)
+    with raises("lora", "NaN or infinite", "lora_scale nearer to 1 than 1e+308"):
+        fused(file, capsys, 1e308)
 
 
 def test_what_is_taken_out_again_leaves_the_base(tmp_path: Path, capsys: Any) -> None:
@@ -402,7 +410,7 @@ def test_what_cannot_take_is_refused_by_name(case: str, tmp_path: Path) -> None:
     state, values = NO_LORA[case]
     file = written(tmp_path, state)
     with raises("lora", file, *values):
-        fuse(tiny_pipeline(), file)
+        fuse(tiny_pipeline(family="sd" if "Stable Diffusion XL" in values else None), file)
 
 
 @pytest.mark.parametrize(
@@ -424,7 +432,7 @@ def test_metadata_that_says_another_model_or_nothing_that_can_be_read(
     state = query(lambda o, i: halves(ones(2, i), ones(o, 2)))
     file = written(tmp_path, state, **metadata)
     with raises("lora", file, *values):
-        fuse(tiny_pipeline(), file)
+        fuse(tiny_pipeline(family="sd" if "Stable Diffusion XL" in values else None), file)
 
 
 def test_a_lora_of_zeros_says_that_it_changes_nothing(tmp_path: Path, capsys: Any) -> None:

@@ -22,6 +22,7 @@ from onbrand import api
 from onbrand.core.prior import Prior
 from onbrand.models import clip, pipeline
 from onbrand.models.controlnet import new_controlnet
+from onbrand.models.families import encoders_of
 from onbrand.models.weights import is_hub_id
 from worlds import raises, tiny_pipeline
 
@@ -136,7 +137,6 @@ FAULTS: dict[str, tuple[Edit, tuple[object, ...]]] = {
     "index a list": (content("model_index.json", b"[1]"), ("model_index.json", "[1]")),
     "index a pointer": (content("model_index.json", POINTER), ("model_index.json", "Git LFS")),
     "index of nesting": (content("model_index.json", b"[" * 100_000), ("model_index.json", "recursion")),
-    "SDXL": (config("model_index.json", _class_name="StableDiffusionXLPipeline"), ("Stable Diffusion XL",)),
     "inpainting": (config("model_index.json", _class_name="StableDiffusionInpaintPipeline"), ("Inpaint",)),
     "no class": (config("model_index.json", _class_name=None), ("None",)),
     "part not named": (config("model_index.json", unet=None), ("unet", "UNet2DConditionModel", None)),
@@ -183,17 +183,38 @@ FAULTS: dict[str, tuple[Edit, tuple[object, ...]]] = {
     "code in a pickle": (with_code, ("unet",)),
     "a cut pickle": (cut_pickle, ("unet",)),
     "nine channels": (nine_channels, ("UNet", "9", "4")),
-    "SDXL's UNet": (config("unet/config.json", addition_embed_type="text_time"), ("text_time", "Diffusion 1 or 2")),
     "of classes": (config("unet/config.json", class_embed_type="timestep"), ("class_embed_type",)),
     "no size": (config("unet/config.json", sample_size=None), ("sample_size", None)),
     "a size of words": (config("unet/config.json", sample_size="64"), ("sample_size", 64)),
+    "a size of yes": (config("unet/config.json", sample_size=True), ("sample_size", True)),
+    "a class of code": (config("model_index.json", _class_name=["my_code", "MyPipeline"]), ("my_code",)),
+    "weights a folder": (lambda m: ((m / UNET).unlink(), (m / UNET).mkdir()), (UNET, "a folder, a pipe")),
+    "weights a pipe": (lambda m: ((m / UNET).unlink(), os.mkfifo(m / UNET)), (UNET, "a folder, a pipe")),
+    "weights in int8": (
+        tensors(UNET, lambda w: {k: v.to(torch.int8) for k, v in w.items()}),
+        (f"{UNET}: conv_in.bias holds I8", "quantised"),
+    ),
+    "numbers of 6,000 digits": (content("model_index.json", b'{"a": ' + b"9" * 6000 + b"}"), ("6000 digits)",)),
+    "betas of 0": (config("scheduler/scheduler_config.json", beta_start=0.0, beta_end=0.0), ("alphas_cumprod",)),
+    "betas below 0": (config("scheduler/scheduler_config.json", beta_start=-0.1), ("scheduler",)),
+    "steps of words": (config("scheduler/scheduler_config.json", num_train_timesteps="1000"), ("'1000'",)),
+    "steps without end": (config("scheduler/scheduler_config.json", num_train_timesteps=10**12), (10**12, 100_000)),
+    "another number of betas": (config("scheduler/scheduler_config.json", trained_betas=[0.1, 0.2]), (1000, "are 2")),
+    "no betas": (config("scheduler/scheduler_config.json", trained_betas=[]), ("scheduler",)),
+    "no such spacing": (config("scheduler/scheduler_config.json", timestep_spacing="far"), ("far", "do not work")),
+    "no such prediction": (config("scheduler/scheduler_config.json", prediction_type="far"), ("far", "do not work")),
+    "thresholds beyond": (
+        config("scheduler/scheduler_config.json", thresholding=True, dynamic_thresholding_ratio=5), ("do not work", 5),
+    ),
+    "no room for words": (config("tokenizer/tokenizer_config.json", model_max_length=0), ("model_max_length", 0)),
+    "room below 0": (config("tokenizer/tokenizer_config.json", model_max_length=-5), ("model_max_length", -5)),
+    "room in words": (config("tokenizer/tokenizer_config.json", model_max_length="77"), ("model_max_length", "'77'")),
+    "a scale beyond any": (config("vae/config.json", scaling_factor=1e38), ("scaling_factor", 1e38)),
+    "a shift that is none": (config("vae/config.json", shift_factor=[0]), ("shift_factor", [0])),
     "no scale": (config("vae/config.json", scaling_factor=None), ("scaling_factor", None)),
     "a scale of words": (config("vae/config.json", scaling_factor="x"), ("scaling_factor", "x")),
     "a scale of 0": (config("vae/config.json", scaling_factor=0), ("scaling_factor", 0)),
-    "a scale that is no number": (
-        lambda m: (m / "vae/config.json").write_text((m / "vae/config.json").read_text().replace("0.18215", "NaN")),
-        ("scaling_factor", "nan"),
-    ),
+    "a scale that is no number": (config("vae/config.json", scaling_factor=float("nan")), ("scaling_factor", "nan")),
 }  # fmt: skip
 
 
@@ -207,6 +228,21 @@ def test_what_is_wrong_with_a_model_is_said_as_it_is_opened(
     with raises("model", model, *values) as caught:
         pipeline.load(model)
     assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists(), "and nothing in it was run"
+
+
+@pytest.mark.parametrize(
+    ("edit", "values"),
+    [
+        (config("model_index.json", _class_name="StableDiffusionXLPipeline"), ("Stable Diffusion XL",)),
+        (config("unet/config.json", addition_embed_type="text_time"), ("text_time", "Diffusion 1 or 2")),
+    ],
+)
+def test_a_stable_diffusion_1_that_is_called_an_xl(edit: Edit, values: tuple[str, ...], tmp_path: Path) -> None:
+    tiny_pipeline(family="sd").save_pretrained(tmp_path / "model")
+    edit(tmp_path / "model")
+    with raises("model", tmp_path / "model", *values) as caught:
+        pipeline.load(tmp_path / "model")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("verb", ["fit", "train", "generate", "merge"])
@@ -252,9 +288,9 @@ def test_every_verb_says_so_before_it_writes(verb: str, model: Path, tmp_path: P
 def test_parts_in_any_variant_are_read_and_unused_ones_need_not_be_there(edit: Edit, model: Path, saved: Path) -> None:
     edit(model)
     pipe, plain = pipeline.load(model), pipeline.load(saved)
-    for name in ("unet", "vae", "text_encoder"):
+    for name in ("unet", "vae", *encoders_of(plain)):
         assert pipeline.fingerprint(getattr(pipe, name)) == pipeline.fingerprint(getattr(plain, name)), name
-    assert pipe.safety_checker is None and pipe.feature_extractor is None
+    assert pipe.components.get("safety_checker") is None and pipe.feature_extractor is None
 
 
 def test_weights_that_nobody_asks_for_are_told_of(model: Path) -> None:
@@ -379,14 +415,17 @@ def test_a_configuration_needs_no_weights_and_a_model_of_parts_no_configuration(
     for file in model.rglob("*.safetensors"):
         file.unlink()
     pipe = pipeline.load(one_file, config=model, dtype="float16")
-    assert pipe.unet.dtype == pipe.vae.dtype == pipe.text_encoder.dtype == torch.float16
+    is_xl = len(encoders_of(pipe)) > 1
+    assert pipe.unet.dtype == pipe.text_encoder.dtype == torch.float16
+    assert pipe.vae.dtype == (torch.float32 if is_xl else torch.float16)
     assert pipeline.fingerprint(pipe.unet) == pipeline.fingerprint(tiny_pipeline().unet)
     with raises("model", "model_config", tmp_path / "nothing", "model_index.json"):
         pipeline.load(one_file, config=tmp_path / "nothing")
     with raises("model", "model_config", "one file", model):
         pipeline.load(model, config=model)
-    config("model_index.json", _class_name="StableDiffusionXLPipeline")(model)
-    with raises("model", "StableDiffusionXL"):
+    other = "StableDiffusionPipeline" if is_xl else "StableDiffusionXLPipeline"
+    config("model_index.json", _class_name=other)(model)
+    with raises("model", other):
         pipeline.load(one_file, config=model)
 
 
@@ -399,12 +438,11 @@ def pickled(source: Path, file: Path) -> Path:
     return file
 
 
-def part(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-    return lambda weights: {key: value for key, value in weights.items() if name not in key}
+def part(*names: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda weights: {key: value for key, value in weights.items() if not any(name in key for name in names)}
 
 
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
-XL = "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias"
 ONE_FILE: dict[str, tuple[str, Callable[[Path, Path], object], tuple[object, ...]]] = {
     "pointer": ("safetensors", lambda _, file: file.write_bytes(POINTER), ("Git LFS",)),
     "page": ("ckpt", lambda _, file: file.write_bytes(b"<!doctype html>"), ("web page",)),
@@ -417,11 +455,10 @@ ONE_FILE: dict[str, tuple[str, Callable[[Path, Path], object], tuple[object, ...
     "safetensors called ckpt": ("ckpt", lambda s, file: shutil.copy(s, file), ("name it .safetensors",)),
     "pickle called safetensors": ("safetensors", pickled, ("pickled",)),
     "UNet alone": ("safetensors", held(lambda w: {FIRST: w[FIRST]}), ("no VAE, no text encoder", FIRST)),
-    "no text encoder": ("safetensors", held(part("cond_stage_model")), ("no text encoder",)),
+    "no text encoder": ("safetensors", held(part("cond_stage_model", "conditioner")), ("no text encoder",)),
     "nothing": ("safetensors", held(lambda w: {}), ("no UNet", "nothing")),
     "a list": ("ckpt", lambda _, file: torch.save([torch.ones(1)], file), ("no UNet",)),
-    "SDXL": ("safetensors", held(lambda w: w | {XL: torch.ones(1)}), ("Stable Diffusion XL",)),
-    "inpainting": ("safetensors", held(lambda w: w | {FIRST: torch.ones(16, 9, 3, 3)}), ("inpainting",)),
+    "inpainting": ("safetensors", held(lambda w: w | {FIRST: torch.ones(16, 9, 3, 3)}), ("another kind (", "inpaint")),
     "weight missing": ("safetensors", held(part("middle_block.0.in_layers.2")), ("are missing",)),
     "word missing": ("safetensors", held(part("layers.1.mlp.fc1.bias")), ("text_encoder", "fc1.bias")),
     "another shape": ("safetensors", held(lambda w: w | {FIRST: torch.ones(8, 4, 3, 3)}), ("conv_in",)),

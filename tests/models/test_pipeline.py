@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from ldm import to_ldm
 from safetensors.torch import save_file
@@ -20,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from onbrand.core.prior import Prior
 from onbrand.models import loading, pipeline
 from onbrand.models.checkpoint import checked, lora_metadata
+from onbrand.models.families import encoders_of
 from worlds import raises, tiny_pipeline, tiny_prior
 
 
@@ -41,15 +41,15 @@ def test_what_is_saved_loads_in_diffusers_alone(bundle: Any, pipe: Any, monkeypa
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError):
         import onbrand.models  # noqa: F401
-    model = StableDiffusionPipeline.from_pretrained(bundle, local_files_only=True)
+    model = type(pipe).from_pretrained(bundle, local_files_only=True)
     assert weights_equal(model.unet, pipe.unet) and "onbrand" not in (bundle / "model_index.json").read_text()
 
 
 def test_load_gives_back_weights_prior_and_record(bundle: Any, pipe: Any) -> None:
     model = pipeline.load(bundle)
-    for name in ("unet", "vae", "text_encoder"):
+    for name in ("unet", "vae", *encoders_of(pipe)):
         assert weights_equal(getattr(model, name), getattr(pipe, name)), name
-    assert model.safety_checker is None and model.unet.dtype == torch.float32
+    assert model.components.get("safety_checker") is None and model.unet.dtype == torch.float32
     prior = Prior.load(bundle / "onbrand" / "prior.safetensors")
     record = {
         "schema": 2, "gain": "window", "start": "mean", "k": 0, "start_timestep": 950, "prior": prior.fingerprint
@@ -145,7 +145,8 @@ def test_half_precision_files_alone_are_found(tmp_path: Path, pipe: Any) -> None
     half = copy.deepcopy(pipe).to(torch.float16)
     half.save_pretrained(tmp_path / "half", variant="fp16")
     model = pipeline.load(tmp_path / "half", dtype="float16")
-    assert model.unet.dtype == model.vae.dtype == torch.float16
+    is_xl = len(encoders_of(pipe)) > 1
+    assert (model.unet.dtype, model.vae.dtype) == (torch.float16, torch.float32 if is_xl else torch.float16)
     assert pipeline.fingerprint(model.unet) == pipeline.fingerprint(pipe.unet)
 
 
@@ -242,9 +243,9 @@ def file(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 class TestSingleFile:
     def test_one_file_with_a_local_configuration(self, file: Any, bundle: Any, pipe: Any) -> None:
         model = pipeline.load(file, config=bundle)
-        for name in ("unet", "vae", "text_encoder"):
+        for name in ("unet", "vae", *encoders_of(pipe)):
             assert pipeline.fingerprint(getattr(model, name)) == pipeline.fingerprint(getattr(pipe, name)), name
-        assert model.safety_checker is None and pipeline.trained_start_of(model) is None
+        assert model.components.get("safety_checker") is None and pipeline.trained_start_of(model) is None
         images = [one(["a boot"], latents=torch.ones(1, 4, 8, 8), num_inference_steps=2, output_type="pt").images
                     for one in (pipe, model)]  # fmt: skip
         torch.testing.assert_close(*images)

@@ -15,7 +15,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EDMEulerScheduler, EulerDiscreteScheduler, StableDiffusionImg2ImgPipeline
+from diffusers import DDIMScheduler, EDMEulerScheduler, EulerDiscreteScheduler
 from diffusers.utils import is_torchsde_available
 
 from onbrand.models.scheduler import (
@@ -28,7 +28,7 @@ from onbrand.models.scheduler import (
     with_options,
     with_terminal,
 )
-from worlds import raises
+from worlds import img2img_of, raises
 
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 BASE = DDIMScheduler(**SD, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
@@ -69,8 +69,9 @@ def test_start_is_img2img_at_strength_one(pipe: Any, name: Any, spacing: Any, ka
     mean = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(9))
     noise = torch.cat([torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (3, 4)])
 
-    parts = {**pipe.components, "scheduler": scheduler}
-    theirs = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+    pipe = copy.copy(pipe)
+    pipe.scheduler = scheduler
+    theirs = img2img_of(pipe)
     scheduler.set_timesteps(steps)
     timesteps, _ = theirs.get_timesteps(steps, 1.0, "cpu")
     generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
@@ -326,3 +327,12 @@ def test_a_saved_scheduler_is_read_from_a_models_folder(tmp_path: Path) -> None:
     base.save_pretrained(tmp_path / "scheduler")
     actual = open_scheduler(tmp_path)
     assert type(actual) is EulerDiscreteScheduler and actual.config.timestep_spacing == "trailing"
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "PNDMScheduler"])
+def test_timesteps_beyond_the_schedule_are_refused(name: str) -> None:
+    """Stable Diffusion's offset of 1 puts the first of 1,000 leading timesteps at 1,000, where no abar is."""
+    scheduler = with_options(DDIMScheduler(**SD, steps_offset=1, timestep_spacing="leading"), name)
+    with raises("scheduler", name, "1000 inference steps", "ends at 999", "num_inference_steps"):
+        set_steps(scheduler, 1000)
+    assert float(set_steps(with_options(scheduler, spacing="trailing"), 1000).timesteps[0]) == 999

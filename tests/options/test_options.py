@@ -18,6 +18,7 @@ from onbrand.options._verb import Verb, default
 from onbrand.options.compare import CompareOptions
 from onbrand.options.fit import FitOptions
 from onbrand.options.generate import GenerateOptions, SamplingSettings
+from onbrand.options.report import ReportOptions
 from onbrand.options.train import TrainOptions, TrainSettings
 from worlds import raises
 
@@ -58,6 +59,7 @@ def test_no_setting_of_any_verb_takes_what_is_none_of_its_type(one: Verb[Any, An
     ("options", "values"),
     [
         ({"num_inference_steps": 2.5}, ["num_inference_steps", "whole number", "got 2.5"]),
+        ({"num_inference_steps": 10**30}, ["num_inference_steps", "64 bits"]),
         ({"num_inference_steps": 20.0}, ["num_inference_steps", "whole number", "got 20.0"]),
         ({"num_inference_steps": True}, ["num_inference_steps", "whole number", "got True"]),
         ({"num_inference_steps": "20"}, ["num_inference_steps", "whole number", "got '20'"]),
@@ -66,6 +68,7 @@ def test_no_setting_of_any_verb_takes_what_is_none_of_its_type(one: Verb[Any, An
         ({"batch_size": 10**20}, ["batch_size", "64 bits", "got 100000000000000000000"]),
         ({"k": -1, "start": "pca"}, ["k must", "at least 1", "got -1"]),
         ({"guidance_scale": NAN}, ["guidance_scale", "finite", "got nan"]),
+        ({"guidance_scale": 1e308}, ["guidance_scale", "between -1e+15 and 1e+15", "got 1e+308"]),
         ({"guidance_scale": LONG}, ["guidance_scale", "finite", "too large"]),
         ({"eta": 1.5}, ["eta", [0, 1], "got 1.5"]),
         ({"residual": 1, "start": "text"}, ["residual", "True or False", "got 1"]),
@@ -161,6 +164,7 @@ def test_the_home_folder_is_meant_by_a_tilde_in_every_place(one: Verb[Any, Any, 
 BESIDE: dict[str, tuple[Any, Any]] = {
     "images": (Path("~/a"), Path("{home}/a")),
     "controlnet": (("~/a", Path("~")), ("{home}/a", Path("{home}"))),
+    "output_file": ("~/a.html", "{home}/a.html"),
     "methods": (["~/a.yaml", "stock/mean"], ("{home}/a.yaml", "stock/mean")),
     "prompt_sets": ({"~": "~/a"}, {"~": "{home}/a"}),
 }
@@ -254,3 +258,15 @@ def test_a_long_value_is_quoted_by_its_beginning() -> None:
     assert len(quote("x" * 10**6)) < 120
     with raises("option", "int too large to be shown"):
         CompareOptions("p", "m", "o", batch_size=LONG)
+
+
+@pytest.mark.parametrize("file", ["photo.png", "/dev/null", "page", "a.html.txt", "prior.safetensors"])
+def test_a_page_takes_the_place_of_no_other_file(file: str) -> None:
+    with raises("option", "output_file", ".html", file):
+        ReportOptions("run", output_file=file)
+    assert ReportOptions("run", output_file="Page.HTM").output_file == "Page.HTM"
+
+
+def test_images_of_one_prompt_are_asked_for_by_the_thousand_at_most_a_hundred_times() -> None:
+    with raises("option", "num_images_per_prompt", 10**10):
+        GenerateOptions(prompt="x", model="M", output_dir="o", num_images_per_prompt=10**10)

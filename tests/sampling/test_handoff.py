@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.callbacks import MultiPipelineCallbacks, SDCFGCutoffCallback
+from diffusers.callbacks import MultiPipelineCallbacks, SDCFGCutoffCallback, SDXLCFGCutoffCallback
 
 import onbrand
 from core.test_oracle import BACKGROUND, TABLE
 from onbrand.core import estimate, target
 from onbrand.models import pipeline
+from onbrand.models.families import encoders_of
 from onbrand.models.scheduler import latents_for, schedule_of, set_steps, with_options
 from onbrand.options.generate import SamplingSettings
 from onbrand.sampling.handoff import HandOff
@@ -205,7 +206,8 @@ def test_beside_other_callbacks_and_with_recorded_weights(pipe: Any, prior: Any,
     model.set_progress_bar_config(disable=True)
     entry = start(model, prior, PROMPTS[:1], seeds=5)
     hand = HandOff(model, entry, seeds=5, zero_mean=False)
-    cutoff = SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=5)
+    cutoff_class = SDXLCFGCutoffCallback if len(encoders_of(pipe)) > 1 else SDCFGCutoffCallback
+    cutoff = cutoff_class(cutoff_step_ratio=None, cutoff_step_index=5)
     one, two, alone = (
         model(PROMPTS[:1], latents=entry, num_inference_steps=20, output_type="latent",
                callback_on_step_end=MultiPipelineCallbacks(callbacks)).images

@@ -24,7 +24,7 @@ from onbrand.sampling.noise import generator_for, noise_for, noise_of
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import plan, sample
 from onbrand.sampling.start import start
-from worlds import raises, tiny_pipeline, tiny_prior
+from worlds import predict, raises, tiny_pipeline, tiny_prior
 
 PROMPTS, SEEDS = ["garment, a red coat", "garment on a person, a dress"], [11, 12]
 CLASSES = ["garment", "garment on a person"]
@@ -46,6 +46,7 @@ class Ideal(torch.nn.Module):
     def __init__(self, unet: Any, abars: Any, variance: Any) -> None:
         super().__init__()
         self.config, self.dtype, self.device = unet.config, unet.dtype, unet.device
+        self.add_embedding = getattr(unet, "add_embedding", None)  # whose width StableDiffusionXLPipeline reads
         self.abars, self.variance = abars, variance
 
     def forward(self, sample: Any, timestep: Any, encoder_hidden_states: Any, **_: Any) -> Any:
@@ -59,7 +60,7 @@ class Ideal(torch.nn.Module):
 @pytest.fixture(scope="module")
 def fine() -> Any:
     """A pipeline that samples in 1,000 steps, down to x0 itself, and a prior whose components are all directions."""
-    pipe = tiny_pipeline()
+    pipe = tiny_pipeline(prediction_type="epsilon")
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, steps_offset=0, set_alpha_to_one=True)
     base = tiny_prior(pipe, ("garment",), text=False)
     every = Gaussian(torch.full((4, 8, 8), MU), torch.eye(256), torch.full((256,), 300.0), 256 * 300.0, 100)
@@ -109,13 +110,13 @@ def test_a_look_is_the_schedulers_own_estimate_in_the_components(prediction_type
     latents = start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=2, **call)
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     scheduler.set_timesteps(20)
-    hidden, none = embed(pipe, PROMPTS)[0], embed(pipe, call["negative_prompt"])[0]
+    texts = embed(pipe, PROMPTS), embed(pipe, call["negative_prompt"])
     scale, x_start = min(guidance, GUIDANCE), prior.mean(CLASSES)
     for number in (1, 2):
         noise = noise_of([generator_for(seed, f"look {number}") for seed in SEEDS], (4, 8, 8), zero_mean=True)
         x = scheduler.add_noise(x_start, noise, scheduler.timesteps[:1])
         with torch.no_grad():
-            output, plain = (pipe.unet(x, 951, encoder_hidden_states=h).sample for h in (hidden, none))
+            output, plain = (predict(pipe.unet, x, 951, *text) for text in texts)
         x0_hat = scheduler.step(plain + scale * (output - plain), 951, x).pred_original_sample
         parts = [(x - prior.gaussians[c].mean).flatten() for x, c in zip(x0_hat, CLASSES, strict=True)]
         basis = [prior.gaussians[name].components for name in CLASSES]
@@ -221,7 +222,6 @@ def test_looks_where_nothing_is_asked_for(pipe: Any, prior: Any) -> None:
         ({"look_ahead": -1}, ("option", "look_ahead", "at least 0", -1)),
         ({"look_ahead": 0, "look_ahead_projection": False}, ("option", "look_ahead_projection False", "look_ahead 0")),
         ({"prompts": None, "classes": "garment"}, ("start", "look_ahead 1", "prompts")),
-        ({"guidance": 5}, ("start", "StableDiffusionPipeline", "got guidance:")),
     ],
 )
 def test_what_a_look_cannot_be_made_of(pipe: Any, prior: Any, options: Any, values: Any) -> None:
@@ -231,6 +231,11 @@ def test_what_a_look_cannot_be_made_of(pipe: Any, prior: Any, options: Any, valu
     arguments = {name: value for name, value in options.items() if name not in ("prior", "prompts")}
     with raises(*values):
         start(pipe, choice, prompts, seeds=SEEDS, **{"start": "mean", "look_ahead": 1} | arguments)
+
+
+def test_an_argument_that_the_pipeline_does_not_take_is_refused(pipe: Any, prior: Any) -> None:
+    with raises("start", type(pipe).__name__, "got guidance:"):
+        start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", look_ahead=1, guidance=5)
 
 
 def test_zero_terminal_snr_has_nothing_to_look_from(prior: Any) -> None:

@@ -17,6 +17,7 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 from onbrand.data.images import to_image
+from onbrand.models.families import encoders_of
 from onbrand.models.pipeline import fingerprint
 from onbrand.options.generate import GenerateOptions, SamplingSettings
 from onbrand.sampling.manifest import read_manifest, read_settings, remake, write_images
@@ -71,7 +72,7 @@ def test_what_a_line_says(original: Any, pipe: Any, prior: Any) -> None:
     assert entry["fingerprints"] == {
         "unet": fingerprint(pipe.unet),
         "vae": fingerprint(pipe.vae),
-        "text_encoder": fingerprint(pipe.text_encoder),
+        **{name: fingerprint(encoder) for name, encoder in encoders_of(pipe).items()},
         "prior": prior.fingerprint,
     }
     assert pixels(original / "00004.png").shape == (16, 16, 3)
@@ -289,7 +290,7 @@ class TestResume:
         assert [image.index for image in write_images(folder, pipe, prior, REQUESTS, CONFIG)] == [2]
         assert bytes_of(folder) == before
 
-    @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text", "a folder's"])
+    @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text", "a folder's", "a link"])
     def test_an_image_that_is_not_whole_is_made_again(self, folder: Any, pipe: Any, prior: Any, damage: Any) -> None:
         before, file = bytes_of(folder), folder / "00003.png"
         whole = file.read_bytes()
@@ -298,10 +299,15 @@ class TestResume:
             "empty": b"", "cut": whole[:-20], "text": b"half an image", "a folder's": b"\0" * len(whole),
             "flipped": whole[:middle] + bytes([whole[middle] ^ 4]) + whole[middle + 1 :],
         }  # fmt: skip
-        file.write_bytes(contents[damage])
+        if damage == "a link":
+            file.rename(folder.parent / f"{folder.name} elsewhere.png")
+            file.symlink_to(folder.parent / f"{folder.name} elsewhere.png")
+        else:
+            file.write_bytes(contents[damage])
         with pytest.warns(UserWarning, match=r"1 of 5 images .* \(image 3\): they are made again"):
             images = write_images(folder, pipe, prior, REQUESTS, CONFIG)
         assert [image.index for image in images] == [3] and bytes_of(folder) == before
+        assert not file.is_symlink()
 
     def test_an_image_of_numbers_that_are_none_is_listed_and_the_others_are_made(
         self, pipe: Any, prior: Any, tmp_path: Path

@@ -11,6 +11,7 @@ import torch
 
 from onbrand.data.images import to_image
 from onbrand.models import pipeline
+from onbrand.models.families import encoders_of
 from onbrand.models.scheduler import with_options
 from onbrand.options.generate import SamplingSettings
 from onbrand.sampling.manifest import read_manifest, write_images
@@ -42,7 +43,14 @@ def test_an_image_is_what_the_pipeline_makes_of_the_start(pipe: Any, prior: Any,
     values = (options.get(name) for name in ("scheduler", "timestep_spacing", "use_karras_sigmas"))
     by_hand.scheduler = with_options(own, *values)
     prompts = [request.prompt for request in REQUESTS[:2]]
-    call = {"negative_prompt": ["", "blue"], "num_inference_steps": 4, "guidance_scale": 3.0}
+    call: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 3.0, "negative_prompt": ["", "blue"]}
+    if len(encoders_of(pipe)) > 1:  # "" is zeros, in diffusers only if no image of the call has a negative prompt
+        with torch.no_grad():
+            _, hidden, _, pooled = pipe.encode_prompt(
+                prompts, device="cpu", negative_prompt=call.pop("negative_prompt")
+            )
+        hidden[0], pooled[0] = 0, 0
+        call |= {"negative_prompt_embeds": hidden, "negative_pooled_prompt_embeds": pooled}
     theirs = by_hand(prompts, latents=start(by_hand, prior, prompts, seeds=[0, 1], **call), **call)
     assert [one.image.tobytes() for one in images] == [image.tobytes() for image in theirs.images]
     assert [(image.index, image.class_name, image.batch) for image in images] == [
@@ -163,6 +171,13 @@ def test_image_start_from_files(pipe: Any, prior: Any, tmp_path: Path) -> None:
 
 SAYING = [
     ([Request("garment (red:1.4)", 0)], {}, "request 0 has '\\(red:1.4\\)'; weights and tags of other programs"),
+    ([Request("garment, red++", 0)], {}, r"has 'red\+\+'; weights"),
+    ([Request("garment (red dress)1.3", 0)], {}, r"has '\(red dress\)1.3'; weights"),
+    ([Request("garment [red:blue:0.5]", 0)], {}, r"has '\[red:blue:0.5\]'; weights"),
+    ([Request("garment [red|blue]", 0)], {}, r"has '\[red\|blue\]'; weights"),
+    ([Request("garment {red|blue}", 0)], {}, r"has '\{red\|blue\}'; weights"),
+    ([Request("garment, __colour__", 0)], {}, "has '__colour__'; weights"),
+    ([Request("garment, embedding:shoes", 0)], {}, "has 'embedding:shoes'; weights"),
     ([Request("garment", 0, negative_prompt="((dark))")], {}, "'\\(\\(dark\\)\\)'"),
     ([Request("garment", 0), Request("garment <lora:a:1>", 1, place="a.txt line 9")], {}, "line 9 has '<lora:a:1>'"),
     ([Request("garment", 0, negative_prompt="dark")], {"guidance_scale": 1}, "'dark'; guidance_scale 1 does not"),

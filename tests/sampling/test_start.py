@@ -15,14 +15,13 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
-    StableDiffusionImg2ImgPipeline,
 )
 
 from onbrand.core import Prior
 from onbrand.models.pipeline import embed
 from onbrand.sampling.start import generator_for, noise_for
 from onbrand.sampling.start import start as usual
-from worlds import raises, tiny_pipeline, tiny_prior
+from worlds import img2img_of, raises, tiny_pipeline, tiny_prior
 
 PROMPTS = ["garment, a red coat", "garment on a person, a blue dress", "garment, a sandal"]
 CLASSES = ["garment", "garment on a person", "garment"]
@@ -65,9 +64,7 @@ def test_noise_is_the_pipelines_own_start(pipe: Any, prior: Any, scheduler_class
 def test_mean_start_is_img2img_at_strength_one_to_the_image(pipe: Any, prior: Any, scheduler_class: Any) -> None:
     scheduler = scheduler_class.from_config(pipe.scheduler.config, timestep_spacing="leading")
     pipe = with_scheduler(pipe, scheduler)
-    img2img = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
-    img2img.set_progress_bar_config(disable=True)
-    arguments = {"num_inference_steps": 4, "output_type": "pt"}
+    img2img, arguments = img2img_of(pipe), {"num_inference_steps": 4, "output_type": "pt"}
     theirs = img2img(PROMPTS, image=prior.mean(CLASSES), strength=1.0, generator=generators(), **arguments).images
     latents = start(pipe, prior, PROMPTS, seeds=SEEDS, start="mean", num_inference_steps=4)
     torch.testing.assert_close(pipe(PROMPTS, latents=latents, **arguments).images, theirs, rtol=1e-4, atol=1e-5)
@@ -152,7 +149,7 @@ def test_text_start_is_the_regression(pipe: Any, prior: Any) -> None:
 
 def test_image_start_is_the_vaes_mode(pipe: Any, prior: Any, images: Any) -> None:
     with torch.no_grad():
-        mode = pipe.vae.encode(images).latent_dist.mode() * 0.18215
+        mode = pipe.vae.encode(images).latent_dist.mode() * pipe.vae.config.scaling_factor
     torch.testing.assert_close(x_start_of(pipe, prior, start="image", images=images), mode, rtol=1e-3, atol=2e-3)
     one = x_start_of(pipe, prior, start="image", images=images[:1])
     torch.testing.assert_close(one, mode[:1].expand(3, -1, -1, -1), rtol=1e-3, atol=2e-3)
@@ -238,8 +235,8 @@ def test_what_a_start_cannot_be_made_of(pipe: Any, prior: Any) -> None:
 def test_another_scale_is_another_model(pipe: Any, prior: Any) -> None:
     other = copy.copy(pipe)
     other.vae = copy.deepcopy(pipe.vae)
-    other.vae.register_to_config(scaling_factor=0.13025)
-    with raises("prior", "scaling_factor", 0.18215, 0.13025):
+    other.vae.register_to_config(scaling_factor=0.5)
+    with raises("prior", "scaling_factor", pipe.vae.config.scaling_factor, 0.5):
         start(other, prior, PROMPTS, seeds=SEEDS, start="mean")
 
 

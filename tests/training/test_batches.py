@@ -31,6 +31,11 @@ def chosen_of(parts: Any, positions: Any = range(COUNT)) -> Any:
     return [parts[1].used[i] for i in rng.order(0, COUNT, positions)]
 
 
+def empty_of(parts: Any) -> Any:
+    """Hidden states (1, L, E) of a caption that is dropped."""
+    return embed(parts[0], [""])[0] * (not parts[0].config.get("force_zeros_for_empty_prompt"))
+
+
 def test_latents_are_drawn_from_the_posterior_as_diffusers_draws_them(parts: Any) -> None:
     pipe, images, store, _ = parts
     order = rng.order(0, COUNT, range(COUNT))
@@ -77,8 +82,9 @@ def test_a_dropped_caption_keeps_its_start(parts: Any, start: Any) -> None:
     assert torch.equal(with_captions.x_start, without_captions.x_start) and torch.equal(
         with_captions.noise, without_captions.noise
     )
-    empty, _ = embed(parts[0], [""])
+    empty = empty_of(parts)
     torch.testing.assert_close(without_captions.hidden, empty.expand_as(without_captions.hidden))
+    assert without_captions.pooled is None or not without_captions.pooled.any()
     full, _ = embed(parts[0], [record.text for record in chosen_of(parts)])
     torch.testing.assert_close(with_captions.hidden, full)
     assert not torch.allclose(full, empty.expand_as(full))
@@ -95,7 +101,7 @@ def test_captions_that_are_cut_are_warned_of_once(parts: Any) -> None:
 def test_captions_are_dropped_at_their_rate(parts: Any) -> None:
     positions = range(100 * COUNT)
     hidden = batch_of(parts, positions, caption_dropout_rate=0.25).hidden
-    empty, _ = embed(parts[0], [""])
+    empty = empty_of(parts)
     share = (hidden - empty).abs().amax((1, 2)).lt(1e-5).float().mean()
     assert abs(share - 0.25) < 0.06
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from diffusers import ControlNetModel, DiffusionPipeline
 from job import lay, open_all, settings
 from PIL import Image
 
@@ -50,9 +50,9 @@ def requests_of(home: Any, count: Any = 3) -> Any:
 
 def answer(denoiser: Any, condition: Any) -> torch.Tensor:
     draw = torch.Generator().manual_seed(3)
-    x, hidden = torch.randn(2, 4, 8, 8, generator=draw), torch.randn(2, 32, 16, generator=draw)
+    x, hidden, pooled = (torch.randn(2, *shape, generator=draw) for shape in ((4, 8, 8), (32, 16), (16,)))
     with torch.no_grad():
-        return denoiser(x, torch.tensor([900, 20]), hidden, condition=condition)
+        return denoiser(x, torch.tensor([900, 20]), hidden, pooled, condition)
 
 
 def test_at_first_it_changes_nothing_and_then_it_reads_the_control_image(home: Any, run: Any) -> None:
@@ -78,7 +78,7 @@ def test_images_are_what_diffusers_own_pipeline_makes_without_onbrand(home: Any,
     out, _ = run
     prior, requests = open_all(home)[3], requests_of(home)
     ours = list(sample(pipeline.load(out), prior, requests, FEW))
-    theirs = StableDiffusionControlNetPipeline.from_pretrained(out / "model", safety_checker=None)
+    theirs = DiffusionPipeline.from_pretrained(out / "model")
     theirs.set_progress_bar_config(disable=True)
     prompts = [request.prompt for request in requests]
     latents = start(pipeline.load(out), prior, prompts, seeds=[r.seed for r in requests], start="mean",
@@ -87,7 +87,7 @@ def test_images_are_what_diffusers_own_pipeline_makes_without_onbrand(home: Any,
     for request in requests:
         cutout = Image.open(request.conditioning[0])
         control.append(Image.alpha_composite(Image.new("RGBA", cutout.size, (0, 255, 0, 255)), cutout).convert("RGB"))
-    expected = theirs(prompts, control, latents=latents, num_inference_steps=20, guidance_scale=2.0,
+    expected = theirs(prompts, image=control, latents=latents, num_inference_steps=20, guidance_scale=2.0,
                       output_type="latent", controlnet_conditioning_scale=1.0)  # fmt: skip
     torch.testing.assert_close(torch.stack([p.latents for p in ours]), expected.images, atol=1e-5, rtol=1e-5)
 
@@ -116,12 +116,8 @@ def test_several_are_given_each_its_image_and_its_scale(home: Any, run: Any, tmp
     torch.testing.assert_close(of((1.0, 0.0)), torch.stack([p.latents for p in first]), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(of((1.0, 0.5)), of((1.0, 0.0)), atol=1e-3)
     torch.testing.assert_close(of(0.5), of((0.5, 0.5)))
-    base = StableDiffusionPipeline.from_pretrained(home / "model", safety_checker=None)
-    theirs = StableDiffusionControlNetPipeline(
-        **base.components,
-        controlnet=[ControlNetModel.from_pretrained(p) for p in (out / "model" / "controlnet", tmp_path / "other")],
-        requires_safety_checker=False,
-    )
+    nets = [ControlNetModel.from_pretrained(p) for p in (out / "model" / "controlnet", tmp_path / "other")]
+    theirs = type(other).from_pretrained(home / "model", controlnet=nets)
     torch.testing.assert_close(of((0.3, 0.5), theirs), of((0.3, 0.5)))
 
 

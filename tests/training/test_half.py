@@ -15,7 +15,7 @@ from onbrand.models.pipeline import decode, embed, encode, fingerprint, load
 from onbrand.sampling.start import start
 from onbrand.training.export import save_model
 from onbrand.training.loop import train
-from worlds import raises
+from worlds import predict, raises
 
 METHODS = {"lora": LORA, "controlnet": CONTROL}
 
@@ -96,14 +96,14 @@ def test_whoever_calls_the_unet_during_a_run_has_it_in_half_precision_from_an_ex
     """Validation, and a caller between two steps; behind the run it is in half precision by itself."""
     pipe, records, store, prior = parts_of(home, more)
     exact = start(pipe, prior, ["product photo 1"], seeds=3, start="text", look_ahead=0)
-    image, hidden = decode(pipe, exact), embed(pipe, ["product photo 1"])[0]
+    image, (hidden, pooled) = decode(pipe, exact), embed(pipe, ["product photo 1"])
     means, outputs = encode(pipe, image)[0], []
 
     def look(*_: Any) -> None:
         assert torch.equal(start(pipe, prior, ["product photo 1"], seeds=3, start="text", look_ahead=0), exact)
         assert torch.equal(decode(pipe, exact), image) and torch.equal(encode(pipe, image)[0], means)
         with torch.no_grad():
-            outputs.append(pipe.unet(exact, 900, hidden).sample)
+            outputs.append(predict(pipe.unet, exact, 900, hidden, pooled))
 
     config = settings(**more | HALF, max_train_steps=1, validation_steps=1)
     for _ in train(pipe, records, store, prior, config, tmp_path, look):
@@ -111,7 +111,7 @@ def test_whoever_calls_the_unet_during_a_run_has_it_in_half_precision_from_an_ex
     assert [noise.dtype for noise in outputs] == [torch.bfloat16] * 2 and torch.equal(*outputs)
     dtype = torch.bfloat16 if more else torch.float32
     with torch.no_grad():
-        expected = pipe.unet(exact.to(dtype), 900, hidden.to(dtype)).sample
+        expected = predict(pipe.unet, exact.to(dtype), 900, hidden.to(dtype), pooled)
     assert expected.dtype == dtype == pipe.unet.dtype
     torch.testing.assert_close(expected.float(), outputs[0].float(), rtol=0.05, atol=0.05)
     assert "forward" not in vars(pipe.unet)

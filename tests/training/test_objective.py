@@ -11,7 +11,7 @@ from diffusers.training_utils import compute_snr
 from onbrand.core.offset import matched_noise, window
 from onbrand.options.train import TrainSettings
 from onbrand.training.objective import Batch, make_objective
-from worlds import LENGTH, WIDTH, raises, tiny_pipeline, tiny_prior
+from worlds import LENGTH, WIDTH, predict, raises, tiny_pipeline, tiny_prior
 
 TIMES = [3, 500, 949, 950, 951, 999]
 
@@ -25,11 +25,12 @@ def a_batch(timesteps: Any = TIMES) -> Any:
     g = torch.Generator().manual_seed(0)
     x0, x_start, noise = (torch.randn(len(timesteps), 4, 8, 8, generator=g) for _ in range(3))
     hidden = torch.randn(len(timesteps), LENGTH, WIDTH, generator=g)
-    return Batch(x0, x_start, noise, torch.tensor(timesteps), hidden)
+    pooled = torch.randn(len(timesteps), WIDTH, generator=g)
+    return Batch(x0, x_start, noise, torch.tensor(timesteps), hidden, pooled)
 
 
 def of(pipe: Any) -> Any:
-    return lambda x_t, t, hidden: pipe.unet(x_t, t, encoder_hidden_states=hidden).sample
+    return lambda x_t, t, hidden, pooled: predict(pipe.unet, x_t, t, hidden, pooled)
 
 
 def goal_of(scheduler: Any, x0: Any, noise: Any, t: Any) -> Any:
@@ -46,7 +47,7 @@ def test_without_offset_the_loss_is_diffusers_own(pipe: Any) -> None:
     batch, scheduler = a_batch(), pipe.scheduler
     loss = make_objective(scheduler, TrainSettings(start="noise"))(of(pipe), batch)
     x_t = scheduler.add_noise(batch.x0, batch.noise, batch.timesteps)
-    output = pipe.unet(x_t, batch.timesteps, batch.hidden).sample
+    output = of(pipe)(x_t, batch.timesteps, batch.hidden, batch.pooled)
     plain = F.mse_loss(output, goal_of(scheduler, batch.x0, batch.noise, batch.timesteps))
     assert loss.total.item() == pytest.approx(plain.item(), rel=1e-6)
     loss.total.backward()
@@ -66,7 +67,7 @@ def test_the_window_is_equations_13_to_15(pipe: Any) -> None:
         x_t = signal * (x_start if t >= 950 else x0) + spread * eps  # Eq. 13
         eps_new = (x_t - x0 * signal) / spread  # Eq. 14
         goal = {"epsilon": eps_new, "v_prediction": signal * eps_new - spread * x0, "sample": x0}[prediction_type]
-        output = pipe.unet(x_t[None], t, batch.hidden[i : i + 1]).sample[0]
+        output = of(pipe)(x_t[None], t, batch.hidden[i : i + 1], batch.pooled[i : i + 1])[0]
         assert loss.each[i].item() == pytest.approx(F.mse_loss(output, goal).item(), rel=2e-4), t
     assert loss.within.tolist() == [False, False, False, True, True, True]
 
@@ -86,7 +87,7 @@ def test_the_constant_gain_holds_nothing_of_x0_from_its_start_on(pipe: Any) -> N
         goal = {"epsilon": eps_new, "v_prediction": abars[t].sqrt() * eps_new - spread * x0, "sample": x0}[
             prediction_type
         ]
-        output = pipe.unet(x_t[None], t, batch.hidden[i : i + 1]).sample[0]
+        output = of(pipe)(x_t[None], t, batch.hidden[i : i + 1], batch.pooled[i : i + 1])[0]
         assert loss.each[i].item() == pytest.approx(F.mse_loss(output, goal).item(), rel=2e-4), t
 
 
@@ -95,7 +96,7 @@ def test_diffusers_recovers_x0_from_a_perfect_network(pipe: Any, gain: Any) -> N
     """A network that outputs exactly the target: DDIM's pred_original_sample is x0, and the loss is 0."""
     batch, tensors = a_batch(), {}
 
-    def goal(x_t: Any, t: Any, hidden: Any) -> Any:
+    def goal(x_t: Any, t: Any, hidden: Any, pooled: Any) -> Any:
         spread = (1 - pipe.scheduler.alphas_cumprod[t]).sqrt()[:, None, None, None]
         signal = pipe.scheduler.alphas_cumprod[t].sqrt()[:, None, None, None]
         noise = (x_t - signal * batch.x0) / spread
@@ -132,9 +133,9 @@ def test_perturbation_is_diffusers_own_under_matched_noise_too(pipe: Any, start:
     fresh = torch.randn(plain.noise.shape, generator=torch.Generator().manual_seed(7))
     batch = replace(plain, perturbation=0.1 * fresh)
 
-    def denoise(x_t: Any, t: Any, hidden: Any) -> Any:
+    def denoise(x_t: Any, t: Any, hidden: Any, pooled: Any) -> Any:
         tensors["x_t"] = x_t
-        return of(pipe)(x_t, t, hidden)
+        return of(pipe)(x_t, t, hidden, pooled)
 
     loss = make_objective(scheduler, TrainSettings(start=start, gain="window"))(denoise, batch)
     gain = window(scheduler, 950)[batch.timesteps] * (start == "mean")
@@ -143,7 +144,7 @@ def test_perturbation_is_diffusers_own_under_matched_noise_too(pipe: Any, start:
     noisy_latents = scheduler.add_noise(batch.x0, new_noise, batch.timesteps)
     torch.testing.assert_close(tensors["x_t"], noisy_latents)
     goal = goal_of(scheduler, batch.x0, noise, batch.timesteps)
-    output = of(pipe)(noisy_latents, batch.timesteps, batch.hidden)
+    output = of(pipe)(noisy_latents, batch.timesteps, batch.hidden, batch.pooled)
     assert loss.total.item() == pytest.approx(F.mse_loss(output, goal).item(), rel=1e-5)
 
 
@@ -169,9 +170,9 @@ def test_in_and_outside_are_the_means_of_their_samples() -> None:
 
 def test_the_three_lines_in_a_foreign_loop() -> None:
     """The issue's lines in diffusers' text-to-image step, against the objective on the same draws."""
-    pipe = tiny_pipeline()
+    pipe = tiny_pipeline(prediction_type="epsilon")
     tiny, config = tiny_prior(pipe), TrainSettings(gain="window")
-    batch, noise_scheduler, unet = a_batch(), pipe.scheduler, pipe.unet
+    batch, noise_scheduler = a_batch(), pipe.scheduler
     latents, noise, timesteps, classes = batch.x0, batch.noise, batch.timesteps, ["product photo"] * len(TIMES)
 
     from onbrand.core import matched_noise, window
@@ -180,10 +181,10 @@ def test_the_three_lines_in_a_foreign_loop() -> None:
     noise = matched_noise(noise, latents, prior.mean(classes), gain[timesteps])
 
     noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
-    model_pred = unet(noisy_latents, timesteps, batch.hidden, return_dict=False)[0]
+    model_pred = of(pipe)(noisy_latents, timesteps, batch.hidden, batch.pooled)
     loss = F.mse_loss(model_pred.float(), noise.float(), reduction="mean")
 
-    here = Batch(batch.x0, prior.mean(classes), batch.noise, timesteps, batch.hidden)
+    here = replace(batch, x_start=prior.mean(classes))
     assert loss.item() == pytest.approx(make_objective(noise_scheduler, config)(of(pipe), here).total.item(), rel=1e-6)
     plain = make_objective(noise_scheduler, TrainSettings(start="noise"))(of(pipe), here)
     assert loss.item() != pytest.approx(plain.total.item(), rel=1e-3)

@@ -1,7 +1,6 @@
 """Stopped or killed anywhere and resumed, a run is bit for bit the run that went through; on two processes, nearly."""
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -22,6 +21,7 @@ from safetensors.torch import load_file
 
 from onbrand.data.records import Record
 from onbrand.training.loop import train
+from processes import SERVER
 from worlds import raises
 
 EVERYTHING = {
@@ -139,9 +139,7 @@ def test_a_damaged_state_is_said_and_without_it_the_run_is_the_same(home: Any, t
 def in_process(home: Any, out: Any, options: Any, lines: Any = None, pause: Any = 0.0) -> Any:
     """A run in a process of its own: to its end, or killed `pause` seconds after its log has so many lines; whether
     the kill came before its end."""
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["onbrand.training.loop", "onbrand.data.encode"])
-    process = server.Process(target=job.run, args=(home, out, options))
+    process = SERVER.Process(target=job.run, args=(home, out, options))
     process.start()
     if lines is None:
         process.join()

@@ -91,7 +91,9 @@ def test_no_gradient_is_left_behind(home: Any) -> None:
     outputs = []
     before = copy.deepcopy(list(pipe.unet.parameters()))
     mean_loss(
-        batches, make_objective(pipe.scheduler, settings()), lambda *x: outputs.append(out := denoiser(*x)) or out
+        batches,
+        make_objective(pipe.scheduler, settings()),
+        lambda *x, **beside: outputs.append(out := denoiser(*x, **beside)) or out,
     )
     assert len(outputs) == 8 and not any(out.requires_grad for out in outputs)
     assert all(weight.grad is None for weight in pipe.unet.parameters())

@@ -24,17 +24,20 @@ def diagnose(options: DiagnoseOptions) -> dict[str, Any]:
         What leak.json says: numbers by class, and the findings.
 
     Raises:
-        OnbrandError: a scheduler that no start can enter, or that cannot be rescaled, with the reason.
+        OnbrandError: a scheduler that no start can enter, or that cannot be rescaled, with the reason; a model with
+            another autoencoder than the brand was fitted with.
     """
     from onbrand.api._inputs import open_model, open_prior
     from onbrand.core.diagnosis import diagnose_classes, lines_of
     from onbrand.models import pipeline
     from onbrand.models.families import family_of
     from onbrand.models.scheduler import VANISHING, read_scheduler, with_options, with_zero_snr
+    from onbrand.sampling.checks import check_prior
 
     prior = open_prior(options.brand)
     assert prior is not None
     pipe = open_model(options.model or prior.provenance.model, "cpu", config=options.model_config)
+    check_prior(pipe, prior, "mean", None)
     base = with_zero_snr(pipe.scheduler) if options.rescale_betas_zero_snr else pipe.scheduler
     steps = options.num_inference_steps
     schedule = read_scheduler(with_options(base, options.scheduler, options.timestep_spacing), steps)

@@ -26,9 +26,10 @@ from onbrand.io import plain
 from onbrand.models import pipeline
 from onbrand.models.checkpoint import is_lora, model_folder
 from onbrand.models.controlnet import nets_of, new_controlnet
-from onbrand.models.fitting import encode_photos
+from onbrand.models.fitting import check_folder, encode_photos
 from onbrand.options.check import CheckOptions
 from onbrand.options.train import TrainOptions
+from onbrand.sampling.checks import check_prior
 from onbrand.sampling.manifest import LINES as MANIFEST
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def open_model(
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise OnbrandError(
@@ -76,18 +77,25 @@ def open_model(
 
 def open_autoencoder(options: CheckOptions, prior: Prior | None) -> DiffusionPipeline | None:
     """The model that encodes images for the prior: the one that is named, or the one that it was fitted with. None
-    without a prior. What it says of its LoRA goes to stderr: beside JSON."""
+    without a prior. What it says of its LoRA goes to stderr: beside JSON.
+
+    Raises:
+        OnbrandError: as `open_model`; or it has another autoencoder than the prior was fitted with.
+    """
     if prior is None:
         return None
     with redirect_stdout(sys.stderr):
-        return open_model(options.model or prior.provenance.model, options.device, config=options.model_config)
+        pipe = open_model(options.model or prior.provenance.model, options.device, config=options.model_config)
+    check_prior(pipe, prior, "mean", None)
+    return pipe
 
 
 def open_model_to_train(options: TrainOptions) -> DiffusionPipeline:
     """The model to start from, with a ControlNet if the method trains one and the model has none.
 
     Raises:
-        OnbrandError: as `open_model`; or the model is a LoRA and the method starts from a whole model.
+        OnbrandError: as `open_model`; the model is a LoRA and the method starts from a whole model; or the run's folder
+            lies in the photos'.
     """
     from onbrand.training.defaults import check_rank
     from onbrand.training.rng import seed_of
@@ -97,6 +105,8 @@ def open_model_to_train(options: TrainOptions) -> DiffusionPipeline:
             "training",
             f"method {options.method} starts from a whole model; {options.model} is a LoRA: `onbrand merge` it first",
         )
+    for photos in (options.images, options.validation_data or options.images):
+        check_folder(Path(options.output_dir), Path(photos))
     pipe = open_model(options.model, options.device, config=options.model_config)
     if options.method == "lora":
         check_rank(pipe, options)
@@ -180,13 +190,18 @@ def encode_training_data(
 
     If `folder` is a brand's that may only be read and lacks some, they are kept in the run's own.
     """
+    from onbrand.training.defaults import check_control_images
+
     name, own = options.validation_data, Path(options.output_dir)
     held: dict[tuple[int, int], tuple[Store, Summary]] = {}
     try:
         if name is not None:
             photos = open_photos(name) if Path(name).exists() else open_photos(options.images, str(name))
             held = _encode_each(pipe, photos, folder / LATENTS, prior, size, flip)
-        used = _encode_each(pipe, open_photos(options.images, options.split), folder / LATENTS, prior, size, flip)
+        photos = open_photos(options.images, options.split)
+        if options.method == "controlnet" and not any(one.conditioning for one in photos.records):
+            check_control_images(photos.records)
+        used = _encode_each(pipe, photos, folder / LATENTS, prior, size, flip)
     except OSError as error:
         if folder == own or error.errno not in DENIED:
             raise

@@ -6,7 +6,6 @@ import errno
 import os
 import re
 import shutil
-import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -87,7 +86,7 @@ def claimed(folder: Path, verb: str, shared: bool = False) -> Iterator[None]:
             what = "a file" if folder.exists() else "a link that leads nowhere"
             raise OnbrandError("folder", f"the output is a folder; got {folder}, {what}: take another") from error
         except OSError as error:
-            raise OnbrandError("folder", barred(error, folder)) from error
+            raise OnbrandError("space" if error.errno in FULL else "folder", barred(error, folder)) from error
         if linked:
             raise OnbrandError(
                 "folder",
@@ -110,6 +109,8 @@ def locked(folder: Path, verb: str) -> Iterator[None]:
 
     Where a file system knows no locks, a warning says so and the run goes on.
     """
+    import socket
+
     from filelock import FileLock, Timeout
 
     file = folder / LOCK
@@ -169,7 +170,8 @@ def errno_of(error: Exception) -> int | None:
     words = str(error)
     if type(error).__name__ == "SafetensorError" and (number := re.search(r"\(os error (\d+)\)", words)):
         return int(number[1])
-    writes = "PytorchStreamWriter" in words or ("inline_container" in words and "PytorchStreamReader" not in words)
+    writes = "PytorchStreamWriter" in words or "iostream" in words
+    writes = writes or ("inline_container" in words and "PytorchStreamReader" not in words)
     return errno.ENOSPC if isinstance(error, RuntimeError) and writes else None
 
 
@@ -179,8 +181,8 @@ def barred(error: OSError, folder: Path) -> str:
         return full(error.errno, folder)
     place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes | os.PathLike) else folder
     place = place.parent if DRAFT.fullmatch(place.name) else place
-    remedy = "give this user the right to, or take another place" if error.errno in DENIED else "take another place"
-    return f"{place} cannot be read or written ({error.strerror}): {remedy}"
+    right = "give this user the right to, or " if error.errno in DENIED - {errno.EROFS} else ""
+    return f"{place} cannot be read or written ({error.strerror}): {right}take another place"
 
 
 def full(number: int, folder: Path) -> str:
@@ -190,11 +192,12 @@ def full(number: int, folder: Path) -> str:
             f"what is written into {folder} would grow past the largest size allowed here ({os.strerror(number)}): "
             "raise it (ulimit -f), or give another folder; the same command then goes on"
         )
-    size = ""
-    for place in (folder, *folder.absolute().parents):
-        with suppress(OSError):
-            size = f": more is needed than the {shutil.disk_usage(place).free / 1e6:.1f} MB that are free"
-            break
+    place = next((one for one in (folder, *folder.absolute().parents) if one.exists()), folder)
+    size = f": more is needed than the {shutil.disk_usage(place).free / 1e6:.1f} MB that are free"
+    if number != errno.ENOSPC:  # a quota: what is free on the disk is not this user's
+        size = ""
+    elif os.name == "posix" and (disk := os.statvfs(place)).f_files and not disk.f_favail:
+        size = f": the disk holds as many files as it can, {disk.f_files:,}"
     return (
         f"there is no space left to write into {folder} ({os.strerror(number)}){size}; free some, or give another "
         "folder, and the same command goes on"

@@ -35,18 +35,17 @@ def train(options: TrainOptions) -> Path:
     from onbrand.api import _inputs
     from onbrand.evaluation.loading import open_references
     from onbrand.models.fitting import processes
-    from onbrand.training.defaults import resolve_defaults
     from onbrand.training.early_stopping import has_stalled, read_pass_rates, until_stalled
-    from onbrand.training.export import save_model, set_scheduler
+    from onbrand.training.export import save_model
+    from onbrand.training.loop import settle
     from onbrand.training.loop import train as train_steps
     from onbrand.training.validation import check_validation_data, make_validation
 
     check_validation_data(options, options.validation_data is not None)
     out, pipe = Path(options.output_dir), _inputs.open_model_to_train(options)
     brand, (prior, size, flip) = _inputs.brand_folder(options.prior), _inputs.open_prior_to_train(pipe, options)
-    config = resolve_defaults(options, prior)
+    config = settle(pipe, prior, options)
     data, images, validation_data = _inputs.encode_training_data(pipe, options, brand or out, prior, size, flip)
-    set_scheduler(pipe, config)
     validate = make_validation(pipe, data, prior, config, out) if config.validation_steps else None
     one = data[0]
     steps = train_steps(pipe, one.records, one.store, prior, config, out, validate, one.validation, data[1:])

@@ -94,7 +94,8 @@ class Listing:
         for file in sorted(({*self.captions} - read) | {*self.others}):
             stem, suffix = posixpath.splitext(composed(file).casefold())
             elsewhere = suffix in CAPTIONS and posixpath.basename(stem) in bases
-            if suffix in _LIKE_CAPTIONS and (stem in stems or stem in names or elsewhere):
+            twice = posixpath.splitext(stem)[0] in stems  # a.txt.txt, where endings are hidden
+            if suffix in _LIKE_CAPTIONS and (stem in stems or stem in names or twice or elsewhere):
                 files.append(file)
         return files
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from onbrand.data.listing import METADATA, Listing, composed, unfit
 from onbrand.data.tables import COLUMNS, open_parquet_file, sound
 from onbrand.errors import OnbrandError, UnreadableImage
+from onbrand.io import unique
 
 FILES = ("file_name", "conditioning_file_name")
 """What names files, in metadata beside images."""
@@ -29,8 +30,8 @@ MISSING = frozenset((
 """What programs write for a value that is not there; "none" is a word."""
 _NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
 """NUL bytes (UTF-16 taken for UTF-8), other control characters but white space, half surrogate pairs."""
-LONGEST, LONGEST_NAME = 2**31 - 1, 1024
-"""Characters of a value of a CSV, and of a file's name."""
+LONGEST, LONGEST_NAME, LONGEST_CLASS = 2**31 - 1, 1024, 200
+"""Characters of a value of a CSV, of a file's name, and of a class's: prompts begin with it."""
 CALLED_OTHERWISE = frozenset(("text", "texts", "caption", "captions", "prompt", "prompts"))
 """Columns that are captions by another name, in any case."""
 
@@ -96,6 +97,8 @@ def class_of(value: Any) -> str:
     name = composed(text_of(value).strip())
     if reason := unfit(name):
         raise ValueError(f"is {reason}")
+    if len(name) > LONGEST_CLASS:
+        raise ValueError(f"is a name of {len(name)} characters, over {LONGEST_CLASS}: a caption goes into text")
     return name
 
 
@@ -233,7 +236,7 @@ def _of_json(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not text.strip():
                 continue
             try:
-                values = json.loads(text.rstrip())
+                values = json.loads(text.rstrip(), object_pairs_hook=unique)
             except json.JSONDecodeError as error:
                 raise OnbrandError(
                     "data",
@@ -241,11 +244,11 @@ def _of_json(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 ) from error
             except RecursionError as error:
                 raise OnbrandError("data", f"{metadata}, line {line} is nested too deep. Write flat values") from error
-            except ValueError as error:
+            except ValueError as error:  # a key twice; Python reads no number of so many digits
                 limit = sys.get_int_max_str_digits()
-                raise OnbrandError(
-                    "data", f"{metadata}, line {line} has a number of over {limit} digits. Write it as text"
-                ) from error
+                fault = str(error) if " twice" in str(error) else f"a number of over {limit} digits"
+                remedy = "Take one out" if " twice" in str(error) else "Write it as text"
+                raise OnbrandError("data", f"{metadata}, line {line} has {fault}. {remedy}") from error
             if not isinstance(values, dict):
                 raise OnbrandError("data", f"{metadata}, line {line}: a row is a JSON object; got {text.strip()[:60]}")
             yield line, values

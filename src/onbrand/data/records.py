@@ -130,6 +130,10 @@ def open_folder(path: str | Path, split: str | None = None) -> Folder:
         return _from_table(folder, open_parquet([folder], split))
     if os.path.isfile(folder / "dataset_dict.json") or all(os.path.isfile(folder / name) for name in SAVED):
         return _from_table(folder, open_saved(folder, split))
+    if split is not None and (Path(split).is_absolute() or ".." in Path(split).parts):
+        raise OnbrandError(
+            "data", f"no folder {split!r}, and no split: that is a name in {folder}. Give a folder that is there"
+        )
     if split is not None and (folder / split).is_dir():
         folder, split = folder / split, None
     listing = walk(folder)
@@ -137,6 +141,8 @@ def open_folder(path: str | Path, split: str | None = None) -> Folder:
         return _from_table(folder, open_parquet([folder / name for name in listing.tables], split), listing)
     splits = sorted({name.split("/")[0] for name in (*listing.images, *listing.metadata) if "/" in name} & set(SPLITS))
     if split is not None or len(splits) > 1:
+        if not splits:
+            raise OnbrandError("data", f"{folder} holds no splits, and no folder {split!r}. Leave split out")
         problem = f"split={split!r} is none of them" if split else "one is used at a time"
         raise OnbrandError("data", f"{folder} holds the splits {splits}: {problem}. Give one's own folder or split=...")
     if listing.metadata:

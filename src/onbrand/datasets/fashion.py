@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import json
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from onbrand.datasets.folder import write_dataset
 from onbrand.datasets.garments import descriptions as descriptions
 from onbrand.datasets.garments import garment_folder as garment_folder
 from onbrand.datasets.garments import garments as garments
@@ -17,7 +18,6 @@ from onbrand.datasets.garments import shown as shown
 from onbrand.datasets.garments import write_garments as write_garments
 from onbrand.datasets.try_on import write_try_on as write_try_on
 from onbrand.errors import OnbrandError
-from onbrand.io import write_png, write_text
 
 KINDS = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 """Names of Fashion-MNIST's labels 0..9."""
@@ -128,15 +128,13 @@ def write_folder(
     folder: str | Path, split: str = "train", count: int | None = None, source: str | Path | None = None, seed: int = 0
 ) -> Path:
     """Write brand images as PNG with `metadata.jsonl` (file_name, text, class, kind, colour); returns the folder."""
-    folder = Path(folder)
     grey, categories = photos(split, source)
     if count is not None and not 0 < count <= len(grey):
         raise OnbrandError("dataset", f"count must be 1..{len(grey)}, what {split!r} holds here, got {count}")
-    lines = []
+    images, rows = {}, []
     for i in range(count or len(grey)):
         colour, name = tint_of(i, seed), f"{i:05d}.png"
-        write_png(folder / name, Image.fromarray(brand_image(grey[i], colour)))
+        images[name] = partial(brand_image, grey[i], colour)
         row = {"file_name": name, "text": caption(int(categories[i]), colour), "class": CLASS}
-        lines.append(json.dumps(row | {"kind": KINDS[categories[i]], "colour": colour}))
-    write_text(folder / "metadata.jsonl", "\n".join(lines) + "\n")
-    return folder
+        rows.append(row | {"kind": KINDS[categories[i]], "colour": colour})
+    return write_dataset(folder, images, rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from onbrand.datasets.folder import write_dataset
 from onbrand.errors import OnbrandError
-from onbrand.io import write_png, write_text
 
 SIZE = 128
 """Side of an image, pixels."""
@@ -121,14 +122,12 @@ def shown(row: Mapping[str, Any]) -> dict[str, str]:
 def write_garments(folder: str | Path, split: str = "test", count: int | None = None) -> Path:
     """Write the first images of a split as PNG, with `metadata.jsonl` (file_name, text, class, attributes)."""
     images, rows = garments(split, count=count)
-    folder = Path(folder)
-    lines = []
-    for i, row in enumerate(rows):
-        write_png(folder / f"{i:05d}.png", Image.fromarray(images[i]))
-        entry = {"file_name": f"{i:05d}.png", "text": row["text"], "class": row["class"], "attributes": shown(row)}
-        lines.append(json.dumps(entry) + "\n")
-    write_text(folder / "metadata.jsonl", "".join(lines))
-    return folder
+    entries = [
+        {"file_name": f"{i:05d}.png", "text": row["text"], "class": row["class"], "attributes": shown(row)}
+        for i, row in enumerate(rows)
+    ]
+    images_of = {str(entry["file_name"]): partial(images.__getitem__, i) for i, entry in enumerate(entries)}
+    return write_dataset(folder, images_of, entries)
 
 
 def descriptions() -> list[dict[str, Any]]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from onbrand.datasets.folder import write_dataset
 from onbrand.datasets.garments import SIZE, garments, shown, split_file
 from onbrand.errors import OnbrandError
-from onbrand.io import write_png, write_text
 
 CONDITIONS = "conditions"
 """Sub-folder of the garments cut out."""
@@ -46,13 +46,11 @@ def write_try_on(folder: str | Path, split: str = "train", count: int | None = N
     images, rows, worn = images[1::2], rows[1::2], regions(split)
     if count is not None and not 0 < count <= len(rows):
         raise OnbrandError("dataset", f"count must be 1..{len(rows)}, the people that {split!r} holds, got {count}")
-    folder = Path(folder)
-    lines = []
+    pixels, entries = {}, []
     for i, row in enumerate(rows[:count]):
         name = f"{i:05d}.png"
-        write_png(folder / name, Image.fromarray(images[i]))
-        write_png(folder / CONDITIONS / name, Image.fromarray(cut_out(images[i], worn[i])))
+        pixels[name] = partial(images.__getitem__, i)
+        pixels[f"{CONDITIONS}/{name}"] = partial(cut_out, images[i], worn[i])
         entry = {"file_name": name, "text": row["text"], "class": row["class"], "attributes": shown(row)}
-        lines.append(json.dumps(entry | {"conditioning_file_name": f"{CONDITIONS}/{name}"}) + "\n")
-    write_text(folder / "metadata.jsonl", "".join(lines))
-    return folder
+        entries.append(entry | {"conditioning_file_name": f"{CONDITIONS}/{name}"})
+    return write_dataset(folder, pixels, entries)

@@ -256,6 +256,7 @@ def open_reference(
     reference = learn(pixels, likelihoods, classes=classes, decoded=decoded)
     if file:
         keep_json(file, {"key": key, "reference": json.loads(reference.to_json())}, sealed=True)
+        return Reference.from_json(reference.to_json())  # rounded, as every later check reads it
     return reference
 
 
@@ -371,5 +372,9 @@ def _key(records: Sequence[Record], size: tuple[int, int], prior: Prior | None, 
 
 
 def _stamp(file: Path) -> tuple[int, int]:
-    status = file.stat()
+    """A file's size and time; (-1, -1) of one that is not there, or may not be looked at: opening it says why."""
+    try:
+        status = file.stat()
+    except (OSError, ValueError):
+        return -1, -1
     return status.st_size, status.st_mtime_ns

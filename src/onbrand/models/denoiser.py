@@ -111,14 +111,7 @@ def lora(
 
     freeze(pipe)
     if NAME not in getattr(pipe.unet, "peft_config", {}):
-        layers = [name for name, layer in pipe.unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-        for target in targets:
-            if not any(layer == target or layer.endswith(f".{target}") for layer in layers):
-                raise OnbrandError(
-                    "model",
-                    f"target_modules are ends of the names of the UNet's linear and convolution layers; none ends in "
-                    f"{target!r}: take to_q, to_k, to_v, to_out.0, or see [name for name, _ in unet.named_modules()]",
-                )
+        _check_targets(pipe.unet, targets)
         config: dict[str, Any] = {
             "r": rank,
             "lora_alpha": rank if alpha is None else alpha,
@@ -136,10 +129,27 @@ def lora(
     return Denoiser(pipe, text=text_encoder)
 
 
+def _check_targets(unet: nn.Module, targets: Sequence[str]) -> None:
+    """Raises OnbrandError for a target that no layer is called by."""
+    layers = [name for name, layer in unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    for target in targets:
+        if not any(layer == target or layer.endswith(f".{target}") for layer in layers):
+            raise OnbrandError(
+                "model",
+                f"target_modules are ends of the names of the UNet's linear and convolution layers; none ends in "
+                f"{target!r}: take to_q, to_k, to_v, to_out.0, or see [name for name, _ in unet.named_modules()]",
+            )
+
+
 def adapted_layers(
     pipe: DiffusionPipeline, targets: Sequence[str], text_encoder: bool
 ) -> dict[str, nn.Linear | nn.Conv2d]:
-    """The layers that `lora` would adapt, by name; none in a pipeline that has its LoRA already."""
+    """The layers that `lora` would adapt, by name; none in a pipeline that has its LoRA already.
+
+    Raises OnbrandError for a target that no layer is called by.
+    """
+    if NAME not in getattr(pipe.unet, "peft_config", {}):
+        _check_targets(pipe.unet, targets)
     encoders = encoders_of(pipe) if text_encoder else {}
     networks = {"": (pipe.unet, tuple(targets))} | {f"{part}.": (one, WORDS) for part, one in encoders.items()}
     return {

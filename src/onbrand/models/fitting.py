@@ -36,17 +36,18 @@ CAPTIONED = 20
 """A class with fewer captioned photos than this gets no regression from text: its fit could not be checked."""
 FOLDS = 5
 """Of the regression's cross-validation."""
+NO_FILE = re.compile(r"[. ]*|(?:con|prn|aux|nul|com\d|lpt\d)(?:[. ].*)?", re.IGNORECASE)
+"""Names of classes that are no names of files: of folders, and of what Windows has devices for."""
 SEEN = 200
 """Photos, evenly spread, that the brand's background is taken from."""
 
 
 def check_folder(folder: Path, photos: Path) -> Path:
-    """The brand's folder as it is; OnbrandError if it lies inside of the photos."""
+    """The output's folder as it is; OnbrandError if it lies inside of the photos."""
     if folder.resolve().is_relative_to(photos.resolve()):
         raise OnbrandError(
             "folder",
-            "the brand's folder lies beside the photos, or its images would be read as photos; "
-            f"got {folder}: take another",
+            f"output_dir lies beside the photos, or its images would be read as photos; got {folder}: take another",
         )
     return folder
 
@@ -279,6 +280,7 @@ def draw_means(pipe: DiffusionPipeline, prior: Prior, folder: Path) -> dict[str,
     files: dict[str, str] = {}
     for number, name in enumerate(prior.classes):
         file = re.sub(r"[^\w ,.-]", "_", name)[:80].encode()[:200].decode(errors="ignore")
+        file = f"_{file}" if NO_FILE.fullmatch(file) else file
         # where upper and lower case are one, so are such files
         files[name] = f"{file} {number}" if file.casefold() in map(str.casefold, files.values()) else file
         write_png(folder / f"{files[name]}.png", to_image(decode(pipe, prior.mean(name))[0]))

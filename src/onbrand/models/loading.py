@@ -27,7 +27,7 @@ from onbrand.models.checkpoint import base_of, is_lora, lora_metadata, model_fol
 from onbrand.models.controlnet import PART, nets_of, open_controlnets
 from onbrand.models.families import FAMILIES, Family, known
 from onbrand.models.lora import fuse
-from onbrand.models.parts import check_parts, check_unet, warn_of_students
+from onbrand.models.parts import check_length, check_parts, check_unet, warn_of_students
 from onbrand.models.scheduler import marked
 from onbrand.models.weights import (
     check_file,
@@ -219,7 +219,7 @@ def _part(family: Family, path: Path, index: Mapping[str, Any], name: str, dtype
     if name in ("unet", "vae", *family.encoders):
         return open_network(part_class, folder, dtype, "model")
     if name == "scheduler":
-        read_config(folder / "scheduler_config.json", "model")
+        check_length(read_config(folder / "scheduler_config.json", "model"), path)
     with reading(str(folder.absolute()), "model"):
         return part_class.from_pretrained(str(folder), local_files_only=True)
 

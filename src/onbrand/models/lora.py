@@ -101,14 +101,16 @@ def fuse(pipe: DiffusionPipeline, file: Path, scale: float = 1.0) -> None:
     print(pairs)
     if pairs.rest:
         warnings.warn(f"not all of {file} took: {pairs.rest}", stacklevel=2)
-    if not any(pair.has_effect for pair in pairs.layers.values()):
-        warnings.warn(f"{file} changes nothing: its weights or its alpha are 0", stacklevel=2)
+    if scale == 0 or not any(pair.has_effect for pair in pairs.layers.values()):
+        zero = "lora_scale is 0" if scale == 0 else "its weights or its alpha are 0"
+        warnings.warn(f"{file} changes nothing: {zero}", stacklevel=2)
     layers = pairs.of("unet")
     if layers:
         put(pipe.unet, layers)
         pipe.fuse_lora(components=["unet"], lora_scale=scale)
         pipe.unet.unload_lora()
-        check_finite(pipe.unet, f"with {file} the UNet", "lora")
+        remedy = "take another copy" if abs(scale) <= 1 else f"take a lora_scale nearer to 1 than {scale:g}"
+        check_finite(pipe.unet, f"with {file} the UNet", "lora", remedy)
     for part, encoder in encoders_of(pipe).items():
         if words := pairs.of(part):
             put(encoder, words)

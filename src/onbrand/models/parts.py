@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import math
+import copy
+import inspect
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from onbrand.errors import OnbrandError
+from onbrand.errors import OnbrandError, quote
 from onbrand.models.families import Family
+from onbrand.models.weights import first_line
+
+LONGEST = 100_000
+"""Timesteps of a noise schedule: Stable Diffusion has 1,000."""
+SCALES = 1e-3, 1e3
+"""Between these lies the scale of every autoencoder's latents; beyond, images would be grey or none at all."""
+FEWEST = 3
+"""Tokens that a tokenizer takes: a word between the two that every text begins and ends with."""
 
 
 def check_parts(family: Family, parts: Mapping[str, Any], path: Path) -> None:
@@ -48,20 +58,14 @@ def check_parts(family: Family, parts: Mapping[str, Any], path: Path) -> None:
         ("scaling_factor", vae.config.scaling_factor),
         ("shift_factor", vae.config.shift_factor or 0.0),
     ):
-        is_number = isinstance(value, int | float) and math.isfinite(value)
-        if not is_number or (name == "scaling_factor" and value <= 0):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= SCALES[1]
+        if not is_number or (name == "scaling_factor" and value < SCALES[0]):
             raise OnbrandError(
                 "model",
                 f"{where / 'vae' / 'config.json'}: {name} must be a number, 0.18215 for the scaling_factor of Stable "
-                f"Diffusion 1 and 2; got {value}: write it there",
+                f"Diffusion 1 and 2; got {quote(value)}: write it there",
             )
-    abars = getattr(parts["scheduler"], "alphas_cumprod", None)
-    if isinstance(abars, Tensor) and not _is_schedule(abars):
-        raise OnbrandError(
-            "model",
-            f"{where / 'scheduler' / 'scheduler_config.json'}: its betas give no noise schedule, whose alphas_cumprod "
-            "fall from below 1 towards 0: copy it anew",
-        )
+    _check_scheduler(parts["scheduler"], where / "scheduler" / "scheduler_config.json")
     scheduler = parts["scheduler"].config
     if scheduler.get("rescale_betas_zero_snr") and scheduler.get("prediction_type") == "epsilon":
         warnings.warn(
@@ -72,10 +76,51 @@ def check_parts(family: Family, parts: Mapping[str, Any], path: Path) -> None:
         )
 
 
+def _check_scheduler(scheduler: Any, file: Path) -> None:
+    """OnbrandError, with the file that its settings stand in, for a noise schedule that is none, or settings under
+    which not one step can be made: that is tried. Kinds without alphas_cumprod are refused when one is asked for."""
+    abars, count = getattr(scheduler, "alphas_cumprod", None), scheduler.config.get("num_train_timesteps")
+    if not isinstance(abars, Tensor):
+        return
+    if not _is_schedule(abars):
+        raise OnbrandError(
+            "model",
+            f"{file}: its betas give no noise schedule, whose alphas_cumprod fall from below 1 towards 0: copy it anew",
+        )
+    if count is not None and count != len(abars):
+        raise OnbrandError(
+            "model", f"{file}: num_train_timesteps is {count}, and its trained_betas are {len(abars)}: copy it anew"
+        )
+    live, latents = copy.deepcopy(scheduler), torch.zeros(1, 4, 8, 8)
+    drawn = "generator" in inspect.signature(live.step).parameters  # not from the generator that is everyone's
+    options = {"generator": torch.Generator().manual_seed(0)} if drawn else {}
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            live.set_timesteps(min(10, len(abars)))
+            live.step(latents, live.timesteps[0], live.scale_model_input(latents, live.timesteps[0]), **options)
+    except MemoryError:
+        raise
+    except Exception as error:  # the libraries raise whatever they stumble over
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise OnbrandError("model", f"{file}: its settings do not work ({reason}): copy it anew") from error
+
+
 def _is_schedule(abars: Tensor) -> bool:
-    """Whether alphas_cumprod are some, fall within [0, 1], and reach 0 at the last timestep if at all."""
-    inside = len(abars) > 0 and bool(((abars >= 0) & (abars <= 1)).all())
+    """Whether alphas_cumprod are some, fall within [0, 1], leave 1 after the first timestep at the latest, and reach 0
+    at the last one if at all."""
+    inside = len(abars) > 0 and bool(((abars >= 0) & (abars <= 1)).all()) and bool((abars[1:] < 1).all())
     return inside and bool((abars.diff() <= 0).all()) and bool((abars[:-1] > 0).all())
+
+
+def check_length(config: Mapping[str, Any], path: Path) -> None:
+    """OnbrandError for a scheduler's configuration of so many timesteps that they would fill the memory, or of none."""
+    count = config.get("num_train_timesteps", 1)
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= LONGEST:
+        raise OnbrandError(
+            "model",
+            f"{path.absolute() / 'scheduler' / 'scheduler_config.json'}: num_train_timesteps must be a whole number "
+            f"from 1 to {LONGEST}, 1000 of Stable Diffusion; got {quote(count)}: write it there",
+        )
 
 
 def check_unet(config: Mapping[str, Any], family: Family, path: Path) -> None:
@@ -89,11 +134,11 @@ def check_unet(config: Mapping[str, Any], family: Family, path: Path) -> None:
             )
     size = config.get("sample_size")
     sides = size if isinstance(size, list) else [size, size]
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):  # noqa: PLR2004
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):  # noqa: PLR2004
         raise OnbrandError(
             "model",
             f"{path.absolute() / 'unet' / 'config.json'}: sample_size must be the side of its latents, 64 of Stable "
-            f"Diffusion 1; got {size}: write it there",
+            f"Diffusion 1; got {quote(size)}: write it there",
         )
 
 
@@ -116,7 +161,14 @@ def warn_of_students(names: Sequence[str | Path], scheduler: Any, unet_config: M
 
 
 def _check_tokenizer(tokenizer: Any, encoder: Any, where: Path) -> None:
-    """OnbrandError for a tokenizer without words, or with more than the text encoder knows."""
+    """OnbrandError for a tokenizer without words, without room for one, or with more than the text encoder knows."""
+    length = tokenizer.model_max_length
+    if isinstance(length, bool) or not isinstance(length, int) or length < FEWEST:
+        raise OnbrandError(
+            "model",
+            f"{where / 'tokenizer_config.json'}: model_max_length must be a whole number from {FEWEST} "
+            f"on, 77 of Stable Diffusion; got {quote(length)}: write it there",
+        )
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise OnbrandError(
             "model",
@@ -129,8 +181,7 @@ def _check_tokenizer(tokenizer: Any, encoder: Any, where: Path) -> None:
             f"the tokenizer {where} has {len(tokenizer)} tokens, its text encoder knows {known}: take both from one "
             "model",
         )
-    if tokenizer.model_max_length > room:
-        length = tokenizer.model_max_length
+    if length > room:
         says = f"takes {length} tokens" if length < 10**9 else "does not say how many tokens it takes"
         warnings.warn(f"the tokenizer {where} {says}; its text encoder takes {room}: so many are used", stacklevel=2)
         tokenizer.model_max_length = room

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import DiffusionPipeline
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import BatchEncoding
 
@@ -28,6 +29,7 @@ from onbrand.models.loading import SHIPPED as SHIPPED
 from onbrand.models.loading import load as load
 from onbrand.models.loading import name_of as name_of
 from onbrand.models.loading import shipped as shipped
+from onbrand.models.single_file import weights_of
 from onbrand.models.tokens import losses, tokenized
 from onbrand.models.weights import check_finite, quiet
 
@@ -90,8 +92,10 @@ def save(
     folder: str | Path,
     prior: Prior | None = None,
     trained_start: Mapping[str, Any] | None = None,
+    single_file: bool = False,
 ) -> None:
-    """Write the pipeline as `save_pretrained` does, and beside it onbrand/{prior.safetensors, config.json}.
+    """Write the pipeline as `save_pretrained` does, if `single_file` as one file, model.safetensors, and beside it
+    onbrand/{prior.safetensors, config.json}.
 
     `trained`: the start that the weights were trained with (checkpoint.KEYS; the prior's fingerprint is added).
     OnbrandError for a text encoder with a LoRA. onbrand/ is written before the weights, so that a run killed in between
@@ -106,6 +110,9 @@ def save(
         if isinstance(part, nn.Module):
             check_finite(part, f"{folder} is not written: its {name}", "model")
     write_record(folder, prior, trained_start)
+    if single_file:
+        save_file(weights_of(pipe), folder / "model.safetensors", {"format": "pt"})
+        return
     with quiet():
         pipe.save_pretrained(str(folder))
 

@@ -97,6 +97,13 @@ def set_steps(scheduler: Any, steps: int) -> Any:
             "scheduler",
             f"{type(live).__name__} cannot run {steps} inference steps ({error}): take another num_inference_steps",
         ) from error
+    last = len(live.alphas_cumprod) - 1
+    if not 0 <= float(live.timesteps.min()) <= float(live.timesteps.max()) <= last:
+        raise OnbrandError(
+            "scheduler",
+            f"{type(live).__name__} would begin {steps} inference steps at timestep {float(live.timesteps.max()):g}; "
+            f"its noise schedule ends at {last}: take a smaller num_inference_steps, or timestep_spacing trailing",
+        )
     if float(live.timesteps[0]) < float(live.timesteps[-1]):
         raise OnbrandError(
             "scheduler", f"{type(live).__name__} runs from the image to the noise: a start has no place in it"

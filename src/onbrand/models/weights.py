@@ -36,6 +36,8 @@ def check_file(file: Path, code: str) -> None:
     at all, a pickle called .safetensors.
     """
     try:
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            raise OnbrandError(code, f"{file.absolute()} is no file but a folder, a pipe or a device: copy it anew")
         with open(file, "rb") as stream:
             head = stream.read(512)
     except OSError as error:
@@ -137,7 +139,9 @@ def open_network(network: Any, folder: Path, dtype: torch.dtype, code: str) -> A
     are missing (the libraries draw those at random), or no numbers.
     """
     read_config(folder / "config.json", code)
-    _, variant, safe = files_of(folder, code)
+    files, variant, safe = files_of(folder, code)
+    for file in files if safe else ():
+        check_dtypes(file, code)
     ours = issubclass(network, ModelMixin)  # transformers has renamed its dtype; diffusers says itself what is unlike
     options = {"torch_dtype": dtype} if ours else {"ignore_mismatched_sizes": True}
     with reading(str(folder.absolute()), code):
@@ -170,17 +174,32 @@ def open_network(network: Any, folder: Path, dtype: torch.dtype, code: str) -> A
     return model
 
 
-def check_finite(network: nn.Module, where: str, code: str) -> None:
-    """OnbrandError, of this code, that names the weight and `where` it stands, if one is NaN, infinite or absent."""
+def check_finite(network: nn.Module, where: str, code: str, remedy: str = "take another copy") -> None:
+    """OnbrandError, of this code, that names the weight and `where` it stands, if one is NaN, infinite or absent.
+
+    remedy: what to do about numbers that are none."""
     for name, value in network.state_dict().items():
         if value.is_meta:
             raise OnbrandError(code, f"{where} lacks the weight {name}: take a whole model")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             wrong = int((~torch.isfinite(value)).sum())
             half = value.dtype == torch.float16 and not bool(value.isnan().any())
-            remedy = "float16 holds none above 65504: take dtype float32 or bfloat16" if half else "take another copy"
+            remedy = "float16 holds none above 65504: take dtype float32 or bfloat16" if half else remedy
             raise OnbrandError(
                 code, f"{where}: {wrong} of {value.numel()} numbers of {name} are NaN or infinite: {remedy}"
+            )
+
+
+def check_dtypes(file: Path, code: str) -> None:
+    """OnbrandError, of this code, for a safetensors file of whole numbers: quantised weights, without their scales."""
+    with _safetensors(file, code), safe_open(file, "pt") as content:
+        dtypes = {name: str(content.get_slice(name).get_dtype()) for name in content.keys()}  # noqa: SIM118
+    for name, dtype in dtypes.items():
+        if not dtype.startswith(("F", "BF")) and not name.endswith("position_ids"):
+            raise OnbrandError(
+                code,
+                f"{file.absolute()}: {name} holds {dtype}, as if it were quantised: take a copy in float32, float16 or "
+                "bfloat16",
             )
 
 
@@ -249,6 +268,7 @@ def first_line(error: Exception) -> str:
     """What an error says first, in at most 200 characters."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     text = " ".join(" ".join(lines[:2] if lines[0].endswith(":") else lines[:1]).split()).partition(". If you want")[0]
+    text = text.partition("; use sys.set_int_max_str_digits")[0]  # Python's advice, to programmers
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 

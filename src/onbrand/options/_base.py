@@ -77,8 +77,8 @@ Size: TypeAlias = Annotated[Count | tuple[Count, Count] | None, tyro.conf.arg(me
 T = TypeVar("T")
 Dtype = Literal["float32", "float16", "bfloat16"]
 Spacing = Literal["leading", "trailing", "linspace"]
-LARGEST = 2**63 - 1
-"""Of whole numbers: what 64 bits hold."""
+LARGEST, GREATEST = 2**63 - 1, 1e15
+"""Of whole numbers: what 64 bits hold; of others: what files of ours may hold (schemas.Number)."""
 
 
 class Need(NamedTuple):
@@ -192,6 +192,10 @@ def _fitting(name: str, value: Any, hint: Any) -> Any:
             return int(value)
     elif hint is float:
         if isinstance(value, numbers.Real) and not isinstance(value, bool) and _finite(value):
+            if abs(float(value)) > GREATEST:
+                raise OnbrandError(
+                    "option", f"{name} must lie between {-GREATEST:g} and {GREATEST:g}; got {float(value):g}"
+                )
             return value if isinstance(value, int) else float(value)  # 1 stays 1, as it is recorded
     elif hint is str and isinstance(value, str):
         return _text(name, value)

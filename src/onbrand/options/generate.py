@@ -15,6 +15,7 @@ from onbrand.options._base import (
     Need,
     NotNegative,
     Number,
+    Range,
     Rate,
     Size,
     Spacing,
@@ -23,6 +24,8 @@ from onbrand.options._base import (
     own_first,
 )
 
+MOST = 100_000
+"""Images of one prompt: their requests are held in memory, and their names have five digits."""
 Start = Literal["noise", "mean", "pca", "text", "image"]
 
 
@@ -134,7 +137,7 @@ class GenerateOptions(SamplingSettings):
     prior: File | None = None
     prompt: str | None = None
     negative_prompt: str = ""
-    num_images_per_prompt: Count = 1
+    num_images_per_prompt: Annotated[int, Range(1, MOST)] = 1
     seed: Number = 0
     resolution: Size = None
     lora: File | None = None

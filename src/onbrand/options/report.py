@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
+from onbrand.errors import OnbrandError
 from onbrand.options._base import File, First, check_options
+
+PAGES = (".html", ".htm")
+"""Ends of a page's name."""
 
 
 @dataclass(frozen=True)
@@ -22,3 +26,9 @@ class ReportOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.output_file is not None and not str(self.output_file).lower().endswith(PAGES):
+            raise OnbrandError(
+                "option",
+                f"output_file is a page, so that it takes the place of nothing else: its name ends in "
+                f"{' or '.join(PAGES)}; got {self.output_file}: name it so",
+            )

@@ -200,8 +200,11 @@ def _say(start: str, k: int) -> str:
 
 WEIGHTS = re.compile(
     r"\([^()]*:\s*[-+]?\d*\.?\d+\s*\)|\(\([^()]+\)\)|\[\[[^\[\]]+\]\]|<(?:lora|lyco|hypernet):[^<>]*>|\bBREAK\b"
+    r"|\([^()]+\)(?:\d*\.\d+|[-+]{1,9}(?![\w-]))|\b\w+(?:\+{2,9}|-{2,9})(?![\w-])|\[[^\[\]|:]*[|:][^\[\]]*\]"
+    r"|\{[^{}|]*\|[^{}]*\}|\{\{[^{}]+\}\}|\b__\w[\w/-]*__|\bembedding:\w[\w.-]*"
 )
-"""What other programs read in a prompt, and no one here: (red:1.4), ((red)), [[red]], <lora:shoes:0.8>."""
+"""What other programs read in a prompt, and no one here: (red:1.4), ((red)), [[red]], <lora:shoes:0.8>; (red)1.4, red++
+(InvokeAI), [red:blue:0.5], [red|blue] (A1111), {red|blue}, __colour__ (dynamic prompts), embedding:shoes (ComfyUI)."""
 
 
 def warn_unread(requests: Sequence[Request], config: SamplingSettings, nets: int) -> None:

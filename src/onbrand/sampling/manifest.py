@@ -241,10 +241,11 @@ def _open(folder: Path, settings: Mapping[str, Any], work: Plan) -> set[int]:
         if torn:
             os.truncate(folder / LINES, len(content))
     there = {index for index, entry in entries.items() if (folder / entry["file"]).is_file()}
-    damaged = sorted(index for index in there if not is_whole(folder / entries[index]["file"]))
+    files = {index: folder / entries[index]["file"] for index in there}
+    damaged = sorted(index for index, file in files.items() if file.is_symlink() or not is_whole(file))
     if damaged:
         warnings.warn(
-            f"{len(damaged)} of {len(there)} images in {folder.absolute()} are empty, cut short or damaged "
+            f"{len(damaged)} of {len(there)} images in {folder.absolute()} are empty, cut short, damaged or links "
             f"(image {some(damaged)}): they are made again",
             stacklevel=4,
         )

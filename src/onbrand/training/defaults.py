@@ -78,6 +78,32 @@ def check_run(
     Raises:
         OnbrandError: the first thing that does not fit.
     """
+    objective = check_settings(pipe, prior, config)
+    if not images.used:
+        raise OnbrandError("training", f"training needs images; got {images}: give images that can be read")
+    if config.method == "controlnet":
+        check_control_images(images.used)
+        with ThreadPoolExecutor() as pool:  # all of them: one that cannot be read would end the run in its midst
+            list(pool.map(lambda record: read_conditioning(str(record.conditioning), (1, 1)), images.used))
+    if prior is not None:
+        check_prior(pipe, images, store, prior, config)
+    return objective
+
+
+def check_settings(pipe: DiffusionPipeline, prior: Prior | None, config: TrainSettings) -> Objective:
+    """What `check_run` checks that needs no images: before these are encoded.
+
+    Args:
+        pipe: the model, on the device of the run.
+        prior: the prior; None for start noise.
+        config: the settings, their start resolved.
+
+    Returns:
+        The objective of the run.
+
+    Raises:
+        OnbrandError: the first thing that does not fit.
+    """
     objective = make_objective(pipe.scheduler, config)
     resolve_precision(config, pipe.device)
     weights = [weight for network in (pipe.unet, *nets_of(pipe)) for weight in network.parameters()]
@@ -98,14 +124,8 @@ def check_run(
             f"report_to must be known to accelerate and installed (here: {', '.join(trackers) or 'none'}"
             f"); got {config.report_to}: install it, or leave report_to out",
         )
-    if not images.used:
-        raise OnbrandError("training", f"training needs images; got {images}: give images that can be read")
-    if config.method == "controlnet":
-        check_control_images(images.used)
-        with ThreadPoolExecutor() as pool:  # all of them: one that cannot be read would end the run in its midst
-            list(pool.map(lambda record: read_conditioning(str(record.conditioning), (1, 1)), images.used))
     if prior is not None:
-        check_prior(pipe, images, store, prior, config)
+        check_encoders(pipe, prior, config)
     elif config.start != "noise":
         raise OnbrandError(
             "training",
@@ -129,15 +149,7 @@ def check_rank(pipe: DiffusionPipeline, config: TrainSettings) -> None:
 
 
 def check_prior(pipe: DiffusionPipeline, images: Summary, store: Store, prior: Prior, config: TrainSettings) -> None:
-    """Raises OnbrandError unless the prior is of the model's VAE (for start text, of its text encoder), knows the
-    images' classes, and has their starts."""
-    vae = pipe.vae.config
-    prior.check(
-        vae=fingerprint(pipe.vae),
-        scaling_factor=vae.scaling_factor,
-        shift_factor=vae.shift_factor or 0.0,
-        text_encoder=text_fingerprint(pipe) if config.start == "text" else None,
-    )
+    """Raises OnbrandError unless the prior knows the images' classes, and has their starts."""
     classes = sorted({record.class_name for record in images.used})
     prior.mean(classes)
     textless = [name for name in classes if name not in prior.text]
@@ -158,6 +170,17 @@ def check_prior(pipe: DiffusionPipeline, images: Summary, store: Store, prior: P
             f"the prior's x_start and the images' latents must have one shape; got {tuple(prior.shape)} and "
             f"{tuple(mean.shape[1:])}: fit and train at one resolution",
         )
+
+
+def check_encoders(pipe: DiffusionPipeline, prior: Prior, config: TrainSettings) -> None:
+    """Raises OnbrandError unless the prior is of the model's VAE and, for start text, of its text encoder."""
+    vae = pipe.vae.config
+    prior.check(
+        vae=fingerprint(pipe.vae),
+        scaling_factor=vae.scaling_factor,
+        shift_factor=vae.shift_factor or 0.0,
+        text_encoder=text_fingerprint(pipe) if config.start == "text" else None,
+    )
 
 
 def check_control_images(records: Sequence[Record]) -> None:

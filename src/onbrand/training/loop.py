@@ -27,7 +27,7 @@ from onbrand.options.train import TrainSettings
 from onbrand.training import rng
 from onbrand.training.batches import mixture
 from onbrand.training.captions import remove_captions
-from onbrand.training.defaults import DTYPES, check_run, resolve_defaults, resolve_precision
+from onbrand.training.defaults import DTYPES, check_run, check_settings, resolve_defaults, resolve_precision
 from onbrand.training.engine import (
     allow_tf32,
     check_compiled,
@@ -87,6 +87,20 @@ class Step:
     nothing."""
 
 
+def settle(pipe: DiffusionPipeline, prior: Prior | None, config: TrainSettings) -> TrainSettings:
+    """The settings with their start, once model, prior and machine fit them; the pipeline is frozen and has their
+    scheduler. This comes before any image is encoded; `train` begins with it too.
+
+    Raises:
+        OnbrandError: something does not fit.
+    """
+    config = resolve_defaults(config, prior)
+    freeze(pipe)
+    set_scheduler(pipe, config)
+    check_settings(pipe, prior, config)
+    return config
+
+
 def train(
     pipe: DiffusionPipeline,
     records: Sequence[Record],
@@ -125,9 +139,7 @@ def train(
             anything is computed or written. A step raises one of code diverged if the loss or the weights are no longer
             numbers; what is in `out` is then from before.
     """
-    out, config = Path(out), resolve_defaults(config, prior)
-    freeze(pipe)
-    set_scheduler(pipe, config)
+    out, config = Path(out), settle(pipe, prior, config)
     data = [Bucket(store, records, validation_records), *others]
     buckets = [(one.store, one.store.look_up(one.records)) for one in data]
     for own, images in buckets:

@@ -8,6 +8,8 @@ from typing import Any
 from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
 from torch import Tensor, nn
 
+from onbrand.models.tokens import beginning
+
 
 class SD:
     """Stable Diffusion 1.5, 2.0, 2.1 and what was fine-tuned from them; `Family` says what each member is."""
@@ -51,7 +53,12 @@ class SD:
     def call(  # noqa: D102
         self, pipe: Any, prompts: Sequence[str], negative: Sequence[str] | None, size: tuple[int, int]
     ) -> dict[str, Any]:
-        return {"prompt": list(prompts), "negative_prompt": None if negative is None else list(negative)}
+        # no more of each than counts: the pipeline would tokenise a book to its end
+        texts = [
+            None if one is None else [beginning(text, pipe.tokenizer.model_max_length) for text in one]
+            for one in (prompts, negative)
+        ]
+        return {"prompt": texts[0], "negative_prompt": texts[1]}
 
     def text_in_one_file(self, pipe: Any) -> dict[str, tuple[str, bool]]:  # noqa: D102
         is_v2 = pipe.unet.config.cross_attention_dim == 1024  # noqa: PLR2004  (by which diffusers tells them apart)
