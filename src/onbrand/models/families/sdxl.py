@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two text encoders, and a UNet that is also told the pooled text, the size and the crop."""
+"""Stable Diffusion XL: two text encoders, and a UNet that also reads pooled text, size and crop."""
 
 from __future__ import annotations
 
