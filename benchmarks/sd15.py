@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -145,10 +146,20 @@ def do(part: str, width: float, side: int, folder: Path) -> dict[str, float]:
     return told | {"seconds": step.seconds, **peak_memory(pipe.device)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def measure(
+    script: str,
+    doc: str | None,
+    parts: Iterable[str],
+    do: Callable[[str, float, int, Path], dict[str, float]],
+    side: int,
+) -> None:
+    """The command line of a benchmark: each part in a process of its own, its figures printed and written.
+
+    script, doc: the benchmark's file and its words; do: called as `do(part, width, side, folder)`; side: the images'.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--side", type=int, default=side)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--part", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -156,21 +167,19 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(do(args.part, args.width, args.side, Path(folder))))
         return
-    found = {}
-    for part in PARTS:
-        command = [sys.executable, __file__, "--part", part, "--width", str(args.width), "--side", str(args.side)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{part}: {done.stderr[-2000:]}")
-        found[part] = json.loads(done.stdout.strip().splitlines()[-1])
-        told = found[part]
-        learned = f", {told['learned'] / 1e6:.1f} M learn" if "learned" in told else ""
-        print(f"{part}: {told['seconds']:.1f} s, {told['peak_memory_gb']:.1f} GB at most{learned}", flush=True)
-    count = found["an image of 2 steps"]["parameters"]
-    print(f"UNet of {count / 1e6:.0f} M parameters, {torch.get_num_threads()} threads")
-    if args.out:
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+    results = {}
+    for part in parts:
+        command = [sys.executable, script, "--part", part, "--width", str(args.width), "--side", str(args.side)]
+        process = subprocess.run(command, capture_output=True, text=True)
+        if process.returncode:
+            raise SystemExit(f"{part}: {process.stderr[-2000:]}")
+        results[part] = result = json.loads(process.stdout.strip().splitlines()[-1])
+        learned = f", {result['learned'] / 1e6:.1f} M learn" if "learned" in result else ""
+        print(f"{part}: {result['seconds']:.1f} s, {result['peak_memory_gb']:.1f} GB at most{learned}", flush=True)
+        if args.out:
+            args.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"UNet of {result['parameters'] / 1e6:.0f} M parameters, {torch.get_num_threads()} threads")
 
 
 if __name__ == "__main__":
-    main()
+    measure(__file__, __doc__, PARTS, do, side=512)

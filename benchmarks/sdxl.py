@@ -8,11 +8,6 @@ process of its own, with the fit that comes before.
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -27,7 +22,7 @@ from onbrand.options.train import TrainSettings
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import sample
 from onbrand.training.loop import train
-from sd15 import laid, wide
+from sd15 import laid, measure, wide
 
 PARTS = {"LoRA, one step, bfloat16": "lora", "an image of 2 steps, bfloat16": "generate"}
 
@@ -117,30 +112,5 @@ def do(part: str, width: float, side: int, folder: Path) -> dict[str, float]:
     return result | {"seconds": step.seconds, **peak_memory(pipe.device)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--side", type=int, default=1024)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--part", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.part:
-        with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(do(args.part, args.width, args.side, Path(folder))))
-        return
-    results = {}
-    for part in PARTS:
-        command = [sys.executable, __file__, "--part", part, "--width", str(args.width), "--side", str(args.side)]
-        process = subprocess.run(command, capture_output=True, text=True)
-        if process.returncode:
-            raise SystemExit(f"{part}: {process.stderr[-2000:]}")
-        results[part] = result = json.loads(process.stdout.strip().splitlines()[-1])
-        learned = f", {result['learned'] / 1e6:.1f} M learn" if "learned" in result else ""
-        print(f"{part}: {result['seconds']:.1f} s, {result['peak_memory_gb']:.1f} GB at most{learned}", flush=True)
-        if args.out:
-            args.out.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"UNet of {result['parameters'] / 1e6:.0f} M parameters, {torch.get_num_threads()} threads")
-
-
 if __name__ == "__main__":
-    main()
+    measure(__file__, __doc__, PARTS, do, side=1024)

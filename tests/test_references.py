@@ -24,6 +24,7 @@ def texts() -> dict[str, str]:
         if (name := str(path.relative_to(ROOT))) not in PASSED_OVER
         and path.suffix in TEXTS
         and path.is_file()
+        and not path.name.startswith(".coverage")  # which `make coverage` leaves
         and not path.is_relative_to(ROOT / "tests/archive")
     }
 

@@ -15,7 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from onbrand.api import merge
+from onbrand.api import diagnose, merge
+from onbrand.core.leak import channel_means_lost
 from onbrand.models import pipeline
 from onbrand.models.checkpoint import LORA
 from onbrand.models.controlnet import new_controlnet, open_controlnets
@@ -29,11 +30,12 @@ from onbrand.options.generate import SamplingSettings
 from onbrand.options.train import TrainSettings
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import sample
+from onbrand.sampling.start import start
 from onbrand.training.batches import Captions
 from onbrand.training.export import set_scheduler
 from onbrand.training.objective import Batch, make_objective
 from worlds import FAMILIES as BUILDERS
-from worlds import raises, tiny_pipeline, tiny_unet
+from worlds import raises, tiny_pipeline, tiny_prior, tiny_unet
 
 PROMPTS = ["a red boot", "a blue dress"]
 STEPS = {"num_inference_steps": 4, "guidance_scale": 3.0}
@@ -369,3 +371,34 @@ def test_a_merged_model_in_one_file_is_read_by_diffusers(saved: Any, tmp_path: P
     merge(tmp_path / "lora", tmp_path / "whole")
     assert images_of(theirs) == images_of(type(pipe).from_pretrained(tmp_path / "whole", local_files_only=True))
     merge(tmp_path / "lora", tmp_path / "merged", single_file=True)  # the same command again
+
+
+@pytest.mark.parametrize(("name", "asked", "offset"), [("stabilityai/stable-diffusion-xl-base-1.0", None, 0.0357),
+                                                       ("", None, 0.0), ("", 0.5, 0.5)])  # fmt: skip
+def test_diagnose_knows_which_models_were_trained_with_offset_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, asked: float | None, offset: float
+) -> None:
+    pipe = tiny_pipeline(family="sdxl")
+    pipe.save_pretrained(tmp_path / "model")
+    prior = tiny_prior(pipe)
+    prior.save(tmp_path / "brand" / "prior.safetensors")
+    monkeypatch.setattr(pipeline, "name_of", lambda _: name)
+    result = diagnose(tmp_path / "brand", model=tmp_path / "model", trained_noise_offset=asked)
+    assert result["trained_noise_offset"] == offset
+    assert ("OB008" in {entry["code"] for entry in result["findings"]}) == (offset > 0)
+    abar = result["abar"]
+    lost = {one: channel_means_lost(gaussian, abar, offset) for one, gaussian in prior.gaussians.items()}
+    assert {one: entry.get("channel_means_lost") for one, entry in result["classes"].items()} == (
+        lost if offset else dict.fromkeys(lost)
+    )
+
+
+def test_a_look_in_a_foreign_pipeline_is_told_the_size_of_its_latents() -> None:
+    pipe, seen = tiny_pipeline(family="sdxl"), []
+    prior = tiny_prior(tiny_pipeline(family="sdxl", size=32))  # the model's own are of 16
+    pipe.unet.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["added_cond_kwargs"]["time_ids"][0].tolist()), with_kwargs=True
+    )
+    name = prior.classes[0]
+    start(pipe, prior, [f"{name}, red"], seeds=[0], classes=[name], look_ahead=1, num_inference_steps=4)
+    assert seen == [[32, 32, 0, 0, 32, 32]]

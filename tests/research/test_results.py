@@ -68,3 +68,12 @@ def test_what_readme_says_of_longer_training_holds(tool: Any) -> None:
     long = tool("pages").tables()["long"]["text-constant:v/text+zeromean"]
     properties = ("background", "centring", "cropping", "fill", "light", "pose", "class")
     assert all(long[name]["value"] >= 0.95 for name in properties)
+
+
+def test_the_table_of_flow_models_is_what_exact_networks_give(tool: Any) -> None:
+    flow = tool("flow")
+    log = (ROOT / "docs" / "research" / "log.md").read_text()
+    assert all(f"{row}\n" in log for row in flow.table()) and "python research/flow.py" in log
+    for first in (0.8, 0.95, 1.0):  # at sigma 1 nothing of x_start is there, and both are one
+        assert all(abs(flow.end(first, trained)[0] - 1) < 1e-9 for trained in (False, True))
+    assert flow.end(1.0, True) == flow.end(1.0, False)

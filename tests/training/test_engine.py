@@ -22,6 +22,7 @@ from onbrand.models.optim import optimizer_of
 from onbrand.models.pipeline import decode
 from onbrand.training import captions
 from onbrand.training.batches import Batches
+from onbrand.training.export import save_model
 from onbrand.training.loop import train
 from onbrand.training.state import check_same, read_state, save_state, settings_of
 from worlds import predict, raises
@@ -94,6 +95,13 @@ def test_a_run_whose_captions_do_not_fit_in_memory_has_the_same_bytes(
         losses.append([step.loss for step in train(*open_all(home), settings(**options), tmp_path / out)])
         assert makers[-1] is not threading.current_thread()
         assert not list((tmp_path / out).glob(".captions*"))
+    options |= {"max_train_steps": 9, "checkpointing_steps": 1}
+    parts = open_all(home)
+    run = train(*parts, config := settings(**options), tmp_path / "stopped")
+    next(run)
+    run.close()
+    save_model(parts[0], parts[3], config, tmp_path / "stopped")  # as early stopping ends a run
+    assert not list((tmp_path / "stopped").glob(".captions*"))
     assert losses[0] == losses[1]
 
 

@@ -38,7 +38,7 @@ def check_parts(family: Family, parts: Mapping[str, Any], path: Path) -> None:
             f"the UNet must take the VAE's latents alone ({channels} channels); that of {where} takes "
             f"{config.in_channels}, as inpainting and other conditioned models do: take one that makes images of text",
         )
-    width, hidden = config.cross_attention_dim, family.text_width(encoders)
+    width, hidden = config.cross_attention_dim, sum(encoder.config.hidden_size for encoder in encoders)
     if width != hidden:
         raise OnbrandError(
             "model",

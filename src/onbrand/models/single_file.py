@@ -49,8 +49,8 @@ def weights_of(pipe: DiffusionPipeline) -> dict[str, Tensor]:
 def _unet(unet: Any) -> dict[str, Tensor]:
     state = {}
     for name, value in unet.state_dict().items():
-        layer, _, kind = name.rpartition(".")
-        state[f"{ldm_name(layer, unet)}.{kind}"] = value
+        layer, _, end = name.rpartition(".")
+        state[f"{ldm_name(layer, unet)}.{end}"] = value
     return state
 
 
@@ -74,11 +74,11 @@ def _text(state: Mapping[str, Tensor], is_open_clip: bool) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
     for name, value in state.items():
         if match := re.fullmatch(r"(.*self_attn)\.([qkv])_proj\.(weight|bias)", name):
-            layer, part, kind = match.groups()
+            layer, part, end = match.groups()
             if part != "q":
                 continue
-            value = torch.cat([state[f"{layer}.{one}_proj.{kind}"] for one in "qkv"])
-            name = f"{layer}.in_proj_{kind}"
+            value = torch.cat([state[f"{layer}.{one}_proj.{end}"] for one in "qkv"])
+            name = f"{layer}.in_proj_{end}"
         elif name == "text_projection.weight":
             name, value = "text_projection", value.T
         elif name.endswith("position_ids"):

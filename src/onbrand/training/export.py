@@ -22,6 +22,7 @@ from onbrand.models.families import encoders_of
 from onbrand.models.scheduler import with_options, with_prediction
 from onbrand.options.train import TrainSettings
 from onbrand.training import rng
+from onbrand.training.captions import remove_captions
 from onbrand.training.objective import Objective, make_objective
 from onbrand.training.state import load_state
 
@@ -79,6 +80,7 @@ def save_model(pipe: DiffusionPipeline, prior: Prior | None, config: TrainSettin
                 os.replace(out / UNET, draft / "unet")
             if config.method == "controlnet":
                 write_text(draft / TOGETHER, json.dumps({"unet": config.train_unet}) + "\n")
+    remove_captions(out)
     return out / "model"
 
 

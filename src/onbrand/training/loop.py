@@ -26,7 +26,6 @@ from onbrand.models.families import encoders_of
 from onbrand.options.train import TrainSettings
 from onbrand.training import rng
 from onbrand.training.batches import mixture
-from onbrand.training.captions import remove_captions
 from onbrand.training.defaults import DTYPES, check_run, check_settings, resolve_defaults, resolve_precision
 from onbrand.training.engine import (
     allow_tf32,
@@ -243,7 +242,6 @@ def train(
             denoiser.eval()
             if main:
                 save_model(pipe, prior, config, out)
-                remove_captions(out)
             accelerator.wait_for_everyone()
 
     return steps(last_state)

@@ -43,9 +43,6 @@ class Family(Protocol):
     def upcasts(self, vae_config: Mapping[str, Any]) -> bool:
         """Whether the VAE computes in float32 whatever the others do."""
 
-    def text_width(self, encoders: Sequence[Any]) -> int:
-        """Numbers a token that the network attends to."""
-
     def pooled_width(self, unet_config: Mapping[str, Any]) -> int | None:
         """Numbers of the pooled text that the network reads; None: it reads none."""
 

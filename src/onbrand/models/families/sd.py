@@ -25,32 +25,29 @@ class SD:
     asks: Mapping[str, Any] = {}
     lora_names = ""
 
-    def upcasts(self, vae_config: Mapping[str, Any]) -> bool:  # noqa: D102
+    def upcasts(self, vae_config: Mapping[str, Any]) -> bool:
         return False
 
-    def text_width(self, encoders: Sequence[Any]) -> int:  # noqa: D102
-        return sum(int(encoder.config.hidden_size) for encoder in encoders)
-
-    def pooled_width(self, unet_config: Mapping[str, Any]) -> int | None:  # noqa: D102
+    def pooled_width(self, unet_config: Mapping[str, Any]) -> int | None:
         return None
 
-    def read(  # noqa: D102
+    def read(
         self, encoders: Sequence[nn.Module], tokens: Sequence[Tensor], masks: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         uses_mask = masks is not None and getattr(encoders[0].config, "use_attention_mask", False)
         output = encoders[0](tokens[0], attention_mask=masks[0] if masks and uses_mask else None)
         return output.last_hidden_state, output.pooler_output
 
-    def drops_to_zero(self, pipe: Any) -> bool:  # noqa: D102
+    def drops_to_zero(self, pipe: Any) -> bool:
         return False
 
-    def beside(self, pooled: Tensor | None, x_t: Tensor, factor: int) -> dict[str, Any]:  # noqa: D102
+    def beside(self, pooled: Tensor | None, x_t: Tensor, factor: int) -> dict[str, Any]:
         return {}
 
-    def size_of_call(self, size: tuple[int, int]) -> dict[str, int]:  # noqa: D102
+    def size_of_call(self, size: tuple[int, int]) -> dict[str, int]:
         return {}
 
-    def call(  # noqa: D102
+    def call(
         self, pipe: Any, prompts: Sequence[str], negative: Sequence[str] | None, size: tuple[int, int]
     ) -> dict[str, Any]:
         # no more of each than counts: the pipeline would tokenise a book to its end
@@ -60,12 +57,12 @@ class SD:
         ]
         return {"prompt": texts[0], "negative_prompt": texts[1]}
 
-    def text_in_one_file(self, pipe: Any) -> dict[str, tuple[str, bool]]:  # noqa: D102
+    def text_in_one_file(self, pipe: Any) -> dict[str, tuple[str, bool]]:
         is_v2 = pipe.unet.config.cross_attention_dim == 1024  # noqa: PLR2004  (by which diffusers tells them apart)
         beginning = "cond_stage_model.model." if is_v2 else "cond_stage_model.transformer.text_model."
         return {"text_encoder": (beginning, is_v2)}
 
-    def kohya(self, unet_config: Mapping[str, Any], prediction_type: str) -> tuple[dict[str, str], dict[str, str]]:  # noqa: D102
+    def kohya(self, unet_config: Mapping[str, Any], prediction_type: str) -> tuple[dict[str, str], dict[str, str]]:
         is_v2 = bool(unet_config["use_linear_projection"])
         version = "sd_v1" if not is_v2 else "sd_v2_768_v" if prediction_type == "v_prediction" else "sd_v2"
         return {"lora_te1_": "lora_te_"}, {"ss_base_model_version": version, "ss_v2": str(is_v2)}

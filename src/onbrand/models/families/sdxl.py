@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two text encoders, and a UNet that is also told the pooled text, the size and the crop."""
+"""Stable Diffusion XL: two text encoders, and a UNet that also reads pooled text, size and crop."""
 
 from __future__ import annotations
 
@@ -31,17 +31,14 @@ class SDXL:
     asks: Mapping[str, Any] = {"addition_embed_type": "text_time"}
     lora_names = r"(^|_)te2_|text_encoder_2|clip_g|conditioner_embedders|label_emb|add_embedding"
 
-    def upcasts(self, vae_config: Mapping[str, Any]) -> bool:  # noqa: D102
+    def upcasts(self, vae_config: Mapping[str, Any]) -> bool:
         return bool(vae_config.get("force_upcast", True))  # SDXL's own VAE overflows in float16
 
-    def text_width(self, encoders: Sequence[Any]) -> int:  # noqa: D102
-        return sum(int(encoder.config.hidden_size) for encoder in encoders)
-
-    def pooled_width(self, unet_config: Mapping[str, Any]) -> int | None:  # noqa: D102
+    def pooled_width(self, unet_config: Mapping[str, Any]) -> int | None:
         numbers = int(unet_config["projection_class_embeddings_input_dim"])
         return numbers - 6 * int(unet_config["addition_time_embed_dim"])
 
-    def read(  # noqa: D102
+    def read(
         self, encoders: Sequence[nn.Module], tokens: Sequence[Tensor], masks: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         outputs = [
@@ -51,18 +48,18 @@ class SDXL:
         kept = tokens[0].ge(0).any(1)  # a dropped caption's tokens are -1, and zeros are what it is read as
         return torch.where(kept[:, None, None], hidden, 0.0), torch.where(kept[:, None], pooled, 0.0)
 
-    def drops_to_zero(self, pipe: Any) -> bool:  # noqa: D102
+    def drops_to_zero(self, pipe: Any) -> bool:
         return bool(pipe.config.force_zeros_for_empty_prompt)
 
-    def beside(self, pooled: Tensor | None, x_t: Tensor, factor: int) -> dict[str, Any]:  # noqa: D102
+    def beside(self, pooled: Tensor | None, x_t: Tensor, factor: int) -> dict[str, Any]:
         height, width = factor * x_t.shape[-2], factor * x_t.shape[-1]
         ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=x_t.dtype, device=x_t.device)
         return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": ids.expand(len(x_t), -1)}}
 
-    def size_of_call(self, size: tuple[int, int]) -> dict[str, int]:  # noqa: D102
+    def size_of_call(self, size: tuple[int, int]) -> dict[str, int]:
         return {"height": size[0], "width": size[1]}
 
-    def call(  # noqa: D102
+    def call(
         self, pipe: Any, prompts: Sequence[str], negative: Sequence[str] | None, size: tuple[int, int]
     ) -> dict[str, Any]:
         hidden, pooled = self._encode(pipe, prompts)
@@ -76,13 +73,13 @@ class SDXL:
                 part[empty] = 0.0
         return call | {"negative_prompt_embeds": others[0], "negative_pooled_prompt_embeds": others[1]}
 
-    def text_in_one_file(self, pipe: Any) -> dict[str, tuple[str, bool]]:  # noqa: D102
+    def text_in_one_file(self, pipe: Any) -> dict[str, tuple[str, bool]]:
         return {
             "text_encoder": ("conditioner.embedders.0.transformer.text_model.", False),
             "text_encoder_2": ("conditioner.embedders.1.model.", True),
         }
 
-    def kohya(self, unet_config: Mapping[str, Any], prediction_type: str) -> tuple[dict[str, str], dict[str, str]]:  # noqa: D102
+    def kohya(self, unet_config: Mapping[str, Any], prediction_type: str) -> tuple[dict[str, str], dict[str, str]]:
         return {}, {"ss_base_model_version": "sdxl_base_v1-0", "ss_v2": "False"}
 
     def _encode(self, pipe: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
