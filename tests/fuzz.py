@@ -33,7 +33,7 @@ from PIL import Image
 from onbrand import cli
 from onbrand.comparison.tables import legend, passed, scores
 from onbrand.core import Prior
-from onbrand.core.prior import fingerprint_of
+from onbrand.core.prior_file import fingerprint_of
 from onbrand.data.images import is_whole
 from onbrand.data.latents import Key, Store
 from onbrand.errors import LONGEST, OnbrandError

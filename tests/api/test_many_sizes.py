@@ -135,7 +135,7 @@ def test_diagnose_measures_each_bucket(home: Path, capsys: pytest.CaptureFixture
     assert set(content["classes"]) == {"block", "bag"} and content["buckets"] == result["buckets"]
     (other,) = content["buckets"]
     assert other["resolution"] == [16, 32] and set(other["classes"]) == {"block"} and other["findings"]
-    assert "16 x 32" in capsys.readouterr().out
+    assert "16x32" in capsys.readouterr().out
 
 
 def lines_of(folder: Path) -> dict[int, dict[str, Any]]:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from onbrand.core import Conditional, Gaussian, Prior, Provenance
-from onbrand.core.prior import fingerprint_of
+from onbrand.core.prior_file import fingerprint_of
 from worlds import raises
 
 ABOUT = Provenance("ab" * 32, 0.18215, 0.0, (64, 48), "owner/model", True, (255, 254, 253))

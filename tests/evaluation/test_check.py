@@ -47,10 +47,10 @@ def test_text_is_judged_where_it_is_asked_for() -> None:
     contents = {}
     for name, prompts in by_name.items():
         sample = Images([str(i) for i in range(40)], photographs, pixels, prompts, [""] * 40)
-        contents[name] = judge_images(sample, reference, None, None, [classifier])
+        contents[name] = judge_images(sample, {(128, 128): reference}, None, None, [classifier])
     labels = [{"colour": rows[i]["colour"]} for i in plain]  # outweighs the prompt, whose kind is wrong
     sample = Images([str(i) for i in range(40)], photographs, pixels, wrong, [""] * 40, labels)
-    content = judge_images(sample, reference, None, None, [classifier])
+    content = judge_images(sample, {(128, 128): reference}, None, None, [classifier])
     assert content["properties"]["text"]["rate"] > 0.9 and set(content["attributes"]) == {"colour"}
     assert (
         set(contents["right"]["attributes"]) == {"kind", "colour"}
@@ -108,7 +108,7 @@ def test_a_property_counts_the_classes_that_have_it_and_what_is_out_of_distribut
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
     classes = ["figure"] * 12 + ["product"] * 18
     sample = Images([str(i) for i in range(30)], images, pixels, [""] * 30, classes)
-    content = judge_images(sample, reference, prior, pipe)
+    content = judge_images(sample, {(128, 128): reference}, prior, pipe)
     assert content["properties"]["pose"]["n"] == 12 and content["properties"]["pose"]["rate"] == 1
     assert content["properties"]["background"]["n"] == 30
     assert content["measures"]["out_of_distribution"]["value"] == pytest.approx(10 / 30, abs=0.1)

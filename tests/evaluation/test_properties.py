@@ -112,7 +112,7 @@ def test_every_number_of_the_table_is_measured_and_belongs_to_one_property() -> 
 
 def test_what_a_check_and_a_comparison_say_comes_from_the_table(reference: Any, held_out: Any, tmp_path: Path) -> None:
     images = Images([f"{i}.png" for i in range(20)], [], held_out[:20], [""] * 20, [""] * 20)
-    content = judge_images(images, reference, None, None)
+    content = judge_images(images, {(held_out.shape[2], held_out.shape[3]): reference}, None, None)
     cell = (tiny_prior(tiny_pipeline(), ("a",)), torch.rand(20, 4, 8, 8), ["a"] * 20)
     content["measures"] = spread_of([cell], {})
     entries = content["properties"] | content["measures"]

@@ -47,9 +47,9 @@ def check(options: CheckOptions) -> Checked:
 
     from onbrand.api._inputs import brand_folder, open_autoencoder, open_prior, say_folders
     from onbrand.data.records import CHECK, SHEET
-    from onbrand.evaluation.check import groups_of, judge_groups, open_judges
+    from onbrand.evaluation.check import judge_images, open_judges
     from onbrand.evaluation.joints import BlazePose
-    from onbrand.evaluation.loading import open_images, open_reference, open_stances, size_of_first
+    from onbrand.evaluation.loading import open_images, open_references, open_stances, places_of, size_of_first
     from onbrand.reporting.figures import contact_sheet
     from onbrand.reporting.table import lines_of
 
@@ -61,8 +61,8 @@ def check(options: CheckOptions) -> Checked:
     size, brand = prior.size if prior else size_of_first(folder), brand_folder(options.prior)
     images = open_images(folder, size, prior)
     stances = open_stances(net, photos, size, prior, split) if net else None
-    groups = groups_of(images, prior, size, lambda one: open_reference(photos, one, prior, pipe, brand, split))
-    content = judge_groups(images, groups, pipe, judges, stances, net(images.pixels) if net else None)
+    references = open_references(photos, places_of(images, prior, size), prior, pipe, brand, split)
+    content = judge_images(images, references, prior, pipe, judges, stances, net(images.pixels) if net else None)
     content |= {
         "against": str(photos), "command": command("check", options), "versions": versions(),
         "fingerprints": {"prior": prior.fingerprint} if prior else {},

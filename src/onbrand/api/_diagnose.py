@@ -27,15 +27,15 @@ def diagnose(options: DiagnoseOptions) -> dict[str, Any]:
         OnbrandError: a scheduler that no start can enter, or that cannot be rescaled, with the reason; a model with
             another autoencoder than the brand was fitted with.
     """
-    from onbrand.api._inputs import open_model, open_prior
+    from onbrand.api._inputs import open_model
     from onbrand.core.diagnosis import diagnose_classes, lines_of
+    from onbrand.core.prior import Prior, name_of
     from onbrand.models import pipeline
     from onbrand.models.families import family_of
     from onbrand.models.scheduler import VANISHING, read_scheduler, with_options, with_zero_snr
     from onbrand.sampling.checks import check_prior
 
-    prior = open_prior(options.brand)
-    assert prior is not None
+    prior = Prior.load(options.brand)
     pipe = open_model(options.model or prior.provenance.model, "cpu", config=options.model_config)
     check_prior(pipe, prior, "mean", None)
     base = with_zero_snr(pipe.scheduler) if options.rescale_betas_zero_snr else pipe.scheduler
@@ -44,8 +44,8 @@ def diagnose(options: DiagnoseOptions) -> dict[str, Any]:
     trained_start, abar, first = pipeline.trained_start_of(pipe), schedule.abar, schedule.first
     offset = options.trained_noise_offset
     offset = family_of(pipe).noise_offsets.get(pipeline.name_of(pipe), 0.0) if offset is None else offset
-    parts = [
-        diagnose_classes(
+    parts = {
+        one.size: diagnose_classes(
             one,
             abar,
             first,
@@ -56,11 +56,11 @@ def diagnose(options: DiagnoseOptions) -> dict[str, Any]:
             noise_offset=offset,
         )
         for one in prior.all
-    ]
+    }
     print(f"{schedule.name}, {steps} steps: starts at timestep {first:g}, abar {abar:.4g}\n")
-    for one, part in zip(prior.all, parts, strict=True):
-        print("\n".join([*(["{} x {}".format(*one.size)] if len(parts) > 1 else []), *lines_of(*part)]))
-    (classes, entries), *others = parts
+    for size, part in parts.items():
+        print("\n".join([*([name_of(size)] if len(parts) > 1 else []), *lines_of(*part)]))
+    classes, entries = parts.pop(prior.size)
     result = {
         "scheduler": schedule.name,
         "num_inference_steps": steps,
@@ -71,10 +71,9 @@ def diagnose(options: DiagnoseOptions) -> dict[str, Any]:
         "findings": entries,
         "command": command("diagnose", options),
     }
-    if others:
-        sizes = [list(one.size) for one in prior.all[1:]]
-        named = [{"classes": numbers, "findings": found} for numbers, found in others]
-        result["buckets"] = [{"resolution": size} | one for size, one in zip(sizes, named, strict=True)]
+    if parts:
+        named = [{"resolution": list(size), "classes": own, "findings": found} for size, (own, found) in parts.items()]
+        result["buckets"] = named
     brand = Path(options.brand)
     folder = brand if brand.is_dir() else brand.parent
     keep_json(folder / "leak.json", result)

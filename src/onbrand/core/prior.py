@@ -1,7 +1,5 @@
 """Q: a Gaussian per class of image, in one safetensors file that knows which VAE and resolution it belongs to."""
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
@@ -9,29 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from onbrand.core.gaussian import Gaussian
+from onbrand.core.prior_file import BACKGROUND, FORMAT, GAUSSIAN, fingerprint_of, read, write
 from onbrand.core.text import Conditional
 from onbrand.errors import OnbrandError, quote
-from onbrand.io import discard, parse, whole_file, whole_folder
+from onbrand.io import discard, whole_folder
 
 FILE = "prior.safetensors"
 """Its name in a brand's folder, and in onbrand/ beside a model."""
 BUCKETS = "buckets"
 """Beside it: a folder <H>x<W> for each further size."""
-FORMAT = 1
-"""Version of the file's layout."""
-BACKGROUND = "ground"
-"""What the file calls it: the header is part of the fingerprint by which runs and images know their prior."""
-GAUSSIAN = ("mean", "components", "variances")
-"""Tensors of a class in the file."""
-ENTRY = {"name", "total", "count", "alpha"}
-"""What the header says of a class."""
-LATER = {"text_encoder"}
-"""Of the provenance: what older files do not have, whose priors are to be known as the same."""
 PROVENANCE = {
     "vae": "the fingerprint of a VAE", "scaling_factor": "a number above 0", "shift_factor": "a number",
     "resolution": "height and width in pixels, 1 to 65536", "model": "a model's name", "flip": "true or false",
@@ -269,10 +256,7 @@ class Prior:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all; equal priors, equal bytes."""
-        apart = {name: tensor.clone() for name, tensor in self._tensors().items()}  # the format knows no shared memory
-        header = json.dumps(self._header() | {"fingerprint": self.fingerprint}, sort_keys=True)
-        with whole_file(Path(path)) as draft:
-            save_file(apart, draft, {"onbrand": header})  # one entry: several have no order
+        write(Path(path), self._header(), self._tensors())
 
     @classmethod
     def load(cls, path: str | Path) -> "Prior":
@@ -286,66 +270,23 @@ class Prior:
         """
         if Path(path).is_dir():
             return _load_all(Path(path))
-        if not Path(path).is_file():
-            raise OnbrandError("prior", f"no prior at {path}: write one with `onbrand fit`")
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                # copied: in the file they lie behind a header of any length, and a product of tensors that begin at
-                # another place in memory is rounded otherwise
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (no dict)
-        except SafetensorError as error:
-            raise OnbrandError(
-                "prior", f"a prior is a safetensors file: {path} is not ({error}); fit it again"
-            ) from error
-        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:  # of a dtype that torch lacks
-            raise OnbrandError("prior", f"{path} holds what no prior does ({error}); fit it again") from error
-        if "onbrand" not in metadata:
-            raise OnbrandError(
-                "prior", f"{path} is a safetensors file, but no prior: it says nothing of onbrand; fit one"
-            )
-        try:
-            return cls._read(metadata["onbrand"], tensors)
+            return cls._of_file(*read(Path(path)))
         except ValueError as error:
             raise OnbrandError("prior", f"{path} is damaged: {error}; copy it anew, or fit it again") from error
 
     @classmethod
-    def _read(cls, text: str, tensors: Mapping[str, Tensor]) -> "Prior":
-        """The prior of a file's header and tensors. Raises ValueError if one of them is not as `save` wrote it."""
-        header = parse(text)
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
-            number = header.get("format") if isinstance(header, dict) else header
-            raise ValueError(f"a prior of format {FORMAT} is read here, it is of {quote(number)}")
-        classes, about, seal = header.get("classes"), header.get("provenance"), header.pop("fingerprint", None)
-        if not isinstance(classes, list) or not isinstance(about, dict):
-            raise ValueError("its header has no provenance and classes")
-        entries = [entry for entry in classes if isinstance(entry, dict) and set(entry) >= ENTRY]
-        names = [entry["name"] for entry in entries]
-        if len(entries) < len(classes) or not all(isinstance(name, str) and name for name in names):
-            raise ValueError(f"a class in its header has {', '.join(sorted(ENTRY))}: not so {quote(classes)}")
-        if len(set(names)) < len(names):
-            raise ValueError(f"its header names a class twice: {quote(names)}")
-        expected = {
-            f"class.{i}.{part}"
-            for i, entry in enumerate(entries)
-            for part in (*GAUSSIAN, *(f"text.{part}" for part in Conditional.TENSORS if entry["alpha"] is not None))
-        }
-        if set(tensors) != expected:
-            raise ValueError(f"its tensors are not those of its classes: {quote(sorted(set(tensors) ^ expected))}")
-        other = [name for name, tensor in tensors.items() if tensor.dtype != torch.float32]
-        if other:
-            raise ValueError(f"its tensors are float32: not so {quote(sorted(other))}")
-        if fingerprint_of(header, tensors) != seal:
-            raise ValueError("it does not match the fingerprint it was saved with")
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in about.items()
-        }
+    def _of_file(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Prior":
+        """The prior of a file's header and tensors. Raises ValueError if they are not of one."""
+        about = header["provenance"]
+        values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in about.items()}
         values |= {"background": values.pop(BACKGROUND)} if BACKGROUND in values else {}
         needed = {field.name for field in fields(Provenance) if field.default is MISSING}
         if not needed <= set(values) <= {field.name for field in fields(Provenance)}:
             raise ValueError(f"its provenance has {', '.join(sorted(needed))}: not so {quote(about)}")
         gaussians, regressions = {}, {}
-        for i, (name, entry) in enumerate(zip(names, entries, strict=True)):
+        for i, entry in enumerate(header["classes"]):
+            name = entry["name"]
             try:
                 parts = {part: tensors[f"class.{i}.{part}"] for part in GAUSSIAN}
                 gaussians[name] = Gaussian(**parts, total=entry["total"], count=entry["count"])
@@ -435,16 +376,6 @@ def name_of(size: tuple[int, int]) -> str:
 
 def _listed(classes: str | Sequence[str]) -> Sequence[str]:
     return [classes] if isinstance(classes, str) else classes
-
-
-def fingerprint_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """sha256 hex of a prior's header, but for LATER of its provenance, and of its tensors as they lie in the file."""
-    about = {name: value for name, value in header["provenance"].items() if name not in LATER}
-    digest = hashlib.sha256(json.dumps({**header, "provenance": about}, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else b"")
-    return digest.hexdigest()
 
 
 def _is_number(value: object) -> bool:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from onbrand.evaluation import statistics
 from onbrand.evaluation.joints import Stance
 from onbrand.evaluation.likelihood import belongs, class_values
 from onbrand.evaluation.loading import Images, encode_x0, places_of
-from onbrand.evaluation.properties import OPENS, WORDS
+from onbrand.evaluation.properties import OPENS, PROPERTIES, WORDS
 from onbrand.evaluation.reference import Reference, judge
 from onbrand.evaluation.region import region_differences
 from onbrand.evaluation.statistics import diversity, frechet, moments, redrawn
@@ -33,35 +32,24 @@ REDRAWS = 300
 """Bootstrap redraws of diversity and distance."""
 KEPT = 4.0
 """A garment that differs by no more than this, in 1/255, from the one in the control image counts as the same."""
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Images of one size, and what judges them."""
-
-    images: Images
-    reference: Reference
-    """Of the photos of that size."""
-    prior: Prior | None
-    """Of that size."""
-    places: Sequence[int]
-    """Where each stands among the images of all sizes."""
+DESCRIPTIVE = [number for one in PROPERTIES if one.numbers_of for number in one.numbers]
+"""Numbers whose mean says what the images are like."""
 
 
 def judge_images(
     images: Images,
-    reference: Reference,
+    references: Mapping[tuple[int, int], Reference],
     prior: Prior | None,
     pipe: DiffusionPipeline | None,
     judges: Sequence[AttributeClassifier | Clip] = (),
     stances: Mapping[str, Stance] | None = None,
     joints: Tensor | None = None,
 ) -> dict[str, Any]:
-    """`judge_groups` of images of one size.
+    """Judge every property of every image by the photos of its size, and measure all images together.
 
     Args:
         images: the images, opened.
-        reference: the ranges of the brand's photos.
+        references: the ranges of the brand's photos, of each size that `loading.places_of` gives.
         prior: the prior for class, diversity and distance; they are left out if it or `pipe` is None.
         pipe: the model whose autoencoder encodes the images.
         judges: at most one attribute classifier and one CLIP model.
@@ -69,74 +57,39 @@ def judge_images(
         joints: `(B, 6, 2, 2)` joints that a pose net finds in the images, in pixels; nan: no person.
 
     Returns:
-        What check.json says: rates and measures with their intervals, and each image's numbers and failures.
+        What check.json says: rates and measures with their intervals, and each image's numbers and failures. Rates of
+        the held-out photos are means over the sizes, weighted by their photos.
 
     Raises:
         OnbrandError: an image of a class that the prior or the reference does not know, or a label that the attribute
             classifier does not know.
     """
-    groups = [Group(images, reference, prior, range(len(images.files)))]
-    return judge_groups(images, groups, pipe, judges, stances, joints)
-
-
-def judge_groups(
-    images: Images,
-    groups: Sequence[Group],
-    pipe: DiffusionPipeline | None,
-    judges: Sequence[AttributeClassifier | Clip] = (),
-    stances: Mapping[str, Stance] | None = None,
-    joints: Tensor | None = None,
-) -> dict[str, Any]:
-    """Judge every property of every image by what judges its size, and measure all images together.
-
-    Args:
-        images: all images.
-        groups: the same, by size, that of the main prior first.
-        pipe: as in `judge_images`.
-        judges: as in `judge_images`.
-        stances: as in `judge_images`.
-        joints: as in `judge_images`.
-
-    Returns:
-        As `judge_images`; rates of the held-out photos are means over the sizes, weighted by their photos.
-    """
     words: dict[str, str] = {}
-    parts = [_columns(group, pipe, judges, words) for group in groups]
-    order = torch.tensor([place for group in groups for place in group.places]).argsort()
-
-    def joined(kind: str) -> dict[str, Tensor]:
-        names = dict.fromkeys(name for part in parts for name in getattr(part, kind))
-        none = [torch.full((len(group.places),), torch.nan) for group in groups]
-        return {
-            name: torch.cat([getattr(part, kind).get(name, gap) for part, gap in zip(parts, none, strict=True)])[order]
-            for name in names
-        }
-
-    passes, values, right, others = (joined(kind) for kind in ("passes", "values", "right", "others"))
-    differences = others["region"]
+    places = places_of(images, prior, next(iter(references)))
+    parts = [
+        _judge(images.part(rows, size), references[size], prior.at(size) if prior else None, pipe, judges, words)
+        for size, rows in places.items()
+    ]
+    order = torch.tensor([row for rows in places.values() for row in rows]).argsort()
+    passes = _joined([part.passes for part in parts], order)
+    values = _joined([part.values for part in parts], order)
+    attributes = _joined([part.attributes for part in parts], order)
     measures: dict[str, dict[str, Any]] = {}
-    if "clip" in others:
-        measures["clip"] = _measure("clip", statistics.mean(others["clip"]), words)
-    if "out_of_distribution" in others:
-        cells = [
-            (group.prior, part.x0, group.images.classes)
-            for group, part in zip(groups, parts, strict=True)
-            if group.prior and part.x0 is not None
-        ]
-        measures |= spread_of(cells, words)
-        strange = statistics.mean(others["out_of_distribution"])
-        measures["out_of_distribution"] = _measure("out_of_distribution", strange, words)
+    if "clip" in values:
+        measures["clip"] = _measure("clip", statistics.mean(values.pop("clip")), words)
+    if "out_of_distribution" in values:
+        measures |= spread_of([part.latents for part in parts if part.latents], words)
+        strangeness = values.pop("out_of_distribution")
+        measures["out_of_distribution"] = _measure("out_of_distribution", statistics.mean(strangeness), words)
     if stances and joints is not None:
         measures |= poses_of(stances, joints, images.classes, words)
-    if differences.isfinite().any():
-        measures |= garments_of(differences)
-    references = [group.reference for group in groups]
+    if values["region"].isfinite().any():
+        measures |= garments_of(values["region"])
     table = torch.stack(list(passes.values()), 1).nan_to_num(1.0) > 0  # what a prompt does not ask for is no failure
     failures = [[name for name, good in zip(passes, row, strict=True) if not good] for row in table.tolist()]
     entries = []
-    columns = {**values, "region": differences}
     for i, file in enumerate(images.files):
-        numbers = {name: round(float(column[i]), 4) for name, column in columns.items() if column[i].isfinite()}
+        numbers = {name: round(float(column[i]), 4) for name, column in values.items() if column[i].isfinite()}
         entries.append({"file": file, "failed": failures[i], "values": numbers})
     properties = {name: _words(name, words) | _rate(column) for name, column in passes.items()}
     passed = torch.cat([table.all(1).float(), torch.zeros(len(images.refused))])
@@ -148,52 +101,39 @@ def judge_groups(
         properties = {"opens": {"title": OPENS[0], "rule": OPENS[1], **_rate(opened)}, **properties}
     return {
         "count": images.count,
-        "n_reference": sum(reference.count[0] for reference in references),
+        "n_reference": sum(reference.count[0] for reference in references.values()),
         "all": _rate(passed),
         "properties": {name: entry for name, entry in properties.items() if entry["n"]},
         "measures": measures,
-        "attributes": {name: _rate(column) for name, column in right.items() if column.isfinite().any()},
-        "held_out": _held_out(references),
-        "descriptive": {
-            name: float(column.nanmean())
-            for name, column in values.items()
-            if not any(name in part.likelihoods for part in parts)
-        },
-        "background": list(references[0].background),
+        "attributes": {name: _rate(column) for name, column in attributes.items() if column.isfinite().any()},
+        "held_out": _held_out(list(references.values())),
+        "descriptive": {name: float(values[name].nanmean()) for name in DESCRIPTIVE if name in values},
+        "background": list(next(iter(references.values())).background),
         "images": entries,
         **({"refused": refused} if refused else {}),
     }
 
 
-def groups_of(
-    images: Images, prior: Prior | None, size: tuple[int, int], reference_at: Callable[[tuple[int, int]], Reference]
-) -> list[Group]:
-    """The images by size (`loading.places_of`), each with its prior and the ranges of the photos of that size."""
-    if prior is None or len(prior.all) == 1:
-        return [Group(images, reference_at(size), prior, range(len(images.files)))]
-    return [
-        Group(images.part(places, one), reference_at(one), prior.at(one), places)
-        for one, places in places_of(images, prior).items()
-    ]
+class _Judged(NamedTuple):
+    """What is known of the images of one size, a column `(B,)` each."""
 
-
-@dataclass(frozen=True, eq=False)
-class _Columns:
-    """What is known of a group's images, a column `(B,)` each; nan: not judged."""
-
-    x0: Tensor | None
     passes: dict[str, Tensor]
+    """1 or 0; nan: not judged."""
     values: dict[str, Tensor]
-    right: dict[str, Tensor]
-    others: dict[str, Tensor]
-    likelihoods: Mapping[str, Tensor]
+    attributes: dict[str, Tensor]
+    latents: tuple[Prior, Tensor, Sequence[str]] | None
+    """As `spread_of` takes them."""
 
 
-def _columns(
-    group: Group, pipe: DiffusionPipeline | None, judges: Sequence[AttributeClassifier | Clip], words: dict[str, str]
-) -> _Columns:
-    """Judge a group's images. words: given what fills the rules' braces."""
-    images, reference, prior = group.images, group.reference, group.prior
+def _judge(
+    images: Images,
+    reference: Reference,
+    prior: Prior | None,
+    pipe: DiffusionPipeline | None,
+    judges: Sequence[AttributeClassifier | Clip],
+    words: dict[str, str],
+) -> _Judged:
+    """Judge images of one size. words: given what fills the rules' braces."""
     x0 = encode_x0(pipe, images.pixels) if prior and pipe else None
     likelihoods = class_values(prior, x0, images.classes) if prior and x0 is not None else None
     verdict = judge(reference, images.pixels, likelihoods, images.classes if prior else None)
@@ -202,20 +142,29 @@ def _columns(
         for name, column in verdict.passed.items()
         if verdict.judged[name].any()
     }
-    right: dict[str, Tensor] = {}
-    others: dict[str, Tensor] = {}
+    values = verdict.values | {"region": region_differences(images.pixels, images.conditioning)}
+    attributes: dict[str, Tensor] = {}
     for judge_of_text in judges:
         if isinstance(judge_of_text, AttributeClassifier):
-            right = read(judge_of_text, images.pixels, images.prompts, images.attributes)
-            passes["text"] = all_right(right)
+            attributes = read(judge_of_text, images.pixels, images.prompts, images.attributes)
+            passes["text"] = all_right(attributes)
             words["attributes"] = ", ".join(judge_of_text.attributes)
         else:
             words["name"] = judge_of_text.name
-            others["clip"] = judge_of_text(images.pixels, images.prompts)
-    if prior and x0 is not None:
-        others["out_of_distribution"] = (~belongs(reference.lines, prior, x0)).float()
-    others["region"] = region_differences(images.pixels, images.conditioning)
-    return _Columns(x0, passes, verdict.values, right, others, likelihoods or {})
+            values["clip"] = judge_of_text(images.pixels, images.prompts)
+    if not prior or x0 is None:
+        return _Judged(passes, values, attributes, None)
+    values["out_of_distribution"] = (~belongs(reference.lines, prior, x0)).float()
+    return _Judged(passes, values, attributes, (prior, x0, images.classes))
+
+
+def _joined(parts: Sequence[Mapping[str, Tensor]], order: Tensor) -> dict[str, Tensor]:
+    """The columns of all images from those of each size; nan where one has none."""
+    gaps = [torch.full_like(next(iter(part.values())), torch.nan) if part else torch.zeros(0) for part in parts]
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {
+        name: torch.cat([part.get(name, gap) for part, gap in zip(parts, gaps, strict=True)])[order] for name in names
+    }
 
 
 def _held_out(references: Sequence[Reference]) -> dict[str, float]:

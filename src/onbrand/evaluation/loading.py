@@ -73,6 +73,8 @@ class Images:
 
     def part(self, places: Sequence[int], size: tuple[int, int]) -> Images:
         """Some of them, padded to (H, W)."""
+        if len(places) == len(self.files) and self.pixels.shape[2:] == size:
+            return self
 
         def of(values: Sequence[T]) -> list[T]:
             return [values[i] for i in places] if values else []
@@ -157,9 +159,11 @@ def open_images(folder: str | Path, size: tuple[int, int], prior: Prior | None) 
     return Images(names, images, pixels_of(images, size), prompts, classes, attributes, conditioning, refused)
 
 
-def places_of(images: Images, prior: Prior) -> dict[tuple[int, int], list[int]]:
+def places_of(images: Images, prior: Prior | None, size: tuple[int, int]) -> dict[tuple[int, int], Sequence[int]]:
     """The images by the size that they are judged at, that of the most first: of the sizes that their class was fitted
-    at, the one that leaves the least padding around them."""
+    at, the one that leaves the least padding around them. size: (H, W), where there is but one."""
+    if prior is None or len(prior.all) == 1:
+        return {size: range(len(images.files))}
     places: dict[tuple[int, int], list[int]] = {}
     for i, (image, name) in enumerate(zip(images.images, images.classes, strict=True)):
         places.setdefault(bucket_of((image.height, image.width), prior.sizes[name]), []).append(i)

@@ -17,7 +17,7 @@ from onbrand.data.buckets import Bucket
 from onbrand.data.latents import Summary
 from onbrand.data.records import Record
 from onbrand.errors import OnbrandError
-from onbrand.evaluation.check import groups_of, judge_groups
+from onbrand.evaluation.check import judge_images
 from onbrand.evaluation.loading import Images, pixels_of
 from onbrand.evaluation.reference import Reference
 from onbrand.io import write_png
@@ -173,8 +173,7 @@ class Validation:
             names, classes = [str(result.index) for result in results], [result.class_name or "" for result in results]
             size, prior = next(iter(self.references)), self.plan.prior
             candidates = Images(names, images, pixels_of(images, size), texts, classes)
-            groups = groups_of(candidates, prior, size, self.references.__getitem__)
-            content = judge_groups(candidates, groups, pipe if prior else None)
+            content = judge_images(candidates, self.references, prior, pipe if prior else None)
             failures, rate = [entry["failed"] for entry in content["images"]], float(content["all"]["rate"])
         write_png(self.folder / f"step-{step:06d}.png", contact_sheet(images, texts, failures, columns=4))
         return rate
