@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from PIL import Image, ImageDraw
 from onbrand import api
 from onbrand.core.prior import Prior
 from onbrand.data.images import open_image
+from processes import begin, complete, contents
 from worlds import COLOURS, raises, tiny_pipeline
 
 WIDE, SQUARE = (16, 32), (24, 24)
@@ -333,6 +338,32 @@ def test_a_run_stopped_in_its_midst_goes_on_to_the_same_bytes(home: Path, tmp_pa
     assert log_of(tmp_path / "parts") == log_of(tmp_path / "whole")
     learn(home, tmp_path / "two", **options | {"train_batch_size": 1, "gradient_accumulation_steps": 2})
     assert weights_of(tmp_path / "two") != weights_of(tmp_path / "whole")
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("home", ["sd"], indirect=True)
+def test_fit_and_train_killed_anywhere_end_with_the_same_bytes(home: Path, tmp_path: Path) -> None:
+    seed = random.randrange(2**32)
+    print(f"moments from seed {seed}")
+    moment, out, log = random.Random(seed), tmp_path / "out", tmp_path / "log"
+    inputs = [home / "photos", "--model", home / "model", "--output_dir", out]
+    steps = ("--max_train_steps", 6, "--checkpointing_steps", 1, "--train_batch_size", 2, "--start", "mean")
+    for arguments in (
+        ["fit", *inputs, "--k", 3, "--resolution", 24, 24, "--enable_bucket"],
+        ["train", *inputs, "--prior", home / "brand", *steps],
+    ):
+        start = time.monotonic()
+        complete(arguments, log)
+        whole, seconds = contents(out), time.monotonic() - start
+        for _ in range(8):
+            shutil.rmtree(out)
+            run = begin(arguments, log)
+            time.sleep(moment.uniform(0, seconds))
+            run.send(signal.SIGKILL)
+            run.wait()
+            complete(arguments, log)
+            assert contents(out) == whole
+        shutil.rmtree(out)
 
 
 def test_a_run_of_other_buckets_is_not_gone_on_with(home: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from onbrand.api._output import DENIED
 from onbrand.core import Prior
 from onbrand.core.prior import FILE as PRIOR
 from onbrand.core.prior import name_of
-from onbrand.data.buckets import Bucket, split
+from onbrand.data.buckets import Bucket, by_bucket
 from onbrand.data.latents import FOLDER as LATENTS
 from onbrand.data.latents import Store, Summary
 from onbrand.data.records import Folder, open_folder
@@ -224,7 +224,7 @@ def _encode_each(
     """`encode_photos` of the photos of each size that the prior knows, that of the most first."""
     cells = {size: photos.records}
     if prior is not None and len(prior.all) > 1:
-        cells = split(photos.records, prior.sizes, size)
+        cells = by_bucket(photos.records, prior.sizes, size)
     parts = {}
     for number, (one, records) in enumerate(cells.items()):
         own = replace(photos, records=records, refused=[] if number else photos.refused)

@@ -127,7 +127,7 @@ def _cells(ratios: Mapping[str, np.ndarray], buckets: list[Size], floor: int) ->
     return cells, cost
 
 
-def split(
+def by_bucket(
     records: Sequence[Record], buckets: Mapping[str, Sequence[Size]] | None, size: Size, step: int = 1
 ) -> dict[Size, list[Record]]:
     """The records of each bucket, that of the most first.

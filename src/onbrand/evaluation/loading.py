@@ -21,8 +21,7 @@ from tqdm import tqdm
 
 from onbrand.core import Prior
 from onbrand.core.prior import BUCKETS, name_of
-from onbrand.data.buckets import bucket_of
-from onbrand.data.buckets import split as cells_of
+from onbrand.data.buckets import bucket_of, by_bucket
 from onbrand.data.images import open_image, pad, to_tensor
 from onbrand.data.latents import FOLDER as LATENTS
 from onbrand.data.records import Record, open_folder, read_folder
@@ -237,7 +236,7 @@ def open_reference(
     records, _ = read_folder(photos, split)
     home = brand
     if prior and len(prior.all) > 1:
-        records = cells_of(records, prior.sizes, size).get(size, [])
+        records = by_bucket(records, prior.sizes, size).get(size, [])
         home = brand / BUCKETS / name_of(size) if brand and size != prior.all[0].size else brand
         prior = prior.at(size)
     most = max(1, min(MOST, int(NUMBERS / (3 * size[0] * size[1]))))

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from onbrand.core import Conditional, ConditionalFitter, Fitter, Gaussian, Prior, Provenance
 from onbrand.core.text import Method
-from onbrand.data.buckets import ladder, split, step_of
+from onbrand.data.buckets import by_bucket, ladder, step_of
 from onbrand.data.encode import encode_all
 from onbrand.data.images import RGB, background_of, to_image
 from onbrand.data.latents import Key, Store, Summary, iterate
@@ -64,7 +64,7 @@ def buckets_of(
             "option", f"bucket_reso_steps is a multiple of {factor}, by which this model's VAE shrinks; got {step}"
         )
     ladder(size, step)
-    cells = split(photos.records, None, size, step)
+    cells = by_bucket(photos.records, None, size, step)
     first = next(iter(cells))
     return {
         one: replace(photos, records=records, refused=photos.refused if one == first else [])
