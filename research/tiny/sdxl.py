@@ -4,8 +4,8 @@
     python research/tiny/check.py --model runs/tiny-sdxl/pipeline --out runs/tiny-sdxl/check
     python research/results.py --only sdxl
 
-The first goes on where it was if it is killed or out of time (--seconds), with as many processes as before. By one
-process of two threads: --batch 32.
+The first takes some 2.5 hours of two idle cores, and goes on where it was if it is killed or out of time (--seconds),
+with as many processes as before. By one process: --batch 32.
 
 The autoencoder and the first text encoder are onbrand-tiny's, the second is the small CLIP's, all as they are. The UNet
 begins with onbrand-tiny's weights wherever names and shapes agree. Half of the pictures are shown as SDXL's were: an
