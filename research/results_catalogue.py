@@ -54,24 +54,24 @@ def inputs(out: Path) -> dict[str, str]:
     return files | {"held": str(out / "held" / "metadata.jsonl")}
 
 
-def prepared(out: Path) -> dict[str, str]:
+def prepared(out: Path, model: str = "tiny") -> dict[str, str]:
     """`inputs`, and the brand where it is not there yet."""
     if not (out / "brand" / "prior.safetensors").exists():
-        api.fit(garments.garment_folder(), "tiny", out / "brand", split="train")
+        api.fit(garments.garment_folder(), model, out / "brand", split="train")
     return inputs(out)
 
 
 def compared(
     out: Path, name: str, methods: Sequence[str], questions: Mapping[str, list[str]], config: CompareSettings = CONFIG,
-    figures: Mapping[str, str] | None = None,
+    figures: Mapping[str, str] | None = None, model: str = "tiny",
 ) -> dict[str, Any]:  # fmt: skip
     """Compare the methods in `out`, from what is finished there on; publish docs/research/`name`.json; the table.
 
     figures: of the comparison -> name under docs/images."""
-    photos, sets = garments.garment_folder(), prepared(out)
+    photos, sets = garments.garment_folder(), prepared(out, model)
     onbrand.compare(
         photos,
-        "tiny",
+        model,
         out / "compare",
         methods=list(methods),
         prompts=out / "ten.jsonl",

@@ -82,7 +82,9 @@ def own_world(model: Path, out: Path, guidance: float, count: int) -> dict[str, 
     shown = {"real": opened([out / "held" / row["file_name"] for row in rows])}
     shown["autoencoder"] = through(model, shown["real"])
     for start in ("image", "text", "noise"):
-        config = SamplingSettings(start=start, guidance_scale=guidance, eta=1.0, batch_size=50)
+        config = SamplingSettings(
+            start=start, guidance_scale=guidance, scheduler="DDIMScheduler", eta=1.0, batch_size=50
+        )
         made = out / f"{start}-{guidance:g}-eta1"
         shown[start] = opened(api.generate(requests, model=model, prior=out / "own", output_dir=made, **vars(config)))
     score = {}

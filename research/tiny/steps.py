@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,19 @@ def placed(parser: argparse.ArgumentParser) -> None:
 def place() -> tuple[int, int]:
     """(rank, processes): (0, 1) by itself, more under `torchrun --nproc-per-node N`."""
     if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=timedelta(hours=6))  # the first process may draw the world for long
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def shared(parameters: list[torch.nn.Parameter]) -> None:
-    """Every process's gradients become their mean."""
-    flat = torch.cat([p.grad.flatten() for p in parameters])
+def shared(parameters: list[torch.nn.Parameter], over: bool) -> bool:
+    """Every process's gradients become their mean; whether any of them is out of time."""
+    mark = torch.tensor([float(over)], device=parameters[0].device)
+    flat = torch.cat([*(p.grad.flatten() for p in parameters), mark])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+    for p, part in zip(parameters, flat[:-1].split([p.numel() for p in parameters]), strict=True):
         p.grad.copy_(part.view_as(p))
+    return bool(flat[-1] > 0)
 
 
 def run(
@@ -91,21 +94,23 @@ def run(
         value = loss(step, torch.Generator(device).manual_seed(step * processes + rank))
         optimizer.zero_grad()
         value.backward()
+        over = time.time() - start > seconds
         if processes > 1:
-            shared(parameters)
+            over = shared(parameters, over)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         rate = min(ema, (1 + step) / (10 + step))
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - rate)
         recent.append(value.detach())
         if rank > 0:
+            if over and step + 1 < steps:
+                raise SystemExit(0)
             continue
         if (step + 1) % 50 == 0:
             mean = torch.stack(recent).mean().item()
             with (out / f"{name}.log").open("a") as log:
                 print(step + 1, f"{mean:.5f}", f"{time.time() - start:.0f}s", file=log)
             recent = []
-        over = time.time() - start > seconds
         if (step + 1) % keep == 0 or step + 1 == steps or over:
             state = {"step": step + 1, "average": average, "buffers": buffers}
             if heavy:

@@ -70,7 +70,7 @@ def labels(truths: list[dict[str, str]]) -> torch.Tensor:
 
 def spoken(count: int, seed: int) -> tuple[list[str], list[dict[str, str]]]:
     """Captions of the off-brand world, half of them of garments in another colour and fit; what each says."""
-    rows, rng, captions, truths = garments("train", pictures=False)[1], np.random.default_rng(seed), [], []
+    rows, rng, captions, truths = garments("train", images=False)[1], np.random.default_rng(seed), [], []
     kinds, colours = list(fashion.KINDS), list(fashion.COLOURS)
     while len(captions) < count:
         if rng.random() < PHOTOS:

@@ -169,9 +169,11 @@ def draw(
 Part = tuple[np.ndarray, list[str], list[dict[str, str]]]
 
 
-def parts(count: int, seed: int, source: str | None = None, split: str = "train", workers: int = 0) -> Iterator[Part]:
-    """What `draw` gives, PART pictures at a time, in order; drawn ahead by `workers` processes, or none."""
-    shares = [(seed, range(first, min(first + PART, count))) for first in range(0, count, PART)]
+def parts(
+    count: int, seed: int, source: str | None = None, split: str = "train", workers: int = 0, first: int = 0
+) -> Iterator[Part]:
+    """What `draw` gives from row `first` on, PART pictures at a time, in order; drawn ahead by `workers` processes."""
+    shares = [(seed, range(start, min(start + PART, count))) for start in range(first, count, PART)]
     cuts = sources(source, split)
     if not workers:
         yield from (_part(cuts, *share) for share in shares)

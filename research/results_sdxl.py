@@ -1,0 +1,31 @@
+"""The main rows on the catalogue under a network of SDXL's class, the stand-in that research/tiny/sdxl.py teaches.
+
+Run by research/results.py --only sdxl, about an hour on one core. Publishes results-sdxl.json.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from results_catalogue import compared
+
+MODEL = Path("runs/tiny-sdxl/pipeline")
+"""Where research/tiny/sdxl.py writes it."""
+NOISE, MEAN, PAPER, OURS = METHODS = (
+    "plain/noise",
+    "plain/mean",
+    "mean-window/mean",
+    "text-constant/text+zeromean",
+)
+QUESTIONS = {
+    "Is the class mean a better start than noise, without training for it? (Fig. 1)": [MEAN, NOISE],
+    "Does training with the start help? (Table 1)": [PAPER, MEAN, NOISE],
+    "Ours against the paper's best": [OURS, PAPER, MEAN, NOISE],
+}
+
+
+def run(out: Path, model: Path = MODEL) -> None:
+    """Everything, from what is finished on."""
+    if not model.is_dir():
+        raise SystemExit(f"there is no {model}: python research/tiny/sdxl.py makes it, in hours")
+    compared(out, "results-sdxl", METHODS, QUESTIONS, model=str(model))
