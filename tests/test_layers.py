@@ -20,7 +20,7 @@ LAYERS = [
     {"training"},
     {"api"},
     {"comparison"},
-    {"cli"},
+    {"cli", "launcher"},
 ]
 VERBS = ("fit", "diagnose", "train", "generate", "check", "merge", "report", "data")
 LONGEST = 80

@@ -19,7 +19,7 @@ ROWS = 6
 
 @pytest.fixture(scope="module")
 def sdxl(tiny_tool: Any) -> Any:
-    return tiny_tool("sdxl")
+    return tiny_tool("unet_sdxl")
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_an_image_is_what_its_sizes_say(sdxl: Any) -> None:
 def train(tiny_tool: Any, pipe: Any, corpus: Any, out: Path, steps: int, seconds: float = math.inf) -> Any:
     """The weights that a narrow UNet is taught."""
     out.mkdir(exist_ok=True)
-    pipe.unet = tiny_tool("sdxl").build(256, 128, (16, 16, 16))
+    pipe.unet = tiny_tool("unet_sdxl").build(256, 128, (16, 16, 16))
     args = argparse.Namespace(out=out, steps=steps, batch=4, lr=1e-3, seconds=seconds, device="cpu")
     tiny_tool("unet").teach(pipe, corpus, args)
     return torch.cat([p.detach().flatten() for p in pipe.unet.parameters()])

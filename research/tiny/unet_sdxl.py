@@ -1,6 +1,6 @@
 """onbrand-tiny's world under a network of SDXL's class: a StableDiffusionXLPipeline, its UNet taught here alone.
 
-    OMP_NUM_THREADS=1 python -m torch.distributed.run --nproc-per-node 2 research/tiny/sdxl.py
+    OMP_NUM_THREADS=1 python -m torch.distributed.run --nproc-per-node 2 research/tiny/unet_sdxl.py
     python research/tiny/check.py --model runs/tiny-sdxl/pipeline --out runs/tiny-sdxl/check
     python research/results.py --only sdxl
 
