@@ -41,7 +41,7 @@ ALLOWED = {
     "comparison/tables.py: curves: figure.savefig": "into a draft",
     "comparison/tables.py: grid: Image.fromarray(np.concatenate([row[:, :width] for row in rows])).save": "a draft",
     "comparison/tables.py: scatter: figure.savefig": "into a draft",
-    "core/prior.py: save: save_file": "into a draft",
+    "core/prior_file.py: write: save_file": "into a draft",
     "core/prior.py: save_all: one.save": "into a draft",
     "core/prior.py: save_all: prior.save": "Prior.save is whole or absent",
     "data/images.py: _open: Image.open": "THE way to open an image: of known formats, from bytes",

@@ -32,8 +32,8 @@ REDRAWS = 300
 """Bootstrap redraws of diversity and distance."""
 KEPT = 4.0
 """A garment that differs by no more than this, in 1/255, from the one in the control image counts as the same."""
-DESCRIPTIVE = [number for one in PROPERTIES if one.numbers_of for number in one.numbers]
-"""Numbers whose mean says what the images are like."""
+JUDGED_APART = {number for one in PROPERTIES if not one.numbers_of for number in one.numbers} | {"region"}
+"""Numbers of the likelihood and of the region: the means of all others say what the images are like."""
 
 
 def judge_images(
@@ -107,7 +107,7 @@ def judge_images(
         "measures": measures,
         "attributes": {name: _rate(column) for name, column in attributes.items() if column.isfinite().any()},
         "held_out": _held_out(list(references.values())),
-        "descriptive": {name: float(values[name].nanmean()) for name in DESCRIPTIVE if name in values},
+        "descriptive": {n: float(column.nanmean()) for n, column in values.items() if n not in JUDGED_APART},
         "background": list(next(iter(references.values())).background),
         "images": entries,
         **({"refused": refused} if refused else {}),
