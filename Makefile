@@ -2,7 +2,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
-ROOMS := tests/models tests/training tests/sampling
+ROOMS := tests/models tests/training tests/sampling tests/api/test_many_sizes.py
 
 .PHONY: demo test coverage prove gpu docs lint setup clean
 setup: .venv/ready
