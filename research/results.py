@@ -1,6 +1,6 @@
 """The experiments of docs/research: the paper, its baselines and ours, by `onbrand compare`.
 
-    python research/results.py [--only core,all,long,look,lora,photos,sdxl,try-on]
+    python research/results.py [--only core,all,long,look,lora,photos,rivals,sdxl,try-on]
 
 Resumable, and shared by as many processes as are started. It alone writes docs/research/results*.json,
 differences.json and docs/images/results-*; pages.py makes pages of them.
@@ -22,6 +22,7 @@ import results_long
 import results_look
 import results_lora
 import results_photos
+import results_rivals
 import results_sdxl
 import results_try_on
 from results_catalogue import compared
@@ -72,8 +73,8 @@ def core(out: Path) -> None:
 
 PARTS = {
     "core": core, "all": results_all.run, "long": results_long.run, "look": results_look.run, "lora": results_lora.run,
-    "photos": lambda out: results_photos.run(out / "photos"), "sdxl": lambda out: results_sdxl.run(out / "sdxl"),
-    "try-on": lambda out: results_try_on.run(out / "try-on"),
+    "photos": lambda out: results_photos.run(out / "photos"), "rivals": results_rivals.run,
+    "sdxl": lambda out: results_sdxl.run(out / "sdxl"), "try-on": lambda out: results_try_on.run(out / "try-on"),
 }  # fmt: skip
 """Part -> what makes its figures."""
 

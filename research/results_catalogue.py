@@ -33,9 +33,9 @@ def swapped(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"class": f"{gender} {'person' if kind == 'garment' else 'garment'}"}
 
 
-def captioned(count: int = 48) -> list[dict[str, Any]]:
-    """Training captions, evenly spread over the catalogue, one seed each."""
-    rows = garments.garments("train", images=False)[1]
+def captioned(split: str = "train", count: int = 48) -> list[dict[str, Any]]:
+    """Captions of a split, evenly spread over it, one seed each."""
+    rows = garments.garments(split, images=False)[1]
     few = rows[:: len(rows) // count][:count]
     return [{"prompt": row["text"], "class": row["class"], "seed": i, "attributes": garments.shown(row)}
             for i, row in enumerate(few)]  # fmt: skip
@@ -45,6 +45,7 @@ def inputs(out: Path) -> dict[str, str]:
     """Write the sets of requests and the held-out images; name -> file."""
     out.mkdir(parents=True, exist_ok=True)
     sets = {"ten": asked(10), "two": asked(2), "one": asked(1), "captions": captioned()}
+    sets["validation"] = captioned("validation", 96)
     sets["swapped"] = [swapped(row) for row in asked(1)]
     for name, rows in sets.items():
         (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -54,23 +55,24 @@ def inputs(out: Path) -> dict[str, str]:
     return files | {"held": str(out / "held" / "metadata.jsonl")}
 
 
-def prepared(out: Path, model: str = "tiny") -> dict[str, str]:
-    """`inputs`, and the brand where it is not there yet."""
+def prepared(out: Path, model: str = "tiny", photos: Path | None = None) -> dict[str, str]:
+    """`inputs`, and the brand where it is not there yet. photos: a part of the catalogue; None: all of it."""
     if not (out / "brand" / "prior.safetensors").exists():
-        api.fit(garments.garment_folder(), model, out / "brand", split="train")
+        split = None if photos else "train"
+        api.fit(photos or garments.garment_folder(), model, out / "brand", split=split)
     return inputs(out)
 
 
 def compared(
     out: Path, name: str, methods: Sequence[str], questions: Mapping[str, list[str]], config: CompareSettings = CONFIG,
-    figures: Mapping[str, str] | None = None, model: str = "tiny",
+    figures: Mapping[str, str] | None = None, model: str = "tiny", photos: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Compare the methods in `out`, from what is finished there on; publish docs/research/`name`.json; the table.
 
-    figures: of the comparison -> name under docs/images."""
-    photos, sets = garments.garment_folder(), prepared(out, model)
+    figures: of the comparison -> name under docs/images; photos: as `prepared` takes them."""
+    sets = prepared(out, model, photos)
     onbrand.compare(
-        photos,
+        photos or garments.garment_folder(),
         model,
         out / "compare",
         methods=list(methods),
@@ -78,7 +80,7 @@ def compared(
         prompt_sets=sets,
         reference_images=out / "held",
         prior=out / "brand",
-        split="train",
+        split=None if photos else "train",
         attributes="garments",
         clip="garments-clip",
         questions=dict(questions),
