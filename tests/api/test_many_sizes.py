@@ -439,6 +439,11 @@ def test_a_check_judges_each_image_by_the_photos_of_its_size(home: Path, tmp_pat
     assert names == sorted(names, key=lambda name: (name.startswith("bag"), "block 20" in name, name))
     assert (home / "brand" / "reference.json").exists()
     assert (home / "brand" / "buckets" / "16x32" / "reference.json").exists()
+    files = [home / "brand" / "reference.json", home / "brand" / "buckets" / "16x32" / "reference.json"]
+    counted = [json.loads(file.read_text())["reference"] for file in files]
+    for name, rate in content["held_out"].items():  # of all held-out photos, whatever their size
+        own = [(one["held_out"][name], one["count"][1]) for one in counted if name in one["held_out"]]
+        assert rate == pytest.approx(sum(r * n for r, n in own) / sum(n for _, n in own))
     again = check(home, images)  # from what was learned
     assert {**again, "command": ""} == {**content, "command": ""}
     wide = write_photos(tmp_path / "wide", {("block", (20, 40)): 6}, 7)

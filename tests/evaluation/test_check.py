@@ -16,7 +16,7 @@ from onbrand.api._inputs import open_prior
 from onbrand.datasets.fashion import COLOURS, brand_image, caption
 from onbrand.datasets.fashion import photos as catalogue_photos
 from onbrand.datasets.garments import VALUES, garments
-from onbrand.evaluation.check import judge_images, poses_of, spread_of
+from onbrand.evaluation.check import _joined, judge_images, poses_of, spread_of
 from onbrand.evaluation.joints import Stance, stand
 from onbrand.evaluation.loading import Images, open_reference
 from onbrand.evaluation.reference import learn
@@ -137,3 +137,21 @@ def figure(seed: int) -> np.ndarray:
     for left, right, top, bottom in ((44, 84, 16, 68), (48, 60, 68, 116), (68, 80, 68, 116)):
         image[top:bottom, left:right] = colour
     return image
+
+
+def test_spread_over_sizes_is_the_mean_of_theirs_by_their_images() -> None:
+    prior, cells = tiny_prior(tiny_pipeline(), ("a",), k=3), []
+    for count, width in ((40, 1), (10, 2)):
+        draws = prior.gaussians["a"].draw(count, 3, torch.Generator().manual_seed(count))
+        cells.append((prior, prior.mean("a") + width * (draws - prior.mean("a")), ["a"] * count))
+    both, alone = spread_of(cells, {}), [spread_of([cell], {}) for cell in cells]
+    for name in ("diversity", "frechet"):
+        first, second = (one[name]["value"] for one in alone)
+        assert first != pytest.approx(second, rel=1e-3)
+        assert both[name]["value"] == pytest.approx(0.8 * first + 0.2 * second) and both[name]["n"] == 50
+    assert len(both["diversity"]["components"]) == 2
+
+
+def test_columns_of_sizes_go_to_their_places_with_gaps_where_a_size_has_none() -> None:
+    columns = _joined([{"a": torch.tensor([1.0, 2.0])}, {}], [[2, 0], [1]])
+    assert columns["a"].nan_to_num(-1).tolist() == [2, -1, 1]

@@ -70,10 +70,9 @@ def judge_images(
         _judge(images.part(rows, size), references[size], prior.at(size) if prior else None, pipe, judges, words)
         for size, rows in places.items()
     ]
-    order = torch.tensor([row for rows in places.values() for row in rows]).argsort()
-    passes = _joined([part.passes for part in parts], order)
-    values = _joined([part.values for part in parts], order)
-    attributes = _joined([part.attributes for part in parts], order)
+    passes = _joined([part.passes for part in parts], list(places.values()))
+    values = _joined([part.values for part in parts], list(places.values()))
+    attributes = _joined([part.attributes for part in parts], list(places.values()))
     measures: dict[str, dict[str, Any]] = {}
     if "clip" in values:
         measures["clip"] = _measure("clip", statistics.mean(values.pop("clip")), words)
@@ -158,9 +157,10 @@ def _judge(
     return _Judged(passes, values, attributes, (prior, x0, images.classes))
 
 
-def _joined(parts: Sequence[Mapping[str, Tensor]], order: Tensor) -> dict[str, Tensor]:
-    """The columns of all images from those of each size; nan where one has none."""
-    gaps = [torch.full_like(next(iter(part.values())), torch.nan) if part else torch.zeros(0) for part in parts]
+def _joined(parts: Sequence[Mapping[str, Tensor]], places: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """The columns of all images from those of each size, whose images have these places; nan where one has none."""
+    order = torch.tensor([row for rows in places for row in rows]).argsort()
+    gaps = [torch.full((len(rows),), torch.nan) for rows in places]
     names = dict.fromkeys(name for part in parts for name in part)
     return {
         name: torch.cat([part.get(name, gap) for part, gap in zip(parts, gaps, strict=True)])[order] for name in names

@@ -219,12 +219,24 @@ def open_reference(
     brand: Path | None,
     split: str | None = None,
 ) -> Reference:
+    """`open_references` of one size."""
+    return open_references(photos, [size], prior, pipe, brand, split)[size]
+
+
+def open_references(
+    photos: str | Path,
+    sizes: Iterable[tuple[int, int] | None],
+    prior: Prior | None,
+    pipe: DiffusionPipeline | None,
+    brand: Path | None,
+    split: str | None = None,
+) -> dict[tuple[int, int], Reference]:
     """Learn the ranges of the brand's photos, or read them from brand/reference.json if nothing changed since; of a
-    brand of several sizes those of the photos of this one.
+    brand of several sizes those of the photos of each size.
 
     Args:
         photos: folder of the photos.
-        size: (H, W) that they are padded to.
+        sizes: (H, W) that they are padded to; None and repetitions are passed over.
         prior: the prior for the class; left out with `pipe`, the class is not judged.
         pipe: the model whose autoencoder encodes and decodes the photos.
         brand: folder that `fit` wrote, for its latents and for reference.json; None: learned anew.
@@ -234,11 +246,21 @@ def open_reference(
         OnbrandError: no photo opens, or too few do.
     """
     records, _ = read_folder(photos, split)
-    home = brand
-    if prior and len(prior.all) > 1:
-        records = by_bucket(records, prior.sizes, size).get(size, [])
+    wanted = [size for size in dict.fromkeys(sizes) if size]
+    if prior is None or len(prior.all) == 1:
+        return {size: _learned(photos, records, size, prior, pipe, brand, brand) for size in wanted}
+    cells, references = by_bucket(records, prior.sizes, prior.size), {}
+    for size in wanted:
         home = brand / BUCKETS / name_of(size) if brand and size != prior.all[0].size else brand
-        prior = prior.at(size)
+        references[size] = _learned(photos, cells.get(size, []), size, prior.at(size), pipe, brand, home)
+    return references
+
+
+def _learned(
+    photos: str | Path, records: Sequence[Record], size: tuple[int, int], prior: Prior | None,
+    pipe: DiffusionPipeline | None, brand: Path | None, home: Path | None,
+) -> Reference:  # fmt: skip
+    """The ranges of the photos of one size. home: where in the brand's folder that size's files are."""
     most = max(1, min(MOST, int(NUMBERS / (3 * size[0] * size[1]))))
     records = records[:: max(1, math.ceil(len(records) / most))]
     key = _key(records, size, prior, home)
@@ -261,14 +283,6 @@ def open_reference(
         keep_json(file, {"key": key, "reference": json.loads(reference.to_json())}, sealed=True)
         return Reference.from_json(reference.to_json())  # rounded, as every later check reads it
     return reference
-
-
-def open_references(
-    photos: str | Path, sizes: Iterable[tuple[int, int] | None], prior: Prior | None, pipe: DiffusionPipeline | None,
-    brand: Path | None, split: str | None = None,
-) -> dict[tuple[int, int], Reference]:  # fmt: skip
-    """`open_reference` of each size once."""
-    return {one: open_reference(photos, one, prior, pipe, brand, split) for one in dict.fromkeys(sizes) if one}
 
 
 def open_stances(
