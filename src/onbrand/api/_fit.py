@@ -59,8 +59,8 @@ def fit(options: FitOptions) -> dict[str, Any]:
         say_summary(summary)
         gaussians = fitting.fit_gaussians(pipe, fitters[one], store, summary.used)
         text = fitting.fit_text(pipe, store, summary.used, gaussians, options.text)
-        told = encoder if text else None
-        origin = fitting.provenance_of(pipe, vae, told, one, str(options.model), options.random_flip, background)
+        read = encoder if text else None
+        origin = fitting.provenance_of(pipe, vae, read, one, str(options.model), options.random_flip, background)
         priors.append(Prior(gaussians, origin, text))
     prior, results = joined(priors), []
     save_all(prior, out)

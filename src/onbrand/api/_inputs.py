@@ -193,11 +193,11 @@ def encode_training_data(
     from onbrand.training.defaults import check_control_images
 
     name, own = options.validation_data, Path(options.output_dir)
-    held: dict[tuple[int, int], tuple[Store, Summary]] = {}
+    validation: dict[tuple[int, int], tuple[Store, Summary]] = {}
     try:
         if name is not None:
             photos = open_photos(name) if Path(name).exists() else open_photos(options.images, str(name))
-            held = _encode_each(pipe, photos, folder / LATENTS, prior, size, flip)
+            validation = _encode_each(pipe, photos, folder / LATENTS, prior, size, flip)
         photos = open_photos(options.images, options.split)
         if options.method == "controlnet" and not any(one.conditioning for one in photos.records):
             check_control_images(photos.records)
@@ -209,13 +209,14 @@ def encode_training_data(
         return encode_training_data(pipe, options, own, prior, size, flip)
     nothing = Summary([], [], [])
     buckets = [
-        Bucket(store, images.used, held.get(one, (store, nothing))[1].used) for one, (store, images) in used.items()
+        Bucket(store, images.used, validation.get(one, (store, nothing))[1].used)
+        for one, (store, images) in used.items()
     ]
-    if lost := [name_of(one) for one in held if one not in used]:
+    if lost := [name_of(one) for one in validation if one not in used]:
         raise OnbrandError(
             "training", f"validation data have photos of {', '.join(lost)}, and none trained on has: give others"
         )
-    return buckets, _joint(used), _joint(held) if held else None
+    return buckets, _joint(used), _joint(validation) if validation else None
 
 
 def _encode_each(
