@@ -29,11 +29,9 @@ from onbrand.comparison.methods import read_method
 from onbrand.core import Fitter, Prior
 from onbrand.core.prior import FILE as PRIOR
 from onbrand.data.latents import FOLDER as LATENTS
-from onbrand.data.latents import iterate
 from onbrand.data.records import open_folder
 from onbrand.datasets import garments
-from onbrand.models.fitting import encode_photos
-from onbrand.models.pipeline import to_x0
+from onbrand.models.fitting import encode_photos, fit_gaussians
 from onbrand.models.scheduler import latents_for, scales, set_steps
 from onbrand.options.generate import SamplingSettings
 from onbrand.sampling import look_ahead, noise, start
@@ -198,10 +196,8 @@ def priors_of(out: Path) -> dict[str, Prior]:
     few = few_of(summary.used, FEW)
     priors = {"mean": few_prior(pipe, fitted, store, few), "text": fitted}
     for kind, records in (("mean", few), ("text", summary.used)):
-        fitter = Fitter(fitted.shape, WIDE)
-        for mean, _, part in iterate(store, records, 512):
-            fitter.update(to_x0(pipe, mean), [record.class_name for record in part])
-        wide_priors[priors[kind].fingerprint] = Prior(fitter.finish(), told)
+        gaussians = fit_gaussians(pipe, Fitter(fitted.shape, WIDE), store, store.look_up(records))
+        wide_priors[priors[kind].fingerprint] = Prior(gaussians, told)
     return priors
 
 

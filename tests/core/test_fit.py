@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.decomposition import PCA
+from sklearn.utils.extmath import randomized_svd
 
 from onbrand.core import Fitter, Gaussian
-from onbrand.core.fit import EXACT, fit_rows
+from onbrand.core.fit import EXACT, WIDTH, fit_components, fit_rows
 from worlds import raises
 
 
@@ -126,6 +127,41 @@ def test_the_sketch_is_exact_on_few_directions() -> None:
     theirs = PCA(8, svd_solver="full").fit(x0.double().flatten(1).numpy())
     np.testing.assert_allclose(ours.variances, theirs.explained_variance_, rtol=1e-4)
     np.testing.assert_allclose(np.abs(ours.components.numpy() @ theirs.components_.T), np.eye(8), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("n", "spectrum", "noise", "loss", "tolerance"),
+    [
+        (900, 1000 / torch.arange(1.0, 901), 0.8, 5e-4, 1.5e-2),  # natural images' decay, over the noise of latents
+        (900, 300 * 0.85 ** torch.arange(64), 0.5, 5e-5, 3e-3),
+        (900, 100 * 0.8 ** torch.arange(40), 0.0, 1e-6, 1e-4),  # of lower rank than the test matrix
+        (700, torch.full((20,), 50.0), 0.3, 1e-4, 1e-3),  # all alike
+        (2 * WIDTH, 1000 / torch.arange(1.0, 300), 0.8, 1e-6, 1e-5),  # few: in full
+        (9, 1000 / torch.arange(1.0, 300), 0.8, 1e-6, 1e-5),  # fewer than components
+    ],
+)
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_components_in_two_passes_explain_what_a_full_decomposition_does(
+    n: Any, spectrum: Any, noise: Any, loss: Any, tolerance: Any, offset: Any
+) -> None:
+    x0 = images(n, (4, 36, 36), spectrum, noise) + offset
+    k, deviations = min(16, n - 1), (x0 - x0.mean(0)).flatten(1).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # few images
+        ours = fit_components(fit(x0, 0), 16, lambda: x0.split(250))
+    truth = randomized_svd(deviations.numpy(), k, n_iter=25, random_state=0)[1] ** 2 / (n - 1)
+    explained = (deviations @ ours.components.double().T).square().sum(0) / (n - 1)
+    assert ours.k == k and 1 - explained.sum() / truth.sum() < loss
+    np.testing.assert_allclose(ours.variances, truth, rtol=tolerance)
+    np.testing.assert_allclose(ours.components @ ours.components.T, np.eye(k), atol=1e-4)
+    assert (ours.variances.diff() <= 0).all()
+
+
+def test_components_of_one_image_are_none() -> None:
+    x0 = images(1, (4, 36, 36), torch.ones(5), noise=0.1)
+    with pytest.warns(UserWarning, match="on 1 images"):
+        gaussian = fit(x0, 0)
+    assert fit_components(gaussian, 16, lambda: [x0]) is gaussian
 
 
 def test_a_large_mean_does_not_drown_the_spread() -> None:

@@ -48,11 +48,9 @@ def encode(photos: Any, folder: Any, key: Any = KEY, encoder: Any = None, **opti
 
 
 def latents(store: Any, photos: Any) -> Any:
-    """{file name: (mean, logvar)} of all that is used, through `iterate`."""
-    summary = {}
-    for mean, logvar, records in iterate(store, read_folder(photos)[0], 7):
-        summary |= {record.file.name: (m, v) for record, m, v in zip(records, mean, logvar, strict=True)}
-    return summary
+    """{file name: (mean, logvar)} of all that is used."""
+    summary = store.look_up(read_folder(photos)[0])
+    return {r.file.name: pair for r, *pair in zip(summary.used, *store.get(summary.keys), strict=True)}
 
 
 def same(one: Any, other: Any, tolerance: Any = 1e-5) -> None:
@@ -122,7 +120,7 @@ def test_mirrored_images_are_encoded_mirrored(photos: Any, tmp_path: Path) -> No
     key = Key("v", (32, 32), flip=True)
     store, _, summary, _ = encode(photos, tmp_path / "store", key)
     plain, mirror = list(iterate(store, summary.used, 20))
-    assert plain[2] == mirror[2] == summary.used
+    assert plain[1] == mirror[1] == summary.used
     images = torch.stack([to_tensor(Image.fromarray(draw(i)[:, ::-1])) for i in range(20)])
     torch.testing.assert_close(mirror[0], Encoder()(images)[0], rtol=0, atol=1e-5)
     mean, _ = store.get(summary.keys[:2], [True, False])
@@ -138,6 +136,37 @@ def test_any_rows_are_had_in_any_order(photos: Any, tmp_path: Path) -> None:
         torch.testing.assert_close(torch.stack([mean, logvar]), torch.stack(truth(i)))
     with raises("latents", "000000000000", "encode_all"):
         store.get(["0" * 64])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("rows", [1, 7, 8, 64])
+def test_means_are_read_in_any_order_and_number(photos: Any, tmp_path: Path, dtype: Any, rows: Any) -> None:
+    store, _, summary, _ = encode(photos, tmp_path / "store", Key("v", (32, 32), flip=True, dtype=dtype))
+    for order in (range(20), range(19, -1, -1), [3, 3, 4, 5, 19, 0, 3], [12], []):
+        keys = [summary.keys[i] for i in order]
+        starts, batches = [], ([], [])
+        for number, (start, mean) in enumerate(store.means(keys, rows)):
+            assert mean.dtype == getattr(torch, dtype)
+            batches[number % 2].append(mean.float())
+            starts.append(start)
+        assert starts == [start for start in range(0, len(keys), rows) for _ in range(2)]
+        for side, parts in enumerate(batches):
+            truth = store.get(keys, [bool(side)] * len(keys))[0] if keys else torch.zeros(0)
+            assert torch.equal(torch.cat([torch.zeros(0, *truth.shape[1:]), *parts]), truth)
+
+
+def test_latents_that_end_too_soon_or_changed_are_named_by_whoever_reads_means(photos: Any, tmp_path: Path) -> None:
+    store, _, summary, _ = encode(photos, tmp_path / "store")
+    file = shards(store)[1]
+    whole = file.read_bytes()
+    begin, _ = store._layout(store._shards.index(file))["mean"]
+    for damaged, word in ((flipped(whole, begin + 9), "checksum"), (whole[: begin + 9], "too soon")):
+        file.write_bytes(damaged)
+        with raises("latents", file, word, "Delete"):
+            list(store.means(summary.keys, 6))
+    file.unlink()
+    with raises("latents", file, "No such file"):
+        list(store.means(summary.keys, 6))
 
 
 def test_a_changed_image_is_encoded_anew_and_nothing_else(

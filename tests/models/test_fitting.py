@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 
 from onbrand import api
 from onbrand.comparison.baselines import few_of
-from onbrand.core import ConditionalFitter, Gaussian, Prior
-from onbrand.data.records import open_folder
-from onbrand.models.fitting import FOLDS, draw_means, encode_photos, numbers_of, starts_of
+from onbrand.core import ConditionalFitter, Fitter, Gaussian, Prior
+from onbrand.data.latents import Key, Store, Summary
+from onbrand.data.records import Record, open_folder
+from onbrand.models.fitting import FOLDS, draw_means, encode_photos, fit_gaussians, numbers_of, starts_of
+from onbrand.models.pipeline import to_x0
 from worlds import raises, tiny_prior, write_blocks
 
 if TYPE_CHECKING:
@@ -37,6 +43,51 @@ def test_a_class_at_regular_distances_fills_every_fold(begin: int, distance: int
 
 def test_where_every_fold_has_photos_the_photos_own_numbers_stay() -> None:
     assert numbers_of([0, 6, 12, 18, 24, 7]) == {index: index for index in (0, 6, 12, 18, 24, 7)}
+
+
+def latents_of(classes: Sequence[str], shape: Sequence[int], folder: Path, flip: bool = False) -> tuple[Store, Summary]:
+    """A store of latents made up, float16 and in shards of 64, of as many photos of these classes."""
+    store = Store(folder, Key("v", (32, 32), flip, dtype="float16"))
+    keys, photos = [f"{i:064x}" for i in range(len(classes))], []
+    generator = torch.Generator().manual_seed(0)
+    directions = 8 / torch.arange(1.0, 31)[:, None] ** 0.5 * torch.randn(30, math.prod(shape), generator=generator)
+    for start in range(0, len(keys), 64):
+        own = classes[start : start + 64]
+        photos += [Record(Path(f"{start + i}.png"), "", name, start + i) for i, name in enumerate(own)]
+        parts = {}
+        for part in ("mean", "mean_flipped")[: 1 + flip]:
+            offsets = torch.tensor([float(len(name)) for name in own])
+            rows = torch.randn(len(own), 30, generator=generator) @ directions + offsets[:, None]
+            rows += 0.5 * torch.randn(rows.shape, generator=generator)
+            parts |= {part: rows.reshape(-1, *shape), part.replace("mean", "logvar"): torch.zeros(len(own), *shape)}
+        store.add(keys[start : start + 64], parts, {})
+    return store, Summary(photos, keys, [])
+
+
+@pytest.mark.parametrize(("k", "shape"), [(0, (4, 33, 33)), (4, (4, 33, 33)), (4, (4, 8, 8)), (0, (4, 8, 8))])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.filterwarnings("ignore:.*its mean shows those images")
+def test_classes_of_any_size_in_any_order_are_fitted_as_scikit_learn_does(
+    pipe: DiffusionPipeline, tmp_path: Path, k: int, shape: tuple[int, int, int], flip: bool
+) -> None:
+    """One large class, one of some images, one image alone; all within the same shards."""
+    classes = ["large", "large", "mid", *["large"] * 6] * 30 + ["one"]
+    store, summary = latents_of(classes, shape, tmp_path, flip)
+    gaussians = fit_gaussians(pipe, Fitter(shape, k), store, summary)
+    assert list(gaussians) == ["large", "mid", "one"]
+    for name, gaussian in gaussians.items():
+        keys = [key for key, own in zip(summary.keys, classes, strict=True) if own == name]
+        sides = [store.get(keys, [side] * len(keys))[0] for side in ((False, True) if flip else (False,))]
+        rows = to_x0(pipe, torch.cat(sides)).flatten(1).double().numpy()
+        assert gaussian.count == len(rows)
+        assert np.array_equal(gaussian.mean.flatten(), rows.mean(0).astype(np.float32))
+        if len(rows) > 1:
+            assert gaussian.total == pytest.approx(rows.var(0, ddof=1).sum(), rel=1e-12)
+        if gaussian.k > 1:
+            truth = PCA(k, svd_solver="arpack", random_state=0).fit(rows)
+            np.testing.assert_allclose(gaussian.variances, truth.explained_variance_, rtol=1e-4)
+            overlap = gaussian.components.numpy() @ truth.components_.T
+            np.testing.assert_allclose(np.abs(overlap), np.eye(k), atol=1e-2)
 
 
 def test_what_a_class_can_be_started_from() -> None:

@@ -57,7 +57,7 @@ def fit(options: FitOptions) -> dict[str, Any]:
     priors = []
     for one, (store, summary) in parts.items():
         say_summary(summary)
-        gaussians = fitting.fit_gaussians(pipe, fitters[one], store, summary.used)
+        gaussians = fitting.fit_gaussians(pipe, fitters[one], store, summary)
         text = fitting.fit_text(pipe, store, summary.used, gaussians, options.text)
         read = encoder if text else None
         origin = fitting.provenance_of(pipe, vae, read, one, str(options.model), options.random_flip, background)

@@ -167,7 +167,7 @@ def other_prior(
         return Prior(prior.gaussians, replace(provenance, text_encoder=text_fingerprint(pipe)), text)
     leak_of = signal_leak if name == "leak" else signal_leak_of_low_frequencies
     parts: dict[str, list[torch.Tensor]] = {one: [] for one in prior.classes}
-    for mean, _, records in iterate(store, summary.used, 512):
+    for mean, records in iterate(store, summary.used, 512):
         x0 = to_x0(pipe, mean)
         for i, record in enumerate(records):
             parts[record.class_name].append(x0[i])
@@ -188,14 +188,10 @@ def few_of(records: Sequence[Record], count: int) -> list[Record]:
 def few_prior(pipe: DiffusionPipeline, prior: Prior, store: Store, records: Sequence[Record]) -> Prior:
     """What `fit` makes of the records, with as many components as the brand's prior."""
     from onbrand.core import Fitter, Prior
-    from onbrand.data.latents import iterate
-    from onbrand.models.fitting import fit_text
-    from onbrand.models.pipeline import text_fingerprint, to_x0
+    from onbrand.models.fitting import fit_gaussians, fit_text
+    from onbrand.models.pipeline import text_fingerprint
 
-    fitter = Fitter(prior.shape, prior.k)
-    for mean, _, part in iterate(store, records, 512):
-        fitter.update(to_x0(pipe, mean), [record.class_name for record in part])
-    gaussians = fitter.finish()
+    gaussians = fit_gaussians(pipe, Fitter(prior.shape, prior.k), store, store.look_up(records))
     provenance = replace(prior.provenance, text_encoder=text_fingerprint(pipe))
     return Prior(gaussians, provenance, fit_text(pipe, store, records, gaussians))
 

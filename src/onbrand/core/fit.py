@@ -2,8 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ BLOCK = 1024
 """Rows of the second moment that are summed at once."""
 FEW = 50
 """Below this many images a class mean shows those images."""
+WIDTH = 128
+"""Columns of a test matrix at least, for which two passes are made."""
 SEED = 0x0B
 """Of the sketch's test matrix, which all parts must share."""
 
@@ -77,16 +79,22 @@ class Fitter:
             raise OnbrandError(
                 "value", f"one class name an image, {len(x0)} here: got {classes!r}; pass a list of names"
             )
+        places: dict[str, list[int]] = {}
+        for i, name in enumerate(classes):
+            places.setdefault(name, []).append(i)
         rows = x0.detach().to("cpu", torch.float64).flatten(1)
-        bad = (~rows.isfinite().all(1)).nonzero().flatten().tolist()
-        if bad:
+        if len(places) > 1:
+            rows = rows[[i for own in places.values() for i in own]]
+        parts = dict(zip(places, rows.split([len(own) for own in places.values()]), strict=True)) if places else {}
+        squares = {name: part.square().sum() for name, part in parts.items()}
+        if not all(square.isfinite() for square in squares.values()):  # as if each number had been asked, but faster
+            bad = (~x0.detach().flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
             raise OnbrandError("value", f"x0 must be finite: rows {bad} are not; encode those images again, in float32")
-        for name in dict.fromkeys(classes):
-            part = rows[torch.tensor([other == name for other in classes])]
+        for name, part in parts.items():
             sums = self._of(name)
             sums.count += len(part)
             sums.first += part.sum(0)
-            sums.square += part.square().sum()
+            sums.square += squares[name]
             if self._test is not None:
                 sums.second.addmm_(part.T, part @ self._test)
             elif self.k:
@@ -197,6 +205,51 @@ class Fitter:
             return None
         width = min(max(256, 8 * self.k), self._d)
         return torch.randn(self._d, width, generator=torch.Generator().manual_seed(SEED), dtype=torch.float64)
+
+
+def fit_components(gaussian: Gaussian, k: int, blocks: Callable[[], Iterable[Tensor]]) -> Gaussian:
+    """The Gaussian with the k largest principal components of its class, by two passes over the class's x0.
+
+    A randomised range finder (Halko et al. 2011, arXiv 0909.4061): the covariance times a Gaussian test matrix gives a
+    basis, the covariance times that basis Nystrom's approximation. Products of rows are float32 about the mean, a block
+    at a time; their sums are float64. On variances that fall as those of photos (1 / i, over white noise), 16
+    components explain less by 0.05 % at most than those of a full decomposition, and each variance is within 1.5 %
+    (tests/core/test_fit.py); on steeper ones less. A class of few images is decomposed in full.
+
+    Args:
+        gaussian: mean and total of the class, as a Fitter of k = 0 gives them
+        k: components to find
+        blocks: called once a pass; the class's x0 `(B, C, H, W)`, finite, in blocks of any size, on one device that
+            knows float64. Some hundreds of rows a block are fastest.
+    """
+    k, width = min(k, gaussian.count - 1), max(WIDTH, 8 * k)
+    if k < 1:
+        return gaussian
+    if gaussian.count <= 2 * width:
+        exact = fit_rows(torch.cat(list(blocks())), k)
+        return replace(gaussian, components=exact.components, variances=exact.variances)
+    mean, image = gaussian.mean.flatten().float(), torch.zeros(0)
+    basis = torch.randn(len(mean), width, generator=torch.Generator().manual_seed(SEED))
+    for _ in range(2):
+        basis = torch.linalg.qr(image)[0].float() if len(image) else basis
+        image = _image(blocks(), mean, basis) / (gaussian.count - 1)
+    values, vectors = torch.linalg.eigh(_symmetric(basis.T.double() @ image))
+    seen = values > 1e-6 * values[-1]  # below, float32's own noise
+    half = image @ (vectors[:, seen] / values[seen].sqrt())
+    variances, turn = torch.linalg.eigh(_symmetric(half.T @ half))
+    variances, turn = variances.flip(0)[:k], turn.flip(1)[:, :k]
+    components = _sign((half @ turn / variances.sqrt()).T).float().contiguous()
+    return replace(gaussian, components=components, variances=variances.float())
+
+
+def _image(blocks: Iterable[Tensor], mean: Tensor, basis: Tensor) -> Tensor:
+    """`(d, m)` float64 sum of y y^T basis over y = x0 - mean."""
+    image = torch.zeros(basis.shape[::-1], dtype=torch.float64)
+    for x0 in blocks:
+        mean, basis, image = (part.to(x0.device) for part in (mean, basis, image))
+        rows = x0.detach().flatten(1).float() - mean
+        image += (rows @ basis).T @ rows
+    return image.T.cpu()
 
 
 def fit_rows(x0: Tensor, k: int) -> Gaussian:

@@ -9,11 +9,13 @@ import zlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -107,6 +109,7 @@ class Store:
         self._places: dict[str, tuple[int, int]] = {}
         self._reasons: dict[str, str] = {}
         self._open: OrderedDict[Path, Any] = OrderedDict()
+        self._layouts: dict[int, dict[str, tuple[int, tuple[int, ...]]]] = {}
         self.reload()
 
     def reload(self) -> None:
@@ -162,6 +165,25 @@ class Store:
             means.append(self._row(key, "mean" + end))
             logvars.append(self._row(key, "logvar" + end))
         return torch.cat(means).float(), torch.cat(logvars).float()
+
+    def means(self, keys: Sequence[str], rows: int) -> Iterator[tuple[int, Tensor]]:
+        """(number of its first key, means (B, C, h, w) as they lie on disk, unscaled) of keys in order, `rows` at once.
+
+        With key.flip each batch is followed by its mirrored images'. Log-variances are not touched. The next batch is
+        read and its checksums are compared while one is in use; no more than two are held.
+        """
+        parts = ("mean", "mean_flipped") if self.key.flip else ("mean",)
+        with ThreadPoolExecutor(1) as reader:
+            batches = (
+                (start, reader.submit(self._read, keys[start : start + rows], part))
+                for start in range(0, len(keys), rows)
+                for part in parts
+            )
+            ahead = next(batches, None)
+            while ahead:
+                start, batch = ahead[0], ahead[1].result()
+                ahead = next(batches, None)
+                yield start, batch
 
     def look_up(self, records: Sequence[Record]) -> Summary:
         """Used and refused among `records`, whichever rank encoded them. OnbrandError if one is new or changed."""
@@ -225,12 +247,45 @@ class Store:
         except (SafetensorError, OSError) as error:
             raise OnbrandError("latents", f"{file} cannot be read ({error}). Delete it; encode again") from error
         if sums and _checksum(value) != sums[part][row]:
-            raise OnbrandError(
-                "latents",
-                f"{file} has changed since it was written: {part} of image {key[:12]} has another checksum. Delete the "
-                "file; the same command encodes its images again",
-            )
+            raise _changed(file, part, key)
         return value
+
+    def _read(self, keys: Sequence[str], part: str) -> Tensor:
+        """The rows `(B, C, h, w)` of keys, as they were written, by as few reads as their places allow."""
+        places = [self._places[key] for key in keys]
+        shape = self._layout(places[0][0])[part][1]
+        rows = np.empty((len(keys), *shape), self.key.dtype)
+        begin = 0
+        while begin < len(keys):
+            number, row = places[begin]
+            end = begin + 1
+            while end < len(keys) and places[end] == (number, row + end - begin):
+                end += 1
+            file, sums, (offset, its) = self._shards[number], self._sums[number], self._layout(number)[part]
+            run = rows[begin:end]
+            try:
+                with open(file, "rb", buffering=0) as content:
+                    content.seek(offset + row * rows[0].nbytes)
+                    if its != shape or content.readinto(run.data.cast("B")) != run.nbytes:
+                        raise OSError(f"latents of {its}, not {shape}, or it ends too soon")
+            except OSError as error:
+                raise OnbrandError("latents", f"{file} cannot be read ({error}). Delete it; encode again") from error
+            for i in range(begin, end) if sums else ():
+                if zlib.crc32(rows[i]) != sums[part][row + i - begin]:
+                    raise _changed(file, part, keys[i])
+            begin = end
+        return torch.from_numpy(rows)
+
+    def _layout(self, number: int) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Where each part's rows begin in a shard, and the shape of one."""
+        if number not in self._layouts:
+            with open(self._shards[number], "rb") as content:
+                size = int.from_bytes(content.read(8), "little")
+                entries = json.loads(content.read(size))
+            entries.pop("__metadata__")
+            layout = {name: (entry["data_offsets"][0], entry["shape"]) for name, entry in entries.items()}
+            self._layouts[number] = {name: (8 + size + at, tuple(shape[1:])) for name, (at, shape) in layout.items()}
+        return self._layouts[number]
 
     def _take(self, file: Path, header: Mapping[str, Any]) -> None:
         number = len(self._shards)
@@ -250,17 +305,22 @@ class Store:
         return self._open[file]
 
 
-def iterate(store: Store, records: Sequence[Record], batch: int = 64) -> Iterator[tuple[Tensor, Tensor, list[Record]]]:
-    """(mean, logvar (B, C, h, w) float32 unscaled, their records), `batch` at a time in the records' order.
+def iterate(store: Store, records: Sequence[Record], batch: int = 64) -> Iterator[tuple[Tensor, list[Record]]]:
+    """(means (B, C, h, w) as they lie on disk, unscaled; their records), `batch` at a time in the records' order.
 
     Refused images are passed over. With store.key.flip each batch is followed by its mirrored images' latents.
     """
     summary = store.look_up(records)
-    for start in range(0, len(summary.used), batch):
-        keys, chunk = summary.keys[start : start + batch], summary.used[start : start + batch]
-        yield *store.get(keys), chunk
-        if store.key.flip:
-            yield *store.get(keys, [True] * len(keys)), chunk
+    for start, mean in store.means(summary.keys, batch):
+        yield mean, summary.used[start : start + batch]
+
+
+def _changed(file: Path, part: str, key: str) -> OnbrandError:
+    return OnbrandError(
+        "latents",
+        f"{file} has changed since it was written: {part} of image {key[:12]} has another checksum. Delete the file; "
+        "the same command encodes its images again",
+    )
 
 
 def _name(header: Mapping[str, Any]) -> str:
@@ -270,7 +330,7 @@ def _name(header: Mapping[str, Any]) -> str:
 
 
 def _checksum(row: Tensor) -> int:
-    return zlib.crc32(row.contiguous().numpy().tobytes())
+    return zlib.crc32(row.contiguous().numpy().data)
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from onbrand.core import Conditional, ConditionalFitter, Fitter, Gaussian, Prior, Provenance
+from onbrand.core.fit import EXACT, fit_components
 from onbrand.core.text import Method
 from onbrand.data.buckets import by_bucket, ladder, step_of
 from onbrand.data.encode import encode_all
@@ -38,6 +41,8 @@ FOLDS = 5
 """Of the regression's cross-validation."""
 NO_FILE = re.compile(r"[. ]*|(?:con|prn|aux|nul|com\d|lpt\d)(?:[. ].*)?", re.IGNORECASE)
 """Names of classes that are no names of files: of folders, and of what Windows has devices for."""
+ROWS, NUMBERS = 512, 2**19
+"""Of a batch that is fitted: rows, up to EXACT dimensions; above, numbers, few enough for the processor's caches."""
 SEEN = 200
 """Photos, evenly spread, that the brand's background is taken from."""
 
@@ -137,13 +142,35 @@ def fitter_for(pipe: DiffusionPipeline, size: tuple[int, int], k: int) -> Fitter
     return Fitter((pipe.vae.config.latent_channels, size[0] // factor, size[1] // factor), k)
 
 
-def fit_gaussians(
-    pipe: DiffusionPipeline, fitter: Fitter, store: Store, records: Sequence[Record]
-) -> dict[str, Gaussian]:
-    """A Gaussian for each class of the records (Eq. 9), from the store's latents; draws a progress bar."""
-    for mean, _, chunk in tqdm(iterate(store, records, 512), "fit", unit=" batches"):
-        fitter.update(to_x0(pipe, mean), [record.class_name for record in chunk])
-    return fitter.finish()
+def fit_gaussians(pipe: DiffusionPipeline, fitter: Fitter, store: Store, summary: Summary) -> dict[str, Gaussian]:
+    """A Gaussian for each class of the photos used (Eq. 9), from the store's latents; draws a progress bar.
+
+    fitter: of the prior's shape and k, which has seen nothing. One pass over all latents; above EXACT dimensions,
+    components take two more, class by class, so that memory holds one class's sketch.
+    """
+    d = math.prod(fitter.shape)
+    sketched = fitter.k > 0 and d > EXACT
+    moments = Fitter(fitter.shape) if sketched else fitter
+    batch = ROWS if d <= EXACT else max(1, NUMBERS // d)
+    passes = (1 + 2 * sketched) * (1 + store.key.flip)
+    with tqdm(total=passes * len(summary.used), desc="fit", unit=" latents") as bar:
+        for start, mean in store.means(summary.keys, batch):
+            moments.update(to_x0(pipe, mean), [record.class_name for record in summary.used[start : start + batch]])
+            bar.update(len(mean))
+        gaussians = moments.finish()
+        keys: dict[str, list[str]] = {name: [] for name in gaussians}
+        for record, key in zip(summary.used, summary.keys, strict=True):
+            keys[record.class_name].append(key)
+        device = pipe.device if pipe.device.type == "cuda" else "cpu"  # other accelerators know no float64
+
+        def x0_of(name: str) -> Iterator[Tensor]:
+            for _, mean in store.means(keys[name], ROWS // 2):
+                bar.update(len(mean))
+                yield to_x0(pipe, mean.to(device))
+
+        for name in gaussians if sketched else ():
+            gaussians[name] = fit_components(gaussians[name], fitter.k, partial(x0_of, name))
+    return gaussians
 
 
 def provenance_of(
@@ -194,7 +221,7 @@ def fit_text(
     with_caption = [record for record in with_caption if record.class_name in fitters]
     numbers = {name: numbers_of([r.index for r in with_caption if r.class_name == name]) for name in fitters}
     embeddings = embed_captions(pipe, sorted({record.text for record in with_caption}))
-    for mean, _, chunk in iterate(store, with_caption):
+    for mean, chunk in iterate(store, with_caption):
         x0 = to_x0(pipe, mean)
         for name, fitter in fitters.items():
             rows = [i for i, record in enumerate(chunk) if record.class_name == name]
