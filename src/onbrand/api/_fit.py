@@ -50,6 +50,7 @@ def fit(options: FitOptions) -> dict[str, Any]:
         parts[one] = fitting.encode_photos(
             pipe, own, out / LATENTS, one, options.random_flip, options.batch_size, options.latents_dtype
         )
+        fitting.share_sums(pipe, fitters[one], *parts[one])
     state = fitting.processes(pipe)
     if state and not state.is_main_process:
         return {}

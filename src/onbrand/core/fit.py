@@ -54,8 +54,8 @@ class Fitter:
     def __init__(self, shape: Sequence[int], k: int = 0) -> None:
         self.shape, self.k = tuple(int(side) for side in shape), int(k)
         self._sums: dict[str, Sums] = {}
-        self._d = math.prod(self.shape)
-        if len(self.shape) != 3 or self._d < 1 or not 0 <= self.k <= self._d:
+        self.dimensions = math.prod(self.shape)
+        if len(self.shape) != 3 or self.dimensions < 1 or not 0 <= self.k <= self.dimensions:
             raise OnbrandError(
                 "value", f"a fitter takes shape (C, H, W) and 0 <= k <= C*H*W: got {self.shape} and k = {k}"
             )
@@ -98,23 +98,27 @@ class Fitter:
             if self._test is not None:
                 sums.second.addmm_(part.T, part @ self._test)
             elif self.k:
-                for row in range(0, self._d, BLOCK):  # the lower triangle mirrors the upper one
+                for row in range(0, self.dimensions, BLOCK):  # the lower triangle mirrors the upper one
                     sums.second[row : row + BLOCK, row:].addmm_(part[:, row : row + BLOCK].T, part[:, row:])
 
     def merge(self, other: "Fitter") -> "Fitter":
         """A fitter that has seen what both have. Raises OnbrandError if their shape or k differ."""
+        union = Fitter(self.shape, self.k)
+        for part in (self, other):
+            union.add(part)
+        return union
+
+    def add(self, other: "Fitter") -> None:
+        """Takes in what another has seen, in place. Raises OnbrandError if their shape or k differ."""
         if (other.shape, other.k) != (self.shape, self.k):
             raise OnbrandError(
                 "value",
                 f"parts of one fit share shape and k: got {self.shape}, k = {self.k} and {other.shape}, k = {other.k}",
             )
-        union = Fitter(self.shape, self.k)
-        for part in (self, other):
-            for name, sums in part._sums.items():
-                into = union._of(name)
-                for field, value in vars(sums).items():
-                    setattr(into, field, getattr(into, field) + value)
-        return union
+        for name, sums in other._sums.items():
+            into = self._of(name)
+            for field, value in vars(sums).items():
+                getattr(into, field).add_(value)
 
     def finish(self) -> dict[str, Gaussian]:
         """A Gaussian for each class seen.
@@ -176,11 +180,11 @@ class Fitter:
         rest = max(count - 1, 1)
         total = max(float(sums.square - count * mean.square().sum()), 0.0) / rest
         k = min(self.k, count - 1)
-        variances, components = torch.zeros(0), torch.zeros(0, self._d)
+        variances, components = torch.zeros(0), torch.zeros(0, self.dimensions)
         if k:
             if self._test is None:
                 second = sums.second.triu() + sums.second.triu(1).T
-                pairs = _largest(lambda v: (second @ v - count * mean[:, None] * (mean @ v)) / rest, self._d, k)
+                pairs = _largest(lambda v: (second @ v - count * mean[:, None] * (mean @ v)) / rest, self.dimensions, k)
             else:
                 sketch = (sums.second - count * mean[:, None] * (mean @ self._test)) / rest
                 pairs = _nystrom(sketch, self._test, total, k)
@@ -194,17 +198,18 @@ class Fitter:
         return self._sums[name]
 
     def _empty(self) -> Sums:
-        width = 0 if not self.k else self._d if self._test is None else self._test.shape[1]
+        width = 0 if not self.k else self.dimensions if self._test is None else self._test.shape[1]
         count, square = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-        first, second = torch.zeros(self._d, dtype=torch.float64), torch.zeros(self._d, width, dtype=torch.float64)
+        first = torch.zeros(self.dimensions, dtype=torch.float64)
+        second = torch.zeros(self.dimensions, width, dtype=torch.float64)
         return Sums(count, first, square, second)
 
     def _test_matrix(self) -> Tensor | None:
         """`(d, m)`, the same for every part of a fit; None if the second moment is exact or not needed."""
-        if not self.k or self._d <= EXACT:
+        if not self.k or self.dimensions <= EXACT:
             return None
-        width = min(max(256, 8 * self.k), self._d)
-        return torch.randn(self._d, width, generator=torch.Generator().manual_seed(SEED), dtype=torch.float64)
+        width = min(max(256, 8 * self.k), self.dimensions)
+        return torch.randn(self.dimensions, width, generator=torch.Generator().manual_seed(SEED), dtype=torch.float64)
 
 
 def fit_components(gaussian: Gaussian, k: int, blocks: Callable[[], Iterable[Tensor]]) -> Gaussian:

@@ -157,10 +157,6 @@ class Store:
             raise OnbrandError("latents", "a store with flip=False holds no mirrored images. Encode with flip=True")
         means, logvars = [], []
         for key, side in zip(keys, sides, strict=True):
-            if key not in self._places:
-                raise OnbrandError(
-                    "latents", f"no latents of image {key[:12]} in {self.folder}. Encode it first (encode_all)"
-                )
             end = "_flipped" if side else ""
             means.append(self._row(key, "mean" + end))
             logvars.append(self._row(key, "logvar" + end))
@@ -184,6 +180,23 @@ class Store:
                 start, batch = ahead[0], ahead[1].result()
                 ahead = next(batches, None)
                 yield start, batch
+
+    def by_shard(self, keys: Sequence[str]) -> dict[Path, list[int]]:
+        """The shards that hold any of keys, in the order of their names: numbers of the keys, in that of the rows."""
+        files: dict[Path, list[int]] = {}
+        for i in sorted(range(len(keys)), key=lambda i: self._place(keys[i])):
+            files.setdefault(self._shards[self._place(keys[i])[0]], []).append(i)
+        return dict(sorted(files.items()))
+
+    def contents(self, keys: Sequence[str]) -> list[list[Any]]:
+        """What identifies the means of each key to the bit: the key, then checksums; of shards without, their time."""
+        contents: list[list[Any]] = []
+        for key in keys:
+            number, row = self._place(key)
+            sums = {part: rows for part, rows in self._sums[number].items() if part.startswith("mean")}
+            marks = [rows[row] for _, rows in sorted(sums.items())] or [self._shards[number].stat().st_mtime_ns]
+            contents.append([key, *marks])
+        return contents
 
     def look_up(self, records: Sequence[Record]) -> Summary:
         """Used and refused among `records`, whichever rank encoded them. OnbrandError if one is new or changed."""
@@ -238,9 +251,17 @@ class Store:
             ) from error
         return header | {"crc32": sums}
 
+    def _place(self, key: str) -> tuple[int, int]:
+        """(number of the shard, row) of a key; OnbrandError if there is none."""
+        if key not in self._places:
+            raise OnbrandError(
+                "latents", f"no latents of image {key[:12]} in {self.folder}. Encode it first (encode_all)"
+            )
+        return self._places[key]
+
     def _row(self, key: str, part: str) -> Tensor:
         """The row `(1, C, h, w)` of a key, as it was written; shards of before have no checksums."""
-        number, row = self._places[key]
+        number, row = self._place(key)
         file, sums = self._shards[number], self._sums[number]
         try:
             value: Tensor = self._shard(file).get_slice(part)[row : row + 1]
@@ -252,7 +273,7 @@ class Store:
 
     def _read(self, keys: Sequence[str], part: str) -> Tensor:
         """The rows `(B, C, h, w)` of keys, as they were written, by as few reads as their places allow."""
-        places = [self._places[key] for key in keys]
+        places = [self._place(key) for key in keys]
         shape = self._layout(places[0][0])[part][1]
         rows = np.empty((len(keys), *shape), self.key.dtype)
         begin = 0
@@ -264,7 +285,7 @@ class Store:
             file, sums, (offset, its) = self._shards[number], self._sums[number], self._layout(number)[part]
             run = rows[begin:end]
             try:
-                with open(file, "rb", buffering=0) as content:
+                with open(file, "rb") as content:
                     content.seek(offset + row * rows[0].nbytes)
                     if its != shape or content.readinto(run.data.cast("B")) != run.nbytes:
                         raise OSError(f"latents of {its}, not {shape}, or it ends too soon")
@@ -279,12 +300,18 @@ class Store:
     def _layout(self, number: int) -> dict[str, tuple[int, tuple[int, ...]]]:
         """Where each part's rows begin in a shard, and the shape of one."""
         if number not in self._layouts:
-            with open(self._shards[number], "rb") as content:
-                size = int.from_bytes(content.read(8), "little")
-                entries = json.loads(content.read(size))
-            entries.pop("__metadata__")
-            layout = {name: (entry["data_offsets"][0], entry["shape"]) for name, entry in entries.items()}
-            self._layouts[number] = {name: (8 + size + at, tuple(shape[1:])) for name, (at, shape) in layout.items()}
+            file = self._shards[number]
+            try:
+                with open(file, "rb") as content:
+                    size = int.from_bytes(content.read(8), "little")
+                    entries = json.loads(content.read(size))
+                self._layouts[number] = {
+                    name: (8 + size + entry["data_offsets"][0], tuple(entry["shape"][1:]))
+                    for name, entry in entries.items()
+                    if name != "__metadata__"
+                }
+            except (OSError, ValueError, LookupError, TypeError) as error:
+                raise OnbrandError("latents", f"{file} cannot be read ({error}). Delete it; encode again") from error
         return self._layouts[number]
 
     def _take(self, file: Path, header: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import warnings
@@ -27,6 +26,7 @@ from onbrand.data.encode import encode_all
 from onbrand.data.images import RGB, background_of, to_image
 from onbrand.data.latents import Key, Store, Summary, iterate
 from onbrand.data.records import Folder, Record
+from onbrand.data.sums import sum_shards
 from onbrand.errors import OnbrandError, UnreadableImage
 from onbrand.io import plain, write_png
 from onbrand.models.pipeline import channels_last, decode, embed, encode, factor_of, fingerprint, to_x0, warn_long
@@ -41,8 +41,8 @@ FOLDS = 5
 """Of the regression's cross-validation."""
 NO_FILE = re.compile(r"[. ]*|(?:con|prn|aux|nul|com\d|lpt\d)(?:[. ].*)?", re.IGNORECASE)
 """Names of classes that are no names of files: of folders, and of what Windows has devices for."""
-ROWS, NUMBERS = 512, 2**19
-"""Of a batch that is fitted: rows, up to EXACT dimensions; above, numbers, few enough for the processor's caches."""
+ROWS = 512
+"""Of a batch that is fitted."""
 SEEN = 200
 """Photos, evenly spread, that the brand's background is taken from."""
 
@@ -142,35 +142,59 @@ def fitter_for(pipe: DiffusionPipeline, size: tuple[int, int], k: int) -> Fitter
     return Fitter((pipe.vae.config.latent_channels, size[0] // factor, size[1] // factor), k)
 
 
+def share_sums(pipe: DiffusionPipeline, fitter: Fitter, store: Store, summary: Summary) -> None:
+    """Under `accelerate launch`, every process sums its share of the shards, which `fit_gaussians` then adds up."""
+    state = processes(pipe)
+    if state and fitter.dimensions > EXACT:
+        for _ in _sums(pipe, fitter, store, summary, state.process_index, state.num_processes):
+            pass
+        state.wait_for_everyone()
+
+
 def fit_gaussians(pipe: DiffusionPipeline, fitter: Fitter, store: Store, summary: Summary) -> dict[str, Gaussian]:
     """A Gaussian for each class of the photos used (Eq. 9), from the store's latents; draws a progress bar.
 
-    fitter: of the prior's shape and k, which has seen nothing. One pass over all latents; above EXACT dimensions,
-    components take two more, class by class, so that memory holds one class's sketch.
+    Above EXACT dimensions the moments of each shard are summed once (`data.sums`), and components take two passes more,
+    class by class, so that memory holds one class's sketch.
+
+    Args:
+        pipe: the model that encoded the photos.
+        fitter: of the prior's shape and k, which has seen nothing.
+        store: the latents.
+        summary: the photos.
     """
-    d = math.prod(fitter.shape)
-    sketched = fitter.k > 0 and d > EXACT
-    moments = Fitter(fitter.shape) if sketched else fitter
-    batch = ROWS if d <= EXACT else max(1, NUMBERS // d)
-    passes = (1 + 2 * sketched) * (1 + store.key.flip)
-    with tqdm(total=passes * len(summary.used), desc="fit", unit=" latents") as bar:
-        for start, mean in store.means(summary.keys, batch):
-            moments.update(to_x0(pipe, mean), [record.class_name for record in summary.used[start : start + batch]])
-            bar.update(len(mean))
-        gaussians = moments.finish()
-        keys: dict[str, list[str]] = {name: [] for name in gaussians}
-        for record, key in zip(summary.used, summary.keys, strict=True):
-            keys[record.class_name].append(key)
-        device = pipe.device if pipe.device.type == "cuda" else "cpu"  # other accelerators know no float64
+    if fitter.dimensions <= EXACT:
+        for start, mean in tqdm(store.means(summary.keys, ROWS), "fit", unit=" batches"):
+            fitter.update(to_x0(pipe, mean), [record.class_name for record in summary.used[start : start + ROWS]])
+        return fitter.finish()
+    moments = Fitter(fitter.shape)
+    for part in tqdm(_sums(pipe, fitter, store, summary), "fit", unit=" shards"):
+        moments.add(part)
+    order = dict.fromkeys(record.class_name for record in summary.used)
+    gaussians = moments.finish()
+    gaussians = {name: gaussians[name] for name in order}
+    if not fitter.k:
+        return gaussians
+    keys: dict[str, list[str]] = {name: [] for name in order}
+    for record, key in zip(summary.used, summary.keys, strict=True):
+        keys[record.class_name].append(key)
+    device = pipe.device if pipe.device.type == "cuda" else "cpu"  # other accelerators know no float64
 
-        def x0_of(name: str) -> Iterator[Tensor]:
-            for _, mean in store.means(keys[name], ROWS // 2):
-                bar.update(len(mean))
-                yield to_x0(pipe, mean.to(device))
+    def x0_of(name: str) -> Iterator[Tensor]:
+        for _, mean in store.means(keys[name], ROWS // 2):
+            yield to_x0(pipe, mean.to(device))
 
-        for name in gaussians if sketched else ():
-            gaussians[name] = fit_components(gaussians[name], fitter.k, partial(x0_of, name))
-    return gaussians
+    return {
+        name: fit_components(gaussian, fitter.k, partial(x0_of, name))
+        for name, gaussian in tqdm(gaussians.items(), "fit", unit=" classes")
+    }
+
+
+def _sums(
+    pipe: DiffusionPipeline, fitter: Fitter, store: Store, summary: Summary, rank: int = 0, world: int = 1
+) -> Iterator[Fitter]:
+    classes = [record.class_name for record in summary.used]
+    return sum_shards(store, summary.keys, classes, partial(to_x0, pipe), fitter, rank, world)
 
 
 def provenance_of(

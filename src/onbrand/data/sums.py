@@ -1,0 +1,97 @@
+"""Sums of a shard's latents by class, in a small file beside it: what moments are fitted from, without its latents.
+
+Merging is adding, in float64. Photos that come in are in shards of their own; a shard of which photos were taken out,
+or came into another class, is summed anew, and not subtracted from, so that a prior depends on the photos alone and
+not on how they came to be there. There are none for components: a sketch of 128 columns in float64 is as large as a
+shard of 256 latents in float16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from onbrand.core.fit import Fitter, Sums
+from onbrand.data.latents import Store
+from onbrand.errors import OnbrandError
+from onbrand.io import digest, whole_file
+
+FORMAT = 1
+"""Raised whenever other numbers are summed, so that sums of before are not taken for those of now."""
+FOLDER = "sums"
+"""In the folder of the shards."""
+SMALL = 16
+"""Sums are left beside a shard that is larger by this factor at least; of many classes, they would not be small."""
+NUMBERS = 2**19
+"""Of a batch that is summed: few enough for the processor's caches."""
+X0 = Callable[[Tensor], Tensor]
+"""Means (B, C, h, w) as they lie in the store -> x0, number by number."""
+
+
+def sum_shards(
+    store: Store, keys: Sequence[str], classes: Sequence[str], x0: X0, fitter: Fitter, rank: int = 0, world: int = 1
+) -> Iterator[Fitter]:
+    """For each shard that holds any of `keys`, in the order of their names, a fitter of k = 0 that has seen these.
+
+    What was summed of the very same latents is read. Else they are, and their sums are left for the next time; of
+    `world` ranks each does so for every world-th shard.
+
+    Args:
+        store: the latents.
+        keys: of photos; one that is there twice counts twice.
+        classes: the class of each.
+        x0: what the fitter is to see of the means.
+        fitter: of the prior's shape.
+        rank: of this process.
+        world: number of processes.
+    """
+    scaling = x0(torch.tensor([0.0, 1.0])).tolist()
+    for file, places in list(store.by_shard(keys).items())[rank::world]:
+        own, names = [keys[i] for i in places], [classes[i] for i in places]
+        groups: dict[str, list[str]] = {}
+        for key, name in zip(own, names, strict=True):
+            groups.setdefault(name, []).append(key)
+        marks = {name: digest((FORMAT, scaling, store.contents(group))) for name, group in groups.items()}
+        beside = file.parent / FOLDER / file.name
+        part = _read(beside, marks)
+        if part is None or part.shape != fitter.shape:
+            part = Fitter(fitter.shape)
+            batch = max(1, NUMBERS // fitter.dimensions)
+            for start, mean in store.means(own, batch):
+                part.update(x0(mean), names[start : start + batch])
+            if SMALL * 8 * fitter.dimensions * len(groups) <= file.stat().st_size:
+                _write(beside, part, marks)
+        yield part
+
+
+def _read(file: Path, marks: Mapping[str, str]) -> Fitter | None:
+    """The sums of classes by their marks; None if there are none of these, or the file is damaged."""
+    try:
+        with safe_open(file, framework="pt") as content:
+            seal, state = content.metadata()["onbrand"], {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        named = {field: state[field] for field in ("shape", "k")}
+        for name, mark in marks.items():
+            named |= {f"{field}/{name}": state[f"{field}/{mark}"] for field in Sums.__dataclass_fields__}
+        return Fitter.from_state(named) if seal == _seal(state) else None
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError, OnbrandError):
+        return None
+
+
+def _write(file: Path, fitter: Fitter, marks: Mapping[str, str]) -> None:
+    state = {}
+    for entry, tensor in fitter.state().items():
+        field, _, name = entry.partition("/")
+        state[f"{field}/{marks[name]}" if name else field] = tensor.contiguous()
+    with suppress(OSError), whole_file(file) as draft:  # else they are summed again
+        draft.write_bytes(save(state, metadata={"onbrand": _seal(state)}))
+
+
+def _seal(state: Mapping[str, Tensor]) -> str:
+    """sha256 (hex) of all tensors, by which a file is known from what a disk has changed."""
+    return digest([(name, digest(tensor.numpy().tobytes())) for name, tensor in sorted(state.items())])
