@@ -82,18 +82,26 @@ class Fitter:
         places: dict[str, list[int]] = {}
         for i, name in enumerate(classes):
             places.setdefault(name, []).append(i)
-        rows = x0.detach().to("cpu", torch.float64).flatten(1)
+        rows = x0.detach().cpu().flatten(1)
         if len(places) > 1:
-            rows = rows[[i for own in places.values() for i in own]]
+            rows = rows.index_select(0, torch.tensor([i for own in places.values() for i in own]))
+        rows = rows.double()
         parts = dict(zip(places, rows.split([len(own) for own in places.values()]), strict=True)) if places else {}
         squares = {name: part.square().sum() for name, part in parts.items()}
-        if not all(square.isfinite() for square in squares.values()):  # as if each number had been asked, but faster
+        if not sum(squares.values(), torch.zeros(())).isfinite():  # as if each number had been asked, but faster
             bad = (~x0.detach().flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
-            raise OnbrandError("value", f"x0 must be finite: rows {bad} are not; encode those images again, in float32")
+            if bad:
+                raise OnbrandError(
+                    "value", f"x0 must be finite: rows {bad} are not; encode those images again, in float32"
+                )
         for name, part in parts.items():
-            sums = self._of(name)
+            first = part.sum(0)
+            if name in self._sums:
+                self._sums[name].first += first
+            else:
+                self._sums[name] = self._empty(first)
+            sums = self._sums[name]
             sums.count += len(part)
-            sums.first += part.sum(0)
             sums.square += squares[name]
             if self._test is not None:
                 sums.second.addmm_(part.T, part @ self._test)
@@ -116,9 +124,11 @@ class Fitter:
                 f"parts of one fit share shape and k: got {self.shape}, k = {self.k} and {other.shape}, k = {other.k}",
             )
         for name, sums in other._sums.items():
-            into = self._of(name)
+            if name not in self._sums:
+                self._sums[name] = Sums(*(value.clone() for value in vars(sums).values()))
+                continue
             for field, value in vars(sums).items():
-                getattr(into, field).add_(value)
+                getattr(self._sums[name], field).add_(value)
 
     def finish(self) -> dict[str, Gaussian]:
         """A Gaussian for each class seen.
@@ -155,7 +165,7 @@ class Fitter:
                 raise OnbrandError("value", f"first of {name!r} has {d} numbers, as the fitter's shape says")
         fitter = cls(state["shape"].tolist(), int(state["k"]))
         for name in names:
-            sums = fitter._sums[name] = fitter._empty()
+            sums = fitter._sums[name] = fitter._empty(torch.zeros(d))
             for part, empty in vars(sums).items():
                 tensor = state.get(f"{part}/{name}", absent)
                 if tensor.shape != empty.shape or tensor.dtype != torch.float64 or not bool(tensor.isfinite().all()):
@@ -192,17 +202,11 @@ class Fitter:
             variances, components = pairs[0][positive].float(), _sign(pairs[1][:, positive].T).float().contiguous()
         return Gaussian(mean.float().reshape(self.shape), components, variances, total, count)
 
-    def _of(self, name: str) -> Sums:
-        if name not in self._sums:
-            self._sums[name] = self._empty()
-        return self._sums[name]
-
-    def _empty(self) -> Sums:
+    def _empty(self, first: Tensor) -> Sums:
+        """Sums over nothing, but for `first`, which is taken as it is."""
         width = 0 if not self.k else self.dimensions if self._test is None else self._test.shape[1]
         count, square = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-        first = torch.zeros(self.dimensions, dtype=torch.float64)
-        second = torch.zeros(self.dimensions, width, dtype=torch.float64)
-        return Sums(count, first, square, second)
+        return Sums(count, first, square, torch.zeros(self.dimensions, width, dtype=torch.float64))
 
     def _test_matrix(self) -> Tensor | None:
         """`(d, m)`, the same for every part of a fit; None if the second moment is exact or not needed."""
