@@ -6,6 +6,7 @@ import pickle
 import socket
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -344,3 +345,35 @@ def test_metadata_in_sub_folders_names_what_lies_beside_it(tmp_path: Path, monke
         assert not refused
         assert [(r.class_name, r.file.name) for r in records] == [(f, f"0000{i}.png") for f in "ab" for i in (1, 0)]
         assert all(record.file.is_file() for record in records)
+
+
+def test_a_record_of_metadata_weighs_what_its_texts_do(tmp_path: Path) -> None:
+    """A million are held: under 500 bytes each, and while they are read under 1,000."""
+    for i in range(600):
+        (tmp_path / f"{i:07d}.jpg").touch()
+    rows = [{"file_name": f"{i:07d}.jpg", "text": f"a shirt {i} on white", "class": f"c{i % 3}"} for i in range(600)]
+    write_rows(tmp_path, rows)
+    read_folder(tmp_path)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        records, _ = read_folder(tmp_path)
+        gc.collect()
+        size, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(records) == 600 and size < 500 * 600 and peak < 1000 * 600, (size / 600, peak / 600)
+    assert records[0].file == tmp_path / "0000000.jpg" and records[3].class_name is records[0].class_name
+
+
+def test_refused_rows_are_listed_in_their_order_and_the_others_numbered_without_them(photos: Path) -> None:
+    rows = [
+        {"file_name": "00000.png", "text": "one"},
+        {"file_name": "00001.png", "text": ["two", "texts"], "class": "a"},
+        {"file_name": "00002.png", "text": "three", "class": "a"},
+        {"file_name": "00003.png", "class": "none, but for \u0000"},
+    ]
+    write_rows(photos, rows)
+    records, refused = read_folder(photos)
+    assert [entry.file.name for entry in refused] == ["00000.png", "00001.png", "00003.png"]
+    assert [(record.file.name, record.index) for record in records] == [("00002.png", 0)]

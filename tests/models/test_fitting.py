@@ -53,7 +53,7 @@ def latents_of(classes: Sequence[str], shape: Sequence[int], folder: Path, flip:
     directions = 8 / torch.arange(1.0, 31)[:, None] ** 0.5 * torch.randn(30, math.prod(shape), generator=generator)
     for start in range(0, len(keys), 64):
         own = classes[start : start + 64]
-        photos += [Record(Path(f"{start + i}.png"), "", name, start + i) for i, name in enumerate(own)]
+        photos += [Record(f"{start + i}.png", "", name, start + i) for i, name in enumerate(own)]
         parts = {}
         for part in ("mean", "mean_flipped")[: 1 + flip]:
             offsets = torch.tensor([float(len(name)) for name in own])

@@ -87,11 +87,14 @@ class Listing:
 
     def like_captions(self, read: set[str]) -> list[str]:
         """The files that look like captions and are not among those `read`."""
+        candidates = sorted(({*self.captions} - read) | {*self.others})
+        if not candidates:
+            return []
         stems = {composed(posixpath.splitext(name)[0]).casefold() for name in self.images}
         names = {composed(name).casefold() for name in self.images}
         bases = {posixpath.basename(stem) for stem in stems}
         files = []
-        for file in sorted(({*self.captions} - read) | {*self.others}):
+        for file in candidates:
             stem, suffix = posixpath.splitext(composed(file).casefold())
             elsewhere = suffix in CAPTIONS and posixpath.basename(stem) in bases
             twice = posixpath.splitext(stem)[0] in stems  # a.txt.txt, where endings are hidden

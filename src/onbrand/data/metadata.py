@@ -39,19 +39,19 @@ CALLED_OTHERWISE = frozenset(("text", "texts", "caption", "captions", "prompt", 
 class Row(NamedTuple):
     """What one row says of its image, as it stands there."""
 
-    file: Path
+    path: str
+    """Of its file."""
     cells: Mapping[str, Any]
     """The values of COLUMNS that the row has."""
     conditioning: Path | None = None
     place: str = ""
-    """Where it stands, as "line 3 of metadata.jsonl"; "" if `file` says it."""
+    """Where it stands, as "line 3 of metadata.jsonl"; "" if `path` says it."""
 
 
 @dataclass
-class Rows:
-    """The rows of all metadata of a folder."""
+class Notes:
+    """What is to be said of all metadata of a folder, beside its rows."""
 
-    rows: list[Row] = field(default_factory=list)
     refused: list[UnreadableImage] = field(default_factory=list)
     """Missing, named twice, outside of the folder."""
     columns: dict[str, Any] = field(default_factory=dict)
@@ -121,8 +121,8 @@ def check_columns(columns: Mapping[str, Any] | list[str], where: Path) -> None:
         )
 
 
-def read_metadata(listing: Listing) -> Rows:
-    """The rows of a folder's metadata files, in their order; warns of images that no row names.
+def read_metadata(listing: Listing, notes: Notes) -> Iterator[Row]:
+    """The rows of a folder's metadata files, in their order; warns at their end of images that no row names.
 
     Names are relative to their metadata's folder and stay in it, as `datasets` has it: a folder that is passed on shows
     nothing of the machine that it is read on.
@@ -131,10 +131,14 @@ def read_metadata(listing: Listing) -> Rows:
     a server to count the load, copies the rows into a cache that outlives them, lets one row that leaves the folder or
     changes a type spoil all the others without saying its line, and reads a CSV's class "001" as the number 1.
 
+    Args:
+        listing: the folder.
+        notes: is filled in.
+
     Raises:
         OnbrandError: with the line, for what is no metadata at all.
     """
-    content = Rows()
+    root = str(listing.folder)
     first: dict[str, tuple[str, int]] = {}
     controls: set[str] = set()
     for relative in listing.metadata:
@@ -151,7 +155,7 @@ def read_metadata(listing: Listing) -> Rows:
                     columns[name] = None if is_missing(value) else value
             place = f"line {line} of {relative}"
             if is_missing(values.get("file_name")):
-                content.refused.append(UnreadableImage(metadata, f"line {line} has no file_name"))
+                notes.refused.append(UnreadableImage(metadata, f"line {line} has no file_name"))
                 continue
             files: dict[str, str | None] = {}
             reason = None
@@ -162,7 +166,7 @@ def read_metadata(listing: Listing) -> Rows:
                     reason = broken if column == "file_name" else f"its conditioning image {value} is {broken}"
             file, control = files["file_name"], files["conditioning_file_name"]
             if file is None:
-                content.refused.append(UnreadableImage(metadata, f"line {line}: its file_name is {reason}"))
+                notes.refused.append(UnreadableImage(metadata, f"line {line}: its file_name is {reason}"))
                 continue
             if reason is None and file in first:
                 before, at = first[file]
@@ -173,25 +177,24 @@ def read_metadata(listing: Listing) -> Rows:
             if control:
                 controls.add(control)
             if reason:
-                content.refused.append(UnreadableImage(listing.folder / file, reason))
+                notes.refused.append(UnreadableImage(listing.folder / file, reason))
             else:
                 condition = listing.folder / control if control else None
                 cells = {name: values[name] for name in COLUMNS if name in values}
-                content.rows.append(Row(listing.folder / file, cells, condition, place))
+                yield Row(os.path.join(root, file), cells, condition, place)
         if "file_name" not in columns:
             names = ", ".join(columns) or "no row"
             raise OnbrandError("data", f"{metadata} needs `file_name` in its rows; got {names}. Mend its rows")
         check_columns(columns, metadata)
-        content.columns |= {
+        notes.columns |= {
             name: value for name, value in columns.items() if name not in (*COLUMNS, *FILES) and value is not None
         }
     unnamed = [name for name in listing.images if name not in first and name not in controls]
     if unnamed:
         warnings.warn(
             f"{len(unnamed)} images in {listing.folder} are named by no metadata and are left out, {unnamed[0]} first",
-            stacklevel=4,
+            stacklevel=5,
         )
-    return content
 
 
 def _locate(listing: Listing, beside: str, value: Any) -> tuple[str | None, str | None]:
@@ -205,7 +208,7 @@ def _locate(listing: Listing, beside: str, value: Any) -> tuple[str | None, str 
         return posixpath.join(beside, name), OUTSIDE
     name = posixpath.normpath(name)
     place = posixpath.join(beside, name)
-    reason = unreachable(listing.folder / place, name)
+    reason = unreachable(os.path.join(listing.folder, place), name)
     if reason == "missing":
         if spelled := listing.spelled(place):
             return spelled, None
@@ -231,12 +234,13 @@ def _lines(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _of_json(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    decoder = json.JSONDecoder(object_pairs_hook=unique)
     with open(metadata, encoding="utf-8-sig", newline="") as file:
         for line, text in enumerate(file, 1):
             if not text.strip():
                 continue
             try:
-                values = json.loads(text.rstrip(), object_pairs_hook=unique)
+                values = decoder.decode(text.rstrip())
             except json.JSONDecodeError as error:
                 raise OnbrandError(
                     "data",
@@ -292,7 +296,7 @@ def _of_parquet(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 OUTSIDE = "outside the folder of its metadata"
 
 
-def unreachable(file: Path, name: str) -> str | None:
+def unreachable(file: str | Path, name: str) -> str | None:
     """Why the regular file that a file of a folder names cannot be used; None if it can.
 
     Args:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from operator import itemgetter
 from pathlib import Path
 
 from PIL import Image
@@ -16,7 +18,7 @@ from onbrand.data.images import open_image, read_bytes, shown_size
 from onbrand.data.listing import CHECK as CHECK
 from onbrand.data.listing import METADATA, Listing, composed, walk
 from onbrand.data.listing import SHEET as SHEET
-from onbrand.data.metadata import Row, attributes_of, check_columns, class_of, is_missing, read_metadata, text_of
+from onbrand.data.metadata import Notes, Row, attributes_of, check_columns, class_of, is_missing, read_metadata, text_of
 from onbrand.data.tables import SPLITS, Parquet, Saved, open_parquet, open_saved
 from onbrand.errors import OnbrandError, UnreadableImage
 
@@ -25,8 +27,8 @@ from onbrand.errors import OnbrandError, UnreadableImage
 class Record:
     """One image of a folder or table."""
 
-    file: Path
-    """The file; for a row of a table, the table's path / the row's number."""
+    path: str
+    """Of the file; for a row of a table, the table's path / the row's number. Text, as a million Paths are heavy."""
     text: str
     """The caption, "" where there is none."""
     class_name: str
@@ -39,6 +41,11 @@ class Record:
     row: int = -1
     attributes: Mapping[str, str] | None = None
     """What the image shows, attribute -> label (`attributes`), where its metadata says so."""
+
+    @property
+    def file(self) -> Path:
+        """The file at `path`."""
+        return Path(self.path)
 
     def read(self) -> bytes:
         """The image file's bytes; UnreadableImage where they cannot be had."""
@@ -146,10 +153,10 @@ def open_folder(path: str | Path, split: str | None = None) -> Folder:
         problem = f"split={split!r} is none of them" if split else "one is used at a time"
         raise OnbrandError("data", f"{folder} holds the splits {splits}: {problem}. Give one's own folder or split=...")
     if listing.metadata:
-        rows = read_metadata(listing)
-        records, unfit_rows = _build(rows.rows)
-        contents = describe(folder, records, listing, set(listing.metadata), rows.columns)
-        refused = rows.refused + unfit_rows
+        notes = Notes()
+        records, unfit_rows = _build(read_metadata(listing, notes))
+        contents = describe(folder, records, listing, set(listing.metadata), notes.columns)
+        refused = notes.refused + unfit_rows
         named = {entry.file for entry in refused}
         return Folder(folder, records, [*refused, *(one for one in listing.refused if one.file not in named)], contents)
     if not listing.images and not listing.refused:
@@ -180,7 +187,7 @@ def _from_files(listing: Listing) -> Folder:
                 refused.append(UnreadableImage(file, f"its caption {caption} {error}"))
                 continue
         class_name = re.sub(r"^\d+_", "", composed(name.split("/")[0])).strip() if "/" in name else ""
-        records.append(Record(file, text, class_name or "default", len(records)))
+        records.append(Record(str(file), text, class_name or "default", len(records)))
     return Folder(listing.folder, records, refused, describe(listing.folder, records, listing, read))
 
 
@@ -199,37 +206,39 @@ def _read_caption(file: Path) -> str:
 
 def _from_table(path: Path, table: Parquet | Saved, listing: Listing | None = None) -> Folder:
     columns = table.unread()
-    rows = [Row(*row) for row in table.rows()]
-    if not any("text" in row.cells for row in rows[:1]):
+    rows = (Row(str(file), cells) for file, cells in table.rows())
+    first = list(islice(rows, 1))
+    if not any("text" in row.cells for row in first):
         check_columns(list(columns), path)
-    records, refused = _build(rows, table)
+    records, refused = _build(chain(first, rows), table)
     read, others = (set(listing.tables), listing.refused) if listing else (set(), [])
     return Folder(path, records, [*refused, *others], describe(path, records, listing, read, columns))
 
 
-def _build(rows: Sequence[Row], table: Parquet | Saved | None = None) -> tuple[list[Record], list[UnreadableImage]]:
-    """Rows -> records; where any row has a class, one without is refused."""
-    classed = any(not is_missing(row.cells.get("class")) for row in rows)
+def _build(rows: Iterable[Row], table: Parquet | Saved | None = None) -> tuple[list[Record], list[UnreadableImage]]:
+    """Rows, of which one is held at a time, -> records; where any row has a class, one without is refused."""
+    classed, names = False, {"": "default"}  # equal names are one text in memory
     records: list[Record] = []
-    refused: list[UnreadableImage] = []
+    refused: list[tuple[int, UnreadableImage]] = []
+    unclassed: list[tuple[int, int, str]] = []
     for number, row in enumerate(rows):
         place = f" ({row.place})" if row.place else ""
+        classed = classed or not is_missing(row.cells.get("class"))
         column, name = "text", ""
         try:
             text = text_of(row.cells.get("text"))
             column = "class"
             name = class_of(row.cells.get("class"))
         except ValueError as error:
-            refused.append(UnreadableImage(row.file, f"its {column} {error}{place}"))
+            refused.append((number, UnreadableImage(Path(row.path), f"its {column} {error}{place}")))
             continue
-        if classed and not name:
-            refused.append(UnreadableImage(row.file, f"without a class, while other rows have one{place}"))
-            continue
+        if not name:
+            unclassed.append((len(records), number, place))
         records.append(
             Record(
-                row.file,
+                row.path,
                 text,
-                name or "default",
+                names.setdefault(name, name),
                 len(records),
                 row.conditioning,
                 table,
@@ -237,4 +246,11 @@ def _build(rows: Sequence[Row], table: Parquet | Saved | None = None) -> tuple[l
                 attributes_of(row.cells.get("attributes")),
             )
         )
-    return records, refused
+    if classed and unclassed:
+        for index, number, place in unclassed:
+            reason = f"without a class, while other rows have one{place}"
+            refused.append((number, UnreadableImage(records[index].file, reason)))
+        without = {index for index, _, _ in unclassed}
+        others = (record for record in records if record.index not in without)
+        records = [replace(record, index=index) for index, record in enumerate(others)]
+    return records, [error for _, error in sorted(refused, key=itemgetter(0))]
