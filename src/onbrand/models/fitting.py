@@ -243,15 +243,19 @@ def fit_text(
             stacklevel=2,
         )
     with_caption = [record for record in with_caption if record.class_name in fitters]
-    numbers = {name: numbers_of([r.index for r in with_caption if r.class_name == name]) for name in fitters}
+    indices: dict[str, list[int]] = {name: [] for name in fitters}
+    for record in with_caption:
+        indices[record.class_name].append(record.index)
+    numbers = {name: numbers_of(own) for name, own in indices.items()}
     embeddings = embed_captions(pipe, sorted({record.text for record in with_caption}))
     for mean, chunk in iterate(store, with_caption):
         x0 = to_x0(pipe, mean)
-        for name, fitter in fitters.items():
-            rows = [i for i, record in enumerate(chunk) if record.class_name == name]
-            if rows:
-                text = torch.stack([embeddings[chunk[i].text] for i in rows])
-                fitter.update(text, x0[rows], [numbers[name][chunk[i].index] for i in rows])
+        rows: dict[str, list[int]] = {}
+        for i, record in enumerate(chunk):
+            rows.setdefault(record.class_name, []).append(i)
+        for name, own in rows.items():
+            text = torch.stack([embeddings[chunk[i].text] for i in own])
+            fitters[name].update(text, x0[own], [numbers[name][chunk[i].index] for i in own])
     return {name: fitter.finish(method=method) for name, fitter in fitters.items()}
 
 
