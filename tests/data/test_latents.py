@@ -172,7 +172,7 @@ def test_latents_that_end_too_soon_or_changed_are_named_by_whoever_reads_means(p
 def test_a_changed_image_is_encoded_anew_and_nothing_else(
     photos: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onbrand.data.latents.SETTLED", 0)  # or nothing so new would be remembered at all
+    monkeypatch.setattr("onbrand.data.digests.SETTLED", 0)  # or nothing so new would be remembered at all
     times = (photos / "00007.png").stat()
     store, _, _, _ = encode(photos, tmp_path / "store")
     before = {file: file.stat().st_mtime_ns for file in shards(store)}
@@ -204,7 +204,7 @@ def test_another_encoder_size_or_background_shares_nothing(photos: Any, tmp_path
 
 
 def test_unchanged_files_are_not_read_again(photos: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onbrand.data.latents.SETTLED", 0)
+    monkeypatch.setattr("onbrand.data.digests.SETTLED", 0)
     encode(photos, tmp_path / "store")
     file = next((tmp_path / "store").glob("digests-*.jsonl"))
     file.write_text(file.read_text()[:-30])  # a line torn by a kill
@@ -340,7 +340,7 @@ def test_shards_without_checksums_are_read_as_before(photos: Any, tmp_path: Path
 def test_damaged_lines_of_what_was_hashed_are_passed_over(
     photos: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
-    monkeypatch.setattr("onbrand.data.latents.SETTLED", 0)
+    monkeypatch.setattr("onbrand.data.digests.SETTLED", 0)
     encode(photos, tmp_path / "store")
     (file,) = (tmp_path / "store").glob("digests-*.jsonl")
     lines = file.read_text().splitlines()
