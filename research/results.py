@@ -1,6 +1,6 @@
 """The experiments of docs/research: the paper, its baselines and ours, by `onbrand compare`.
 
-    python research/results.py [--only core,all,long,look,lora,photos,rivals,sdxl,try-on]
+    python research/results.py [--only core,all,long,look,lora,photos,rivals,second,sdxl,spectrum,try-on]
 
 Resumable, and shared by as many processes as are started. It alone writes docs/research/results*.json,
 differences.json and docs/images/results-*; pages.py makes pages of them.
@@ -24,6 +24,8 @@ import results_lora
 import results_photos
 import results_rivals
 import results_sdxl
+import results_second
+import results_spectrum
 import results_try_on
 from results_catalogue import compared
 from results_page import DOCS, IMAGES
@@ -74,7 +76,9 @@ def core(out: Path) -> None:
 PARTS = {
     "core": core, "all": results_all.run, "long": results_long.run, "look": results_look.run, "lora": results_lora.run,
     "photos": lambda out: results_photos.run(out / "photos"), "rivals": results_rivals.run,
-    "sdxl": lambda out: results_sdxl.run(out / "sdxl"), "try-on": lambda out: results_try_on.run(out / "try-on"),
+    "second": lambda out: results_second.run(out / "second", rates_from=out),
+    "sdxl": lambda out: results_sdxl.run(out / "sdxl"), "spectrum": results_spectrum.run,
+    "try-on": lambda out: results_try_on.run(out / "try-on"),
 }  # fmt: skip
 """Part -> what makes its figures."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ CONFIG = CompareSettings(
 )
 HELD = 240
 """Held-out images."""
+KINDS = {"garment": "garment", "figure": "person"}
+"""View -> the kind of class."""
 
 
 def swapped(row: dict[str, Any]) -> dict[str, Any]:
@@ -41,17 +44,33 @@ def captioned(split: str = "train", count: int = 48) -> list[dict[str, Any]]:
             for i, row in enumerate(few)]  # fmt: skip
 
 
+def off_brand(count: int = 192) -> list[dict[str, Any]]:
+    """The stock model's own world: captions of garments and figures on any background, anywhere in the frame."""
+    sys.path.insert(0, str(Path(__file__).parent / "tiny"))
+    from world import draw
+
+    _, captions, truths = draw(2 * count, 9, split="test")
+    seen = [(text, truth) for text, truth in zip(captions, truths, strict=True) if truth["view"] != "object"]
+    return [
+        {"prompt": text, "class": f"{truth.get('gender', 'female')} {KINDS[truth['view']]}", "seed": i,
+         "attributes": {name: value for name, value in truth.items() if name != "ground"}}
+        for i, (text, truth) in enumerate(seen[:count])
+    ]  # fmt: skip
+
+
 def inputs(out: Path) -> dict[str, str]:
     """Write the sets of requests and the held-out images; name -> file."""
     out.mkdir(parents=True, exist_ok=True)
     sets = {"ten": asked(10), "two": asked(2), "one": asked(1), "captions": captioned()}
     sets["validation"] = captioned("validation", 96)
     sets["swapped"] = [swapped(row) for row in asked(1)]
+    if not (out / "world.jsonl").exists():  # drawing them takes seconds
+        sets["world"] = off_brand()
     for name, rows in sets.items():
         (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if not (out / "held" / "metadata.jsonl").exists():
         garments.write_garments(out / "held", "test", HELD)
-    files = {name: str(out / f"{name}.jsonl") for name in sets if name != "ten"}
+    files = {name: str(out / f"{name}.jsonl") for name in (*sets, "world") if name != "ten"}
     return files | {"held": str(out / "held" / "metadata.jsonl")}
 
 

@@ -31,6 +31,8 @@ LAYERS = (":lora4", ":lora32", ":lora8-attention")
 """For CHOSEN steps, at the rate of ":lora8"."""
 AGAIN = (1, 2)
 """Further training seeds of the rows that are quoted."""
+FORGOTTEN = ((":lora8", CHOSEN), (":lora8", 1000), ("", CHOSEN), ("", 1000))
+"""Trainings that are asked for off-brand images."""
 PHOTOS = (50, 200, 1000)
 """Sizes of smaller catalogues."""
 FEW = 100
@@ -81,6 +83,11 @@ def rows(rates: Rates) -> dict[str, list[str]]:
                 row(training, ":lora8", rates[training, ":lora8"], steps, STARTS[training][0], seed)
                 for training in MAIN
             ]
+    questions["What the stock model knew, after it"] = [
+        f"{row(training, learns, rates[training, learns], steps, 'noise')}@world"
+        for learns, steps in FORGOTTEN
+        for training in MAIN
+    ] + ["stock/noise@world"]
     return questions
 
 

@@ -331,6 +331,34 @@ def test_a_run_sees_each_ratio_at_its_size_and_saves_all_of_its_priors(home: Pat
     assert open_image(file).size[::-1] == WIDE
 
 
+@pytest.mark.parametrize("home", [None, "sdxl"], indirect=True)
+def test_control_images_have_the_size_of_their_photo(home: Path, tmp_path: Path) -> None:
+    from diffusers import ControlNetModel
+
+    shutil.copytree(home / "photos", tmp_path / "photos")
+    metadata = tmp_path / "photos" / "metadata.jsonl"
+    rows = [json.loads(line) for line in metadata.read_text().splitlines()]
+    write_requests(metadata, [row | {"conditioning_file_name": row["file_name"]} for row in rows])
+    pairs: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
+    forward = ControlNetModel.forward
+
+    def seen(net: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+        pairs.add((tuple(sample.shape[2:]), tuple(kwargs["controlnet_cond"].shape[2:])))
+        return forward(net, sample, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ControlNetModel, "forward", seen)
+        learn(home, tmp_path / "run", images=tmp_path / "photos", method="controlnet", max_train_steps=8)
+        assert pairs == {((12, 12), SQUARE), ((8, 16), WIDE)}
+        pairs.clear()
+        asked = [{"prompt": "block, red", "conditioning": "block 30 000.png"},
+                 {"prompt": "block, red", "conditioning": "block 20 000.png", "height": 16, "width": 32}]  # fmt: skip
+        file = write_requests(tmp_path / "photos" / "r.jsonl", asked)
+        files = draw(home, tmp_path / "o", file, prior=None, model=tmp_path / "run", num_inference_steps=20)
+    assert pairs == {((12, 12), SQUARE), ((8, 16), WIDE)}
+    assert [open_image(one).size[::-1] for one in files] == [SQUARE, WIDE]
+
+
 def test_a_run_stopped_in_its_midst_goes_on_to_the_same_bytes(home: Path, tmp_path: Path) -> None:
     held = write_photos(tmp_path / "held", {("block", (30, 30)): 6, ("block", (20, 40)): 4}, seed=5)
     options: dict[str, Any] = {"validation_data": held, "validation_loss_steps": 3, "checkpointing_steps": 3}
