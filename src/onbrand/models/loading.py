@@ -42,7 +42,7 @@ from onbrand.models.weights import (
     reading,
 )
 
-SHIPPED = ("tiny",)
+SHIPPED = ("tiny", "tiny-xl")
 """Models that come with the package, by name, in `onbrand/assets/`."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
