@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 PARTS = {
     "core": "results", "all": "results-all", "long": "results-long", "look": "results-look",
     "look-photos": "results-look-photos", "variants": "results-look-variants", "lora": "results-lora",
-    "photos": "results-photos", "try-on": "results-try-on",
+    "photos": "results-photos", "sdxl": "results-sdxl", "try-on": "results-try-on",
 }  # fmt: skip
 """Part of the experiments -> its file in docs/research."""
 README = (

@@ -16,7 +16,8 @@ class FitOptions:
 
     Attributes:
         images: folder of photos with a metadata.jsonl (file_name, text, class), with .txt captions, or with none
-        model: folder, .safetensors or .ckpt file, Hub id owner/name of a Stable Diffusion model, or "tiny"
+        model: folder, .safetensors or .ckpt file, Hub id owner/name of a Stable Diffusion model,
+            "tiny" or "tiny-xl"
         output_dir: the brand's folder: prior.safetensors, fit.json, means/<class>.png, latents/ (the cache)
         k: principal components to find in each class; 0 fits the means alone, in one pass
         text: regression from the captions: ridge, or of lower rank: reduced-rank, cca
