@@ -49,7 +49,7 @@ def test_a_merge_killed_anywhere(home: Path, tmp_path: Path, draw: random.Random
     arguments = command("merge", home, out)
 
     def writes(run: Run) -> bool:
-        return (out.is_dir() and any(out.glob(".*merged*"))) or run.wait(0) is not None
+        return (out.is_dir() and any(out.glob(".*unfinished*"))) or run.wait(0) is not None
 
     start, run = time.monotonic(), begin(arguments, log)
     until(writes, run)

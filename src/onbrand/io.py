@@ -436,6 +436,21 @@ def plain(text: object) -> str:
     return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 
+NO_FILE = re.compile(r"[. ]*|(?:con|prn|aux|nul|com\d|lpt\d)(?:[. ].*)?", re.IGNORECASE)
+"""Names that are no names of files: of folders, and of what Windows has devices for."""
+
+
+def file_names(names: Sequence[str]) -> dict[str, str]:
+    """Names that somebody gave, each with the name of a file of its own, without an ending."""
+    files: dict[str, str] = {}
+    for number, name in enumerate(names):
+        file = re.sub(r"[^\w ,.-]", "_", name)[:80].encode()[:200].decode(errors="ignore")
+        file = f"_{file}" if NO_FILE.fullmatch(file) else file
+        # where upper and lower case are one, so are such files
+        files[name] = f"{file} {number}" if file.casefold() in map(str.casefold, files.values()) else file
+    return files
+
+
 def digest(content: object) -> str:
     """sha256 in hex of bytes, or of what JSON makes of anything else."""
     from hashlib import sha256  # here, as below: `onbrand --help` needs none of it

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from onbrand import api
-from onbrand.api._merge import UNFINISHED
+from onbrand.api._output import UNFINISHED
 from onbrand.models import pipeline
 from onbrand.models.checkpoint import LORA, lora_metadata
 from onbrand.models.denoiser import full, lora
@@ -181,7 +181,7 @@ def test_a_merge_killed_anywhere_begins_anew(
     parts = [
         sorted(path.relative_to(one).as_posix() for path in one.rglob("*")) for one in (folder, tmp_path / "whole")
     ]
-    assert parts[0] == parts[1] and "model_index.json" in parts[0] and not {".merged", ".onbrand.lock"} & set(parts[0])
+    assert parts[0] == parts[1] and "model_index.json" in parts[0] and not {UNFINISHED, ".onbrand.lock"} & set(parts[0])
     assert all(
         (folder / p).read_bytes() == (tmp_path / "whole" / p).read_bytes()
         for p in parts[0]

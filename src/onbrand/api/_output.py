@@ -8,21 +8,23 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from functools import wraps
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from onbrand.api._memory import enough_memory
 from onbrand.errors import OnbrandError
-from onbrand.io import DRAFT, append, draft_of, remove_drafts
+from onbrand.io import DRAFT, append, discard, draft_of, read_json, remove_drafts, whole_folder, write_json
 
 O_contra = TypeVar("O_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
 LOCK = ".onbrand.lock"
 """In a folder that a run writes into, while it does: who it is, and since when."""
+UNFINISHED, RUN = ".unfinished", "run.json"
+"""What `in_parts` writes before it is moved to its place; what made it."""
 WRITTEN = (
     "means", "state", "validation", "model", ".unet", "trace", "conditions", "brand", "buckets", "priors", "models",
     "runs", "images", "figures", "locks", "manifest.jsonl", "log.jsonl",
@@ -101,6 +103,38 @@ def claimed(folder: Path, verb: str, shared: bool = False) -> Iterator[None]:
         for parent in parents:
             with suppress(OSError):
                 parent.rmdir()
+
+
+@contextmanager
+def in_parts(
+    out: Path, record: Mapping[str, Any], parts: Collection[str], last: Collection[str] = ()
+) -> Iterator[Path]:
+    """A folder for the parts of a result, which are moved to their places in `out` when the block ends well.
+
+    Args:
+        out: the result's folder, of its own.
+        record: what RUN says, its command among it.
+        parts: the names that parts may have.
+        last: those that make the folder a result: moved last.
+
+    Raises:
+        OnbrandError: the folder holds anything but what the same command, or one that was killed, left in it.
+    """
+    others, draft = set(os.listdir(out)) - {LOCK, UNFINISHED}, out / UNFINISHED
+    if draft.is_dir() or (others and read_json(out / RUN).get("command") == record["command"]):
+        others -= {RUN, *parts}
+    if others:
+        raise OnbrandError(
+            "folder", f"the result goes into a folder of its own; {out} is not empty ({min(others)}): take another"
+        )
+    with whole_folder(draft) as folder:
+        yield folder
+        write_json(folder / RUN, record)
+    for part in (*last, RUN, *parts):
+        discard(out / part)
+    for part in sorted(os.listdir(draft), key=lambda name: (name in last, name)):
+        os.replace(draft / part, out / part)
+    discard(draft)
 
 
 @contextmanager

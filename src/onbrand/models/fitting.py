@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from onbrand.data.latents import Key, Store, Summary, iterate
 from onbrand.data.records import Folder, Record
 from onbrand.data.sums import sum_shards
 from onbrand.errors import OnbrandError, UnreadableImage
-from onbrand.io import plain, write_png
+from onbrand.io import file_names, plain, write_png
 from onbrand.models.pipeline import channels_last, decode, embed, encode, factor_of, fingerprint, to_x0, warn_long
 
 if TYPE_CHECKING:
@@ -39,8 +38,6 @@ CAPTIONED = 20
 """A class with fewer captioned photos than this gets no regression from text: its fit could not be checked."""
 FOLDS = 5
 """Of the regression's cross-validation."""
-NO_FILE = re.compile(r"[. ]*|(?:con|prn|aux|nul|com\d|lpt\d)(?:[. ].*)?", re.IGNORECASE)
-"""Names of classes that are no names of files: of folders, and of what Windows has devices for."""
 ROWS = 512
 """Of a batch that is fitted."""
 SEEN = 200
@@ -332,11 +329,7 @@ def background_of_all(records: Sequence[Record]) -> RGB:
 
 def draw_means(pipe: DiffusionPipeline, prior: Prior, folder: Path) -> dict[str, str]:
     """The class means, decoded, as folder/<class>.png; returns each class's file name without the ending."""
-    files: dict[str, str] = {}
-    for number, name in enumerate(prior.classes):
-        file = re.sub(r"[^\w ,.-]", "_", name)[:80].encode()[:200].decode(errors="ignore")
-        file = f"_{file}" if NO_FILE.fullmatch(file) else file
-        # where upper and lower case are one, so are such files
-        files[name] = f"{file} {number}" if file.casefold() in map(str.casefold, files.values()) else file
-        write_png(folder / f"{files[name]}.png", to_image(decode(pipe, prior.mean(name))[0]))
+    files = file_names(prior.classes)
+    for name, file in files.items():
+        write_png(folder / f"{file}.png", to_image(decode(pipe, prior.mean(name))[0]))
     return files
