@@ -135,6 +135,7 @@ def command(verb: str, home: Path, out: Path) -> list[object]:
         "check": [out, "--against", home / "photos", *prior],
         "compare": [*inputs, *prior, *SMALL, *few, "--max_train_steps", 2, "--methods", "stock/mean", "plain/mean"],
         "merge": [home / "lora", "--output_dir", out],
+        "export": [home / "brand", "--format", "comfyui", "--output_dir", out],
         "report": [out],
         "data": ["garments", "--output_dir", out, "--num_images", 12],
     }  # fmt: skip

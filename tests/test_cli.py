@@ -405,6 +405,9 @@ CALLS: dict[str, Any] = {
         guidance_scale=1.0, batch_size=3, model_config="F",
     ),
     "merge": api.merge.options("l", "o", model="M", single_file=True, lora_scale=-1.0, device="cpu", model_config="F"),
+    "export": api.export.options(
+        "run", format="webui", output_dir="o", model="M", device="cpu", model_config="F"
+    ),
     "report": api.report.options("run", output_file="page.html"),
     "data": api.data.options("garments", "o", split="test", num_images=3),
 }  # fmt: skip

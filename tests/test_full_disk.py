@@ -45,7 +45,7 @@ def taken(disk: Path) -> int:
 
 @pytest.mark.prove
 @pytest.mark.parametrize(
-    "verb", ["fit", "diagnose", "train", "generate", "check", "compare", "merge", "report", "data"]
+    "verb", ["fit", "diagnose", "train", "generate", "check", "compare", "merge", "export", "report", "data"]
 )
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     verb: str, home: Path, disk: Path, tmp_path: Path

@@ -17,12 +17,12 @@ LAYERS = [
     {"sampling"},
     {"evaluation"},
     {"reporting"},
-    {"training"},
+    {"training", "exporting"},
     {"api"},
     {"comparison"},
     {"cli", "launcher"},
 ]
-VERBS = ("fit", "diagnose", "train", "generate", "check", "merge", "report", "data")
+VERBS = ("fit", "diagnose", "train", "generate", "check", "merge", "export", "report", "data")
 LONGEST = 80
 """Lines of a verb's file."""
 GUARDED = {"diffusers", "transformers", "peft"}

@@ -31,6 +31,7 @@ RISKY = re.compile(
 )
 """Calls that execute, fetch, remove, or write in place."""
 ALLOWED = {
+    "api/_export.py: export: pipeline.save": "into a draft",
     "api/_output.py: locked: file.write_text": "into the lock that this run holds",
     "api/_output.py: locked: socket.gethostname": "this machine's own name",
     "comparison/baselines.py: paste: Image.fromarray(pixels).save": "into a draft",
@@ -56,6 +57,8 @@ ALLOWED = {
     "evaluation/loading.py: open_images: row.open": "open_image, or Record.open",
     "evaluation/loading.py: size_of_first: record.open": "Record.open is open_image",
     "evaluation/text.py: save: save_file": "into a draft",
+    "exporting/comfyui.py: write_latent: save_file": "into a draft",
+    "exporting/webui.py: write: save_file": "into a draft",
     "io.py: append: os.fdopen": "through no link",
     "io.py: append: os.open": "through no link",
     "io.py: remove: shutil.rmtree": "of a path that is no link; rmtree follows none below",

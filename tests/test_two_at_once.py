@@ -30,7 +30,7 @@ def holds(out: Path) -> bool:
 
 
 @pytest.mark.prove
-@pytest.mark.parametrize("verb", ["fit", "train", "generate", "check", "merge", "data"])
+@pytest.mark.parametrize("verb", ["fit", "train", "generate", "check", "merge", "export", "data"])
 def test_the_second_is_refused_and_the_first_is_as_alone(verb: str, home: Path, tmp_path: Path) -> None:
     out = lay(verb, home, tmp_path / "out")
     words = command(verb, home, out)

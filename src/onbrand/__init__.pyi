@@ -1,5 +1,6 @@
 from .api import check as check
 from .api import diagnose as diagnose
+from .api import export as export
 from .api import fit as fit
 from .api import generate as generate
 from .api import merge as merge

@@ -28,7 +28,8 @@ from onbrand.options._verb import Verb, positional, settings, words
 from onbrand.options.former import present, renamed
 
 VERBS: tuple[Verb[Any, Any, Any], ...] = (
-    api.fit, api.diagnose, api.train, api.generate, api.check, compare, api.merge, api.report, api.data,
+    api.fit, api.diagnose, api.train, api.generate, api.check, compare, api.merge, api.export, api.report,
+    api.data,
 )  # fmt: skip
 """In the order of the work, and last what to try it on."""
 EXPECTED = (OnbrandError, OSError)

@@ -84,7 +84,7 @@ def test_two_runs_of_one_process_are_two(tmp_path: Path) -> None:
         run(tmp_path)
 
 
-@pytest.mark.parametrize("verb", ["fit", "train", "generate", "check", "merge", "data"])
+@pytest.mark.parametrize("verb", ["fit", "train", "generate", "check", "merge", "export", "data"])
 def test_every_verb_locks_its_folder(verb: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     calls: dict[str, Any] = {
@@ -93,6 +93,7 @@ def test_every_verb_locks_its_folder(verb: str, tmp_path: Path) -> None:
         "generate": lambda: api.generate(prompt="a", model="tiny", output_dir=out),
         "check": lambda: api.check(out, tmp_path),
         "merge": lambda: api.merge(tmp_path, out),
+        "export": lambda: api.export(tmp_path, format="comfyui", output_dir=out),
         "data": lambda: api.data("photos", out, num_images=1),
     }
     with claimed(out, "another"), raises("folder", out, "onbrand another"):

@@ -3,10 +3,11 @@
 from onbrand.api._check import check
 from onbrand.api._data import data
 from onbrand.api._diagnose import diagnose
+from onbrand.api._export import export
 from onbrand.api._fit import fit
 from onbrand.api._generate import generate
 from onbrand.api._merge import merge
 from onbrand.api._report import report
 from onbrand.api._train import train
 
-__all__ = ["check", "data", "diagnose", "fit", "generate", "merge", "report", "train"]
+__all__ = ["check", "data", "diagnose", "export", "fit", "generate", "merge", "report", "train"]

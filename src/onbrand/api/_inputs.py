@@ -128,6 +128,24 @@ def open_prior(prior: str | Path | None, model: str | Path | None = None) -> Pri
     return Prior.load(beside) if beside is not None and (beside / PRIOR).is_file() else None
 
 
+def prior_of(source: Path) -> Prior:
+    """The prior of a brand's folder, a prior's file, or a run or model that has one beside it.
+
+    Raises:
+        OnbrandError: there is none.
+    """
+    if source.is_file() or (source / PRIOR).is_file():
+        return Prior.load(source)
+    prior = open_prior(None, source)
+    if prior is None:
+        raise OnbrandError(
+            "prior",
+            f"no prior in {source}{'' if source.exists() else ', which is not there'}: give the folder that "
+            "`onbrand fit` wrote, or a run that was trained with a prior",
+        )
+    return prior
+
+
 def size_of(pipe: DiffusionPipeline, resolution: int | tuple[int, int] | None) -> tuple[int, int]:
     """The size of the images.
 

@@ -66,6 +66,7 @@ FORMER: dict[str, dict[str, str]] = {
     "check": {"reader": "attributes"},
     "compare": COMPARE,
     "merge": {"out": "output_dir", "scale": "lora_scale"},
+    "export": {},
     "report": {"out": "output_file"},
     "data": {"out": "output_dir", "count": "num_images"},
 }

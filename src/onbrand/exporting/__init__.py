@@ -1,0 +1,1 @@
+"""What other programs read: ComfyUI, Forge, A1111."""
