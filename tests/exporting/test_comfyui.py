@@ -227,3 +227,78 @@ def test_a_checkpoint_is_the_runs_weights_in_one_file(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "pytorch_lora_weights.safetensors")
     with raises("option", tmp_path, "onbrand merge --single_file"):
         api.export(tmp_path, format="checkpoint", output_dir=tmp_path / "other")
+
+
+def test_a_loras_workflows_load_it_and_begin_where_it_was_trained_to(tmp_path: Path) -> None:
+    from onbrand.models import lora as lora_files
+    from onbrand.models.denoiser import lora
+
+    pipe = tiny_pipeline(family="sd")
+    lora(pipe, 2, 2, ["to_q", "to_v"])
+    record = {"gain": "constant", "start": "mean", "start_timestep": 999}
+    lora_files.save(pipe, tmp_path / "run" / "model", tiny_prior(pipe, CLASSES), record, "owner/base-1.5")
+    out = api.export(tmp_path / "run", format="comfyui", output_dir=tmp_path / "out")
+    copy = out / "models" / "loras" / "run.safetensors"
+    assert copy.read_bytes() == (tmp_path / "run" / "model" / "lora_kohya.safetensors").read_bytes()
+    for file in (out / "workflows").iterdir():
+        nodes = {entry["class_type"]: entry["inputs"] for entry in json.loads(file.read_text()).values()}
+        assert nodes["CheckpointLoaderSimple"]["ckpt_name"] == "base-1.5.safetensors"
+        assert nodes["LoraLoader"]["lora_name"] == "run.safetensors"
+        assert (nodes["BasicScheduler"]["scheduler"], nodes["BasicScheduler"]["steps"]) == ("simple", 20)
+    for place in ("run", "run/model/lora_kohya.safetensors"):
+        with raises("option" if place == "run" else "model", tmp_path / place):
+            api.export(tmp_path / place, format="checkpoint", output_dir=tmp_path / "one")
+
+
+def test_every_size_of_a_brand_has_its_means(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from onbrand.core.prior import joined, save_all
+    from onbrand.exporting.nodes import Draw, Start
+
+    square = tiny_prior(tiny_pipeline(family="sd"), CLASSES)
+    wide = replace(tiny_prior(tiny_pipeline(family="sd"), CLASSES[:1]), text={})
+    wide = replace(wide, provenance=replace(wide.provenance, resolution=(16, 32)))
+    prior = joined([square, wide])
+    save_all(prior, tmp_path / "acme")
+    out = api.export(tmp_path / "acme", format="comfyui", output_dir=tmp_path / "out")
+    files = {"acme product photo.latent", "acme person_ a_b.latent", "acme product photo 16x32.latent"}
+    assert {file.name for file in (out / "input").iterdir()} == files
+    there = Prior.load(out / "models" / "onbrand" / "acme")
+    assert [one.fingerprint for one in there.all] == [square.fingerprint, wide.fingerprint]
+    where = {"class_name": CLASSES[0], "width": 32, "height": 16}
+    (latent,) = Start().start(there, **where)
+    assert torch.equal(latent["samples"], read_latent(out / "input" / "acme product photo 16x32.latent"))
+    assert Draw().draw(there, **where, k=1, batch_size=3)[0]["samples"].shape == (3, *wide.shape)
+    with raises("start", "without captions", CLASSES[0]):
+        Start().start(there, **where, conditioning=[[None, {"pooled_output": torch.zeros(1, 16)}]])
+
+
+def test_the_text_of_stable_diffusion_2_is_refused(brand: tuple[Any, Prior, Path]) -> None:
+    from dataclasses import replace
+
+    from onbrand.exporting.nodes import SD2, Start
+
+    prior = brand[1]
+    text = prior.text[CLASSES[0]]
+    wide = replace(text, weight=torch.zeros(SD2, text.weight.shape[1]), text_mean=torch.zeros(SD2))
+    with raises("start", "Stable Diffusion 2"):
+        Start().start(
+            replace(prior, text={CLASSES[0]: wide}),
+            class_name=CLASSES[0],
+            conditioning=[[None, {"pooled_output": torch.zeros(1, SD2)}]],
+        )
+
+
+def test_the_check_node_judges_as_check_does_where_onbrand_is(world: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from onbrand.exporting.nodes import Check
+
+    pixels = [np.asarray(Image.open(world / "photos" / f"{i:03d}.png").convert("RGB")) for i in range(3)]
+    pixels.append(np.zeros_like(pixels[0]))
+    answer = Check().check(torch.from_numpy(np.stack(pixels)).float() / 255, str(world / "photos"))
+    report, rate = answer["result"]
+    assert answer["ui"]["text"] == [report] and "background" in report.lower()
+    assert 0 < rate < 1, "photos pass, and a black image does not"
