@@ -1,8 +1,8 @@
 """Run by itself: the exported workflows in ComfyUI's own code, of a folder outside this repository.
 
-Arguments: ComfyUI's folder, what was exported, sd or sdxl, where the tensors go. Its models are of full size: none is
-loaded: the model is ComfyUI's own of that family, with a network that always answers 0; of the nodes, those that load,
-read prompts and draw images are stood in for. Exits with 77 if ComfyUI cannot be imported.
+Arguments: ComfyUI's folder, what was exported, a text encoder with its family in one file, where tensors go. Its models
+are of full size, so the model is ComfyUI's own of that family with a network that always answers 0; of the nodes, those
+that load, read prompts and draw images are stood in for. Exits with 77 if ComfyUI cannot be imported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 
 def model_of(family: str) -> Any:
@@ -30,6 +31,25 @@ def model_of(family: str) -> Any:
     model.diffusion_model.dtype = torch.float32
     cpu = torch.device("cpu")
     return model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+def pooled_of(file: str, config: dict[str, Any], family: str) -> Any:
+    """What ComfyUI's text encoder of a family gives of token ids as pooled text."""
+    from comfy import clip_model, ops, sd1_clip, sdxl_clip
+
+    weights = load_file(file)
+    ids, embedding = weights.pop("ids"), "text_model.embeddings.token_embedding.weight"
+    rows = 49408  # of which the file has the first
+    weights[embedding] = torch.nn.functional.pad(weights[embedding], (0, 0, 0, rows - len(weights[embedding])))
+    model = clip_model.CLIPTextModel(config, torch.float32, "cpu", ops.manual_cast)
+    if "text_projection.weight" in weights:  # which is square in models of full size
+        width, inner = weights["text_projection.weight"].shape
+        model.text_projection = ops.manual_cast.Linear(inner, width, bias=False)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    assert not unexpected and set(missing) <= {"text_projection.weight"}
+    kind = sdxl_clip.SDXLClipG if family == "sdxl" else sd1_clip.SD1CheckpointClipModel
+    projected = kind(device="meta", dtype=torch.float32).return_projected_pooled
+    return model(ids, dtype=torch.float32)[2 if projected else 3]
 
 
 class Workflow:
@@ -56,7 +76,10 @@ class Workflow:
         return self.results[node]
 
 
-def main(comfyui: str, out: Path, family: str, tensors: str) -> None:
+def main(comfyui: str, out: Path, text: str, tensors: str) -> None:
+    with safe_open(text, "pt") as file:
+        config = json.loads(file.metadata()["config"])
+    family = config.pop("family")
     sys.path.insert(0, comfyui)
     sys.argv = [sys.argv[0], "--cpu"]
     try:
@@ -74,11 +97,13 @@ def main(comfyui: str, out: Path, family: str, tensors: str) -> None:
     assert asyncio.run(nodes.load_custom_node(str(out / "custom_nodes" / "onbrand")))
     classes = {**nodes.NODE_CLASS_MAPPINGS, **custom.NODE_CLASS_MAPPINGS}
     (latent,) = nodes.LoadLatent().load(sorted(os.listdir(out / "input"))[1])
-    states = {"noise": comfy.sample.prepare_noise(latent["samples"], 0)}
-    for file in sorted((out / "workflows").iterdir()):
-        title = file.stem.split(" ", 1)[1]
+    states = {
+        "noise": comfy.sample.prepare_noise(latent["samples"], 0), "pooled": pooled_of(text, config, family)
+    }  # fmt: skip
+    for workflow in sorted((out / "workflows").iterdir()):
+        title = workflow.stem.split(" ", 1)[1]
         for scheduler in ("ddim_uniform", "simple", "normal", "karras"):
-            graph = json.loads(file.read_text())
+            graph = json.loads(workflow.read_text())
             model = model_of(family)
             first: list[Any] = []
 
@@ -87,8 +112,8 @@ def main(comfyui: str, out: Path, family: str, tensors: str) -> None:
                 return torch.zeros_like(call["input"])
 
             model.set_model_unet_function_wrapper(watch)
-            text = [[torch.zeros(1, 77, 768), {"pooled_output": torch.zeros(1, 1280)}]]
-            outputs = {"CheckpointLoaderSimple": (model, None, None), "CLIPTextEncode": (text,)}
+            conditioning = [[torch.zeros(1, 77, 768), {"pooled_output": torch.zeros(1, 1280)}]]
+            outputs = {"CheckpointLoaderSimple": (model, None, None), "CLIPTextEncode": (conditioning,)}
             ids = {entry["_meta"]["title"]: node for node, entry in graph.items()}
             graph[ids["timesteps"]]["inputs"]["scheduler"] = scheduler
             result = Workflow(graph, classes, outputs).run(ids["sampling"])[0]["samples"]

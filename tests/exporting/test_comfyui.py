@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from onbrand import api
 from onbrand.core.offset import x_init
 from onbrand.core.prior import Prior
 from onbrand.exporting.comfyui import first_timestep, schedule_for
-from onbrand.models.pipeline import embed
+from onbrand.models.pipeline import embed, tokens_of
 from onbrand.sampling.noise import noise_for
 from onbrand.sampling.start import start
 from worlds import SCHEDULE, raises, tiny_pipeline, tiny_prior
@@ -149,20 +149,36 @@ def comfyui() -> Path:
     return folder
 
 
+def text_of(pipe: Any, file: Path) -> Path:
+    """The text encoder whose pooled text a prior reads, by checkpoints' names, and a prompt's token ids."""
+    number, family = ("_2", "sdxl") if hasattr(pipe, "text_encoder_2") else ("", "sd")
+    encoder, tokenizer = getattr(pipe, f"text_encoder{number}"), getattr(pipe, f"tokenizer{number}")
+    weights = {
+        name if name.startswith("text_projection") else f"text_model.{name.removeprefix('text_model.')}": value.clone()
+        for name, value in encoder.state_dict().items()
+    }
+    weights["ids"] = tokens_of(pipe, [PROMPT])[:, -1]
+    names = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size", "max_position_embeddings")
+    config = {name: getattr(encoder.config, name) for name in (*names, "hidden_act")}
+    config |= {"eos_token_id": tokenizer.eos_token_id, "family": family}
+    save_file(weights, file, {"config": json.dumps(config)})
+    return file
+
+
 def test_comfyuis_own_nodes_start_the_workflows_at_eq_8(
     brand: tuple[Any, Prior, Path], comfyui: Path, tmp_path: Path
 ) -> None:
     pipe, prior, out = brand
-    family = "sdxl" if hasattr(pipe, "text_encoder_2") else "sd"
     pythons = (comfyui / place / "bin" / "python" for place in (".venv", "venv"))
     python = next((one for one in pythons if one.exists()), sys.executable)
-    words = [python, HERE / "in_comfyui.py", comfyui, out, family, tmp_path / "states"]
+    words = [python, HERE / "in_comfyui.py", comfyui, out, text_of(pipe, tmp_path / "text"), tmp_path / "states"]
     run = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
     if run.returncode == 77:
         pytest.skip(f"ComfyUI does not run here: {run.stderr.strip().splitlines()[-1]}")
     assert run.returncode == 0, run.stderr[-3000:]
     states = load_file(tmp_path / "states")
     x_start = prior.mean("product photo")
+    torch.testing.assert_close(states.pop("pooled"), embed(pipe, [PROMPT])[1], atol=1e-5, rtol=1e-5)
     names = {key.rpartition(" ")[0] for key in states if key != "noise"}
     assert names == {f"{kind} nodes {scheduler}" for kind in ("core", "onbrand") for scheduler in SCHEDULERS}
     for name in names:
@@ -214,8 +230,6 @@ def test_settings_without_effect_are_refused(settings: dict[str, Any], words: tu
 
 
 def test_a_checkpoint_is_the_runs_weights_in_one_file(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     from onbrand.models.single_file import weights_of
 
     pipe = tiny_pipeline(family="sd")
