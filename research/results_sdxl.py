@@ -1,6 +1,6 @@
 """The main rows on the catalogue under a network of SDXL's class, the stand-in that research/tiny/unet_sdxl.py taught.
 
-Run by research/results.py --only sdxl, about an hour on one core. Publishes results-sdxl.json.
+Run by research/results.py --only sdxl, some 20 minutes on 2 cores. Publishes results-sdxl.json.
 """
 
 from __future__ import annotations
