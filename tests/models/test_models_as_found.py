@@ -192,7 +192,7 @@ FAULTS: dict[str, tuple[Edit, tuple[object, ...]]] = {
     "weights a pipe": (lambda m: ((m / UNET).unlink(), os.mkfifo(m / UNET)), (UNET, "a folder, a pipe")),
     "weights in int8": (
         tensors(UNET, lambda w: {k: v.to(torch.int8) for k, v in w.items()}),
-        (f"{UNET}: conv_in.bias holds I8", "quantised"),
+        (f"{UNET}: ", ".bias holds I8", "quantised"),
     ),
     "numbers of 6,000 digits": (content("model_index.json", b'{"a": ' + b"9" * 6000 + b"}"), ("6000 digits)",)),
     "betas of 0": (config("scheduler/scheduler_config.json", beta_start=0.0, beta_end=0.0), ("alphas_cumprod",)),
