@@ -20,8 +20,10 @@ QUESTIONS = {
     "Does training with the start help? (Table 1)": [PAPER, MEAN, NOISE],
     "Ours against the paper's best": [OURS, PAPER, MEAN, NOISE],
 }
+FIGURES = {"question-3.webp": "results-sdxl.webp"}
+"""Of the comparison -> name under docs/images."""
 
 
 def run(out: Path) -> None:
     """Everything, from what is finished on."""
-    compared(out, "results-sdxl", METHODS, QUESTIONS, model="tiny-xl")
+    compared(out, "results-sdxl", METHODS, QUESTIONS, figures=FIGURES, model="tiny-xl")
