@@ -1,4 +1,4 @@
-"""Another brand under the same defaults: small garments, low on the left of a grey ground, with their shadows.
+"""Another brand under the same defaults: small garments, low on the left of a grey background, with shadows.
 
 Run by research/results.py --only second, after --only rivals, whose learning rates it takes. Publishes
 results-second.json.
