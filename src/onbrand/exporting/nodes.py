@@ -75,18 +75,9 @@ class Start:
         """As ComfyUI asks for them."""
         return {"required": {"prior": (PRIOR,), **WHERE}, "optional": {"conditioning": ("CONDITIONING",)}}
 
-    def start(
-        self,
-        prior: Prior,
-        class_name: str = "",
-        prompt: str = "",
-        width: int = 0,
-        height: int = 0,
-        batch_size: int = 1,
-        conditioning: Any = None,
-    ) -> tuple[Latent]:
-        """The same x_start for the whole batch."""
-        prior, name = _place(prior, class_name, prompt, width, height)
+    def start(self, prior: Prior, batch_size: int = 1, conditioning: Any = None, **where: Any) -> tuple[Latent]:
+        """The same x_start for the whole batch; where: the rest of WHERE."""
+        prior, name = _place(prior, **where)
         x_start = prior.mean(name) if conditioning is None else _mean_given(prior, name, conditioning)
         return (latent_of(prior, x_start.repeat(batch_size, 1, 1, 1)),)
 
@@ -102,19 +93,9 @@ class Draw:
         k = ("INT", {"default": 3, "min": 0, "max": 4096, "tooltip": "components, as many as were fitted at most"})
         return {"required": {"prior": (PRIOR,), **WHERE, "k": k, "seed": SEED}}
 
-    def draw(
-        self,
-        prior: Prior,
-        class_name: str = "",
-        prompt: str = "",
-        width: int = 0,
-        height: int = 0,
-        batch_size: int = 1,
-        k: int = 3,
-        seed: int = 0,
-    ) -> tuple[Latent]:
+    def draw(self, prior: Prior, batch_size: int = 1, k: int = 3, seed: int = 0, **where: Any) -> tuple[Latent]:
         """Images of the seeds seed, seed + 1, ..., each as `onbrand generate --start pca` draws it."""
-        prior, name = _place(prior, class_name, prompt, width, height)
+        prior, name = _place(prior, **where)
         prior.check_k(name, k)
         gaussian = prior.gaussians[name]
         draws = [gaussian.draw(1, k, generator_for(seed + i, "x_start")) for i in range(batch_size)]
@@ -242,7 +223,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
 }  # fmt: skip
 
 
-def _place(prior: Prior, class_name: str, prompt: str, width: int, height: int) -> tuple[Prior, str]:
+def _place(prior: Prior, class_name: str = "", prompt: str = "", width: int = 0, height: int = 0) -> tuple[Prior, str]:
     """The prior of the size, and the class."""
     if bool(width) != bool(height):
         raise OnbrandError("start", f"width and height go together: got {width} and {height}; give both, or 0 and 0")
