@@ -165,7 +165,7 @@ class Store:
         """(number of its first key, means (B, C, h, w) as they lie on disk, unscaled) of keys in order, `rows` at once.
 
         With key.flip each batch is followed by its mirrored images'. Log-variances are not touched. The next batch is
-        read and its checksums are compared while one is in use; no more than two are held.
+        read and its checksums are compared while one is in use; no more than two are in memory.
         """
         parts = ("mean", "mean_flipped") if self.key.flip else ("mean",)
         with ThreadPoolExecutor(1) as reader:

@@ -216,7 +216,7 @@ def _from_table(path: Path, table: Parquet | Saved, listing: Listing | None = No
 
 
 def _build(rows: Iterable[Row], table: Parquet | Saved | None = None) -> tuple[list[Record], list[UnreadableImage]]:
-    """Rows, of which one is held at a time, -> records; where any row has a class, one without is refused."""
+    """Rows, taken one by one, -> records; where any row has a class, one without is refused."""
     classed, names = False, {"": "default"}  # equal names are one text in memory
     records: list[Record] = []
     refused: list[tuple[int, UnreadableImage]] = []
