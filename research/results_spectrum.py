@@ -6,7 +6,7 @@ Publishes results-spectrum.json.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from unittest.mock import patch
 
@@ -36,19 +36,24 @@ def share(prior: Prior, abars: Tensor) -> Tensor:
     return counts / counts.sum()
 
 
+def drawn_from(shares: Tensor) -> Callable[..., Tensor]:
+    """What takes the place of `rng.timesteps`: each of its timesteps moved to where `shares` `(T,)` have as much."""
+    ends, uniform = shares.cumsum(0), rng.timesteps
+
+    def timesteps(seed: int, positions: Sequence[int], total: int, first: int = 0) -> Tensor:
+        places = (uniform(seed, positions, total, first).double() + 0.5) / total
+        return torch.searchsorted(ends, places).clamp(max=total - 1)
+
+    return timesteps
+
+
 def run(out: Path) -> None:
     """Everything, from what is finished on."""
     rates = chosen(out)
     home = out / "spectrum"
     prepared(home)
     abars = load("tiny").scheduler.alphas_cumprod.double()
-    ends = share(Prior.load(home / "brand"), abars).cumsum(0)
-    uniform = rng.timesteps
-
-    def timesteps(seed: int, positions: Sequence[int], total: int, first: int = 0) -> Tensor:
-        places = (uniform(seed, positions, total, first).double() + 0.5) / total
-        return torch.searchsorted(ends, places).clamp(max=total - 1)
-
+    timesteps = drawn_from(share(Prior.load(home / "brand"), abars))
     names = [
         row(training, ":lora8", rates[training, ":lora8"], STEPS, start)
         for training in TRAININGS
