@@ -48,7 +48,7 @@ ALLOWED = {
     "data/images.py: _open: Image.open": "THE way to open an image: of known formats, from bytes",
     "data/digests.py: reload: open": "digests, read",
     "data/latents.py: _layout: open": "a shard's header, read",
-    "data/latents.py: _read: open": "a shard's rows, read",
+    "data/latents.py: read: open": "a shard's rows, read",
     "data/latents.py: _write: draft.write_bytes": "into a draft",
     "data/metadata.py: _of_csv: open": "metadata, read",
     "data/metadata.py: _of_json: open": "metadata, read",

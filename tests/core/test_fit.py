@@ -197,6 +197,38 @@ def test_enough_images_are_not_warned_of() -> None:
         fit(images(50, (2, 5, 6), torch.ones(5), noise=0.1), 2)
 
 
+ROWS = np.random.default_rng(0).standard_normal((180, 5 * 29 * 29))
+SCALES = np.logspace(-3, 3, ROWS.shape[1])
+NUMBERS = {
+    "latents": ROWS,
+    "a large mean": 1000 + 3 * ROWS,
+    "a mean that drowns the spread": 30000 + 30 * ROWS,
+    "a wide range": ROWS * SCALES,
+    "a wide range about large means": SCALES * (10 + ROWS),
+    "a first row far off": ROWS + 1000 * (np.arange(180) == 0)[:, None],
+    "constant": 0 * ROWS + 0.1,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", NUMBERS)
+@pytest.mark.filterwarnings("ignore:'few' was fitted on 5 images")
+def test_blocks_in_float32_sum_as_float64_does(kind: str, dtype: torch.dtype) -> None:
+    """The bar: 1e-6 relative, of means in units of size and spread; classes in turn, one of a row or two a batch."""
+    x0 = torch.from_numpy(NUMBERS[kind]).to(dtype).reshape(180, 5, 29, 29)
+    names = ["few" if i % 40 == 7 else "ab"[i % 3 > 0] for i in range(180)]
+    fitter = Fitter(x0.shape[1:])
+    assert fitter.dimensions > EXACT
+    for start in range(0, 180, 60):
+        fitter.update(x0[start : start + 60], names[start : start + 60])
+    for name, gaussian in fitter.finish().items():
+        own = x0.double().flatten(1).numpy()[[i for i, other in enumerate(names) if other == name]]
+        mean, total = own.mean(0), own.var(0, ddof=1).sum()
+        error = np.abs(fitter.state()[f"first/{name}"].numpy() / len(own) - mean)
+        assert (error / (np.abs(mean) + own.std(0))).max() < 1e-6
+        assert gaussian.total == pytest.approx(total, rel=1e-6, abs=1e-15 * float(np.square(own).sum()))
+
+
 def test_k_0_keeps_no_more_than_a_mean() -> None:
     fitter = Fitter((4, 64, 64))
     fitter.update(torch.zeros(1, 4, 64, 64), ["a"])

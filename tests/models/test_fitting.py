@@ -18,6 +18,7 @@ from sklearn.decomposition import PCA
 from onbrand import api
 from onbrand.comparison.baselines import few_of
 from onbrand.core import ConditionalFitter, Fitter, Gaussian, Prior
+from onbrand.core.fit import EXACT
 from onbrand.data.latents import Key, Store, Summary
 from onbrand.data.records import Record, open_folder
 from onbrand.models.fitting import FOLDS, draw_means, encode_photos, fit_gaussians, numbers_of, starts_of
@@ -80,9 +81,11 @@ def test_classes_of_any_size_in_any_order_are_fitted_as_scikit_learn_does(
         sides = [store.get(keys, [side] * len(keys))[0] for side in ((False, True) if flip else (False,))]
         rows = to_x0(pipe, torch.cat(sides)).flatten(1).double().numpy()
         assert gaussian.count == len(rows)
-        assert np.array_equal(gaussian.mean.flatten(), rows.mean(0).astype(np.float32))
+        exact = math.prod(shape) <= EXACT  # else blocks are summed in float32, and scaled as a whole
+        tolerance = 0 if exact else 1e-6 * rows.std()
+        np.testing.assert_allclose(gaussian.mean.flatten(), rows.mean(0).astype(np.float32), rtol=0, atol=tolerance)
         if len(rows) > 1:
-            assert gaussian.total == pytest.approx(rows.var(0, ddof=1).sum(), rel=1e-12)
+            assert gaussian.total == pytest.approx(rows.var(0, ddof=1).sum(), rel=1e-12 if exact else 1e-6)
         if gaussian.k > 1:
             truth = PCA(k, svd_solver="arpack", random_state=0).fit(rows)
             np.testing.assert_allclose(gaussian.variances, truth.explained_variance_, rtol=1e-4)

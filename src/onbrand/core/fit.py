@@ -15,6 +15,8 @@ EXACT = 4096
 """Up to this many dimensions the whole second moment is summed; above it, a sketch of it."""
 BLOCK = 1024
 """Rows of the second moment that are summed at once."""
+ROWS = 8
+"""Rows that are summed at once in float32: few enough for the processor's caches."""
 FEW = 50
 """Below this many images a class mean shows those images."""
 WIDTH = 128
@@ -85,24 +87,25 @@ class Fitter:
         rows = x0.detach().cpu().flatten(1)
         if len(places) > 1:
             rows = rows.index_select(0, torch.tensor([i for own in places.values() for i in own]))
-        rows = rows.double()
+        blocks = not self.k and self.dimensions > EXACT
+        rows = rows if blocks else rows.double()
         parts = dict(zip(places, rows.split([len(own) for own in places.values()]), strict=True)) if places else {}
-        squares = {name: part.square().sum() for name, part in parts.items()}
-        if not sum(squares.values(), torch.zeros(())).isfinite():  # as if each number had been asked, but faster
+        moments = {name: (_by_blocks if blocks else _moments)(part) for name, part in parts.items()}
+        if not sum((square for _, square in moments.values()), torch.zeros(())).isfinite():  # faster than each number
             bad = (~x0.detach().flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
             if bad:
                 raise OnbrandError(
                     "value", f"x0 must be finite: rows {bad} are not; encode those images again, in float32"
                 )
         for name, part in parts.items():
-            first = part.sum(0)
+            first, square = moments[name]
             if name in self._sums:
                 self._sums[name].first += first
             else:
                 self._sums[name] = self._empty(first)
             sums = self._sums[name]
             sums.count += len(part)
-            sums.square += squares[name]
+            sums.square += square
             if self._test is not None:
                 sums.second.addmm_(part.T, part @ self._test)
             elif self.k:
@@ -214,6 +217,30 @@ class Fitter:
             return None
         width = min(max(256, 8 * self.k), self.dimensions)
         return torch.randn(self.dimensions, width, generator=torch.Generator().manual_seed(SEED), dtype=torch.float64)
+
+
+def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """`(d,)` sum and `()` sum of squares of rows `(n, d)` float64."""
+    return rows.sum(0), rows.square().sum()
+
+
+def _by_blocks(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """`_moments` of rows of any type: blocks are summed in float32, about the first row, and blocks' sums in float64.
+
+    The first row is near the mean, so that float32 rounds the rows' spread and not their size.
+    """
+    if len(rows) < ROWS:
+        few = rows.double()
+        return few.sum(0), few.flatten() @ few.flatten()
+    pivot = rows[0].to(torch.promote_types(rows.dtype, torch.float32))
+    first, square = torch.zeros(len(pivot), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for block in rows.split(ROWS):
+        offsets = block - pivot
+        first += offsets.sum(0)
+        square += offsets.square_().sum(1).double().sum()
+    pivot = pivot.double()
+    square += pivot @ (2 * first + len(rows) * pivot)
+    return first.add_(pivot, alpha=len(rows)), square
 
 
 def fit_components(gaussian: Gaussian, k: int, blocks: Callable[[], Iterable[Tensor]]) -> Gaussian:

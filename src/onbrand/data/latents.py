@@ -170,7 +170,7 @@ class Store:
         parts = ("mean", "mean_flipped") if self.key.flip else ("mean",)
         with ThreadPoolExecutor(1) as reader:
             batches = (
-                (start, reader.submit(self._read, keys[start : start + rows], part))
+                (start, reader.submit(self.read, keys[start : start + rows], part))
                 for start in range(0, len(keys), rows)
                 for part in parts
             )
@@ -270,8 +270,8 @@ class Store:
             raise _changed(file, part, key)
         return value
 
-    def _read(self, keys: Sequence[str], part: str) -> Tensor:
-        """The rows `(B, C, h, w)` of keys, as they were written, by as few reads as their places allow."""
+    def read(self, keys: Sequence[str], part: str) -> Tensor:
+        """The rows `(B, C, h, w)` of a part of keys, as they lie on disk, by as few reads as their places allow."""
         places = [self._place(key) for key in keys]
         shape = self._layout(places[0][0])[part][1]
         rows = np.empty((len(keys), *shape), self.key.dtype)

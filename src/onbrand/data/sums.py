@@ -8,8 +8,11 @@ shard of 256 latents in float16.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -22,52 +25,70 @@ from onbrand.data.latents import Store
 from onbrand.errors import OnbrandError
 from onbrand.io import digest, whole_file
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever other numbers are summed, so that sums of before are not taken for those of now."""
 FOLDER = "sums"
 """In the folder of the shards."""
 SMALL = 16
 """Sums are left beside a shard that is larger by this factor at least; of many classes, they would not be small."""
-NUMBERS = 2**19
-"""Of a batch that is summed: few enough for the processor's caches."""
-X0 = Callable[[Tensor], Tensor]
-"""Means (B, C, h, w) as they lie in the store -> x0, number by number."""
+NUMBERS = 2**20
+"""Of a batch that a thread reads and sums."""
+THREADS = 8
+"""At most: memory gives no more."""
 
 
 def sum_shards(
-    store: Store, keys: Sequence[str], classes: Sequence[str], x0: X0, fitter: Fitter, rank: int = 0, world: int = 1
+    store: Store, keys: Sequence[str], classes: Sequence[str], shape: Sequence[int], rank: int = 0, world: int = 1
 ) -> Iterator[Fitter]:
     """For each shard that holds any of `keys`, in the order of their names, a fitter of k = 0 that has seen these.
 
-    What was summed of the very same latents is read. Else they are, and their sums are left for the next time; of
-    `world` ranks each does so for every world-th shard.
+    It has seen the means as they lie in the store, unscaled. What was summed of the very same means is read. Else they
+    are, and their sums are left for the next time; of `world` ranks each does so for every world-th shard.
 
     Args:
         store: the latents.
         keys: of photos; one that is there twice counts twice.
         classes: the class of each.
-        x0: what the fitter is to see of the means.
-        fitter: of the prior's shape.
+        shape: (C, h, w) of a mean.
         rank: of this process.
         world: number of processes.
     """
-    scaling = x0(torch.tensor([0.0, 1.0])).tolist()
-    for file, places in list(store.by_shard(keys).items())[rank::world]:
-        own, names = [keys[i] for i in places], [classes[i] for i in places]
-        groups: dict[str, list[str]] = {}
-        for key, name in zip(own, names, strict=True):
-            groups.setdefault(name, []).append(key)
-        marks = {name: digest((FORMAT, scaling, store.contents(group))) for name, group in groups.items()}
-        beside = file.parent / FOLDER / file.name
-        part = _read(beside, marks)
-        if part is None or part.shape != fitter.shape:
-            part = Fitter(fitter.shape)
-            batch = max(1, NUMBERS // fitter.dimensions)
-            for start, mean in store.means(own, batch):
-                part.update(x0(mean), names[start : start + batch])
-            if SMALL * 8 * fitter.dimensions * len(groups) <= file.stat().st_size:
-                _write(beside, part, marks)
-        yield part
+    shards = list(store.by_shard(keys).items())[rank::world]
+    threads = torch.get_num_threads()
+
+    def sum_shard(file: Path, places: Sequence[int]) -> Fitter:
+        return _sum_shard(store, file, [keys[i] for i in places], [classes[i] for i in places], shape)
+
+    parts: deque[Future[Fitter]] = deque()
+    try:  # a thread alone with a shard is faster than all threads at one
+        with ThreadPoolExecutor(min(threads, THREADS), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for shard in shards:
+                parts.append(pool.submit(sum_shard, *shard))
+                if len(parts) > min(threads, THREADS):
+                    yield parts.popleft().result()
+            while parts:
+                yield parts.popleft().result()
+    finally:
+        torch.set_num_threads(threads)  # of threads that begin later
+
+
+def _sum_shard(store: Store, file: Path, keys: Sequence[str], classes: Sequence[str], shape: Sequence[int]) -> Fitter:
+    """The fitter of one shard, which holds all of `keys`."""
+    groups: dict[str, list[str]] = {}
+    for key, name in zip(keys, classes, strict=True):
+        groups.setdefault(name, []).append(key)
+    marks = {name: digest((FORMAT, store.contents(group))) for name, group in groups.items()}
+    beside = file.parent / FOLDER / file.name
+    part = _read(beside, marks)
+    if part is None or part.shape != tuple(shape):
+        part, sides = Fitter(shape), ("mean", "mean_flipped") if store.key.flip else ("mean",)
+        batch = max(1, NUMBERS // part.dimensions)
+        for start, side in product(range(0, len(keys), batch), sides):
+            own = slice(start, start + batch)
+            part.update(store.read(keys[own], side), classes[own])
+        if SMALL * 8 * part.dimensions * len(groups) <= file.stat().st_size:
+            _write(beside, part, marks)
+    return part
 
 
 def _read(file: Path, marks: Mapping[str, str]) -> Fitter | None:

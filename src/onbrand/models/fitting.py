@@ -143,7 +143,7 @@ def share_sums(pipe: DiffusionPipeline, fitter: Fitter, store: Store, summary: S
     """Under `accelerate launch`, every process sums its share of the shards, which `fit_gaussians` then adds up."""
     state = processes(pipe)
     if state and fitter.dimensions > EXACT:
-        for _ in _sums(pipe, fitter, store, summary, state.process_index, state.num_processes):
+        for _ in _sums(fitter, store, summary, state.process_index, state.num_processes):
             pass
         state.wait_for_everyone()
 
@@ -165,14 +165,16 @@ def fit_gaussians(pipe: DiffusionPipeline, fitter: Fitter, store: Store, summary
             fitter.update(to_x0(pipe, mean), [record.class_name for record in summary.used[start : start + ROWS]])
         return fitter.finish()
     moments = Fitter(fitter.shape)
-    for part in tqdm(_sums(pipe, fitter, store, summary), "fit", unit=" shards"):
+    for part in tqdm(_sums(fitter, store, summary), "fit", unit=" shards"):
         moments.add(part)
-    order = dict.fromkeys(record.class_name for record in summary.used)
-    gaussians = moments.finish()
-    gaussians = {name: gaussians[name] for name in order}
+    unscaled, variance = moments.finish(), float(pipe.vae.config.scaling_factor) ** 2
+    gaussians = {
+        name: replace(unscaled[name], mean=to_x0(pipe, unscaled[name].mean), total=variance * unscaled[name].total)
+        for name in dict.fromkeys(record.class_name for record in summary.used)
+    }
     if not fitter.k:
         return gaussians
-    keys: dict[str, list[str]] = {name: [] for name in order}
+    keys: dict[str, list[str]] = {name: [] for name in gaussians}
     for record, key in zip(summary.used, summary.keys, strict=True):
         keys[record.class_name].append(key)
     device = pipe.device if pipe.device.type == "cuda" else "cpu"  # other accelerators know no float64
@@ -187,11 +189,9 @@ def fit_gaussians(pipe: DiffusionPipeline, fitter: Fitter, store: Store, summary
     }
 
 
-def _sums(
-    pipe: DiffusionPipeline, fitter: Fitter, store: Store, summary: Summary, rank: int = 0, world: int = 1
-) -> Iterator[Fitter]:
+def _sums(fitter: Fitter, store: Store, summary: Summary, rank: int = 0, world: int = 1) -> Iterator[Fitter]:
     classes = [record.class_name for record in summary.used]
-    return sum_shards(store, summary.keys, classes, partial(to_x0, pipe), fitter, rank, world)
+    return sum_shards(store, summary.keys, classes, fitter.shape, rank, world)
 
 
 def provenance_of(
