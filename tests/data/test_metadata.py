@@ -284,12 +284,20 @@ def test_a_pipe_is_not_waited_for_and_a_link_to_nothing_is_said(photos: Path) ->
     (photos / "00001.txt").symlink_to("nowhere")
     (photos / "more").symlink_to("/nowhere/photos")
     (photos / "self").symlink_to("self")
+    os.mkfifo(photos / "pipe.png")
+    (photos / "gone.png").symlink_to("nowhere.png")
+    (photos / "round.png").symlink_to("round.png")
+    (photos / "link.png").symlink_to("00002.png")
     folder = open_folder(photos)
+    assert [record.file.name for record in folder.records[-2:]] == ["00002.png", "link.png"]
     assert {entry.file.name: entry.reason for entry in folder.refused} == {
         "00000.png": "its caption 00000.txt is no regular file",
         "00001.txt": "a link to nothing",
         "more": "a link to nothing",
         "self": "a link to nothing",
+        "pipe.png": "not a regular file",
+        "gone.png": "a link to nothing",
+        "round.png": "a link to nothing",
     }
     (photos.parent / "table").mkdir()
     os.mkfifo(photos.parent / "table/a.parquet")

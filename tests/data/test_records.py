@@ -113,6 +113,38 @@ def test_rows_that_name_nothing_usable_are_refused_and_the_rest_is_read(photos: 
     assert all(word in reason for word, reason in zip(expected, reasons, strict=True)), reasons
 
 
+def test_what_several_metadata_files_say_of_a_file_is_said_with_both_places(photos: Any) -> None:
+    for folder, files in (("a", 2), ("b", 2)):
+        write_good(photos / folder, files)
+    (photos / "pipe").mkdir()
+    os.mkfifo(photos / "pipe" / "p.png")
+    (photos / "pipe" / "link.png").symlink_to(photos / "00001.png")
+    write_rows(photos, [{"file_name": f"0000{i}.png"} for i in range(4)] + [{"file_name": "a/00001.png"}])
+    write_rows(photos / "a", [{"file_name": "00000.png"}, {"file_name": "00001.png"}])
+    own = ["00000.png", "gone.png", "gone.png", "00000.png"]
+    write_rows(photos / "b", [{"file_name": name} for name in own])
+    write_rows(
+        photos / "pipe",
+        [
+            {"file_name": "p.png"},
+            {"file_name": "link.png", "conditioning_file_name": "p.png"},
+            {"file_name": "./link.png"},
+        ],
+    )
+    with pytest.warns(UserWarning, match=r"^1 images .* b/00001.png first"):
+        records, refused = read_folder(photos)
+    assert names(records) == ["00000.png", "00001.png", "00000.png", *(f"0000{i}.png" for i in range(4))]
+    assert [entry.reason for entry in refused] == [
+        "missing (line 2 of b/metadata.jsonl)",
+        "missing (line 3 of b/metadata.jsonl)",
+        "named again in line 4 of b/metadata.jsonl, first in line 1 of b/metadata.jsonl",
+        "named again in line 5 of metadata.jsonl, first in line 2 of a/metadata.jsonl",
+        "not a regular file (line 1 of pipe/metadata.jsonl)",
+        "its conditioning image p.png is not a regular file (line 2 of pipe/metadata.jsonl)",
+        "named again in line 3 of pipe/metadata.jsonl, first in line 2 of pipe/metadata.jsonl",
+    ]
+
+
 def test_what_an_image_shows_is_kept_where_it_is_told_as_an_object(photos: Any) -> None:
     values = [{"kind": "skirt"}, "skirt", None]
     write_rows(photos, [{"file_name": f"0000{i}.png", "attributes": value} for i, value in enumerate(values)])

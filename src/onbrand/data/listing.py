@@ -6,7 +6,7 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +38,8 @@ _MASK = re.compile(r"(.+)[-_. ](?:masks?|matte)|masks?[-_. ](.+)", re.IGNORECASE
 """Other tools' a_mask.png, a-mask.png, a.mask.png, mask_a.png: a mask if a.png lies beside it."""
 _MASKS = re.compile(r"_?masks?", re.IGNORECASE)
 """A folder of masks: those of the images of the same names in the folder above, or in images/ beside it."""
+_LIKE_MASKS = re.compile(r"mask|matte|condlabel", re.IGNORECASE)
+"""In every name that one of these three takes."""
 _IMAGES = re.compile(r"images?|imgs?|photos?", re.IGNORECASE)
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -61,6 +63,7 @@ class Listing:
 
     folder: Path
     images: list[str] = field(default_factory=list)
+    """Regular files, or links to one."""
     masks: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     """With a caption's suffix; whose, `caption_of` says."""
@@ -69,7 +72,8 @@ class Listing:
     """Parquet files."""
     others: list[str] = field(default_factory=list)
     refused: list[UnreadableImage] = field(default_factory=list)
-    """Folders that cannot be read or are called as images are, links to nothing, names that are none."""
+    """Folders that cannot be read or are called as images are, images that are no regular files, links to nothing,
+    names that are none."""
 
     def caption_of(self, image: str) -> str | None:
         """The file of an image's caption."""
@@ -145,42 +149,20 @@ def walk(folder: Path) -> Listing:
             raise OnbrandError("data", f"{folder} cannot be read: {error.strerror}. Mend its permissions") from error
         refused.append(UnreadableImage(place, f"a folder that cannot be read: {error.strerror}"))
 
-    for here, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+    pending = [(str(folder), "")]
+    while pending:
+        here, base = pending.pop()
         try:
             status = os.stat(here)
+            if (status.st_dev, status.st_ino) in folders_read:
+                continue
+            folders_read.add((status.st_dev, status.st_ino))
+            with os.scandir(here) as entries:
+                folders = [entry.path for entry in entries if _take(listing, entry, base)]
         except OSError as error:
             unreadable(error)
             continue
-        if (status.st_dev, status.st_ino) in folders_read:
-            folders.clear()
-            continue
-        folders_read.add((status.st_dev, status.st_ino))
-        base = os.path.relpath(here, folder).replace(os.sep, "/")
-        base = "" if base == "." else base + "/"
-        folders[:] = sorted(name for name in folders if name[0] != "." and name != "__MACOSX")
-        for name in list(folders):
-            reason = "a folder, not a file" if _suffix(name) in SUFFIXES or name in METADATA else unfit(name)
-            if reason:
-                refused.append(UnreadableImage(Path(here, name), reason))
-                folders.remove(name)
-        for name in files:
-            if name[0] == "." or name in _IGNORED or (name == SHEET and CHECK in files):
-                continue
-            suffix, reason = _suffix(name), unfit(name)
-            if not reason and os.path.islink(os.path.join(here, name)) and suffix not in SUFFIXES:
-                reason = None if os.path.exists(os.path.join(here, name)) else "a link to nothing"
-            if reason:
-                refused.append(UnreadableImage(Path(here, name), reason))
-            elif name in METADATA:
-                listing.metadata.append(base + name)
-            elif suffix in SUFFIXES:
-                listing.images.append(base + name)
-            elif posixpath.splitext(name)[1] in CAPTIONS:
-                listing.captions.append(base + name)
-            elif suffix == ".parquet":
-                listing.tables.append(base + name)
-            else:
-                listing.others.append(base + name)
+        pending += [(path, f"{base}{os.path.basename(path)}/") for path in sorted(folders, reverse=True)]
     for names in (listing.images, listing.captions, listing.metadata, listing.tables, listing.others):
         names.sort()
     listing.refused.sort(key=lambda entry: str(entry.file))
@@ -191,13 +173,46 @@ def walk(folder: Path) -> Listing:
     return listing
 
 
+def _take(listing: Listing, entry: os.DirEntry[str], base: str) -> bool:
+    """Puts an entry of the folder `base` where it belongs; whether it is a folder, to be read itself."""
+    name, suffix = entry.name, _suffix(entry.name)
+    if name[0] == ".":
+        return False
+    reason = unfit(name)
+    if _is(entry.is_dir):
+        reason = "a folder, not a file" if suffix in SUFFIXES or name in METADATA else reason
+        if not reason:
+            return name != "__MACOSX"
+    elif name in _IGNORED or (name == SHEET and os.path.exists(os.path.join(os.path.dirname(entry.path), CHECK))):
+        return False
+    elif not reason and not _is(entry.is_file):  # what the folder says; a look at each file would take longest of all
+        there = os.path.exists(entry.path)
+        reason = "a link to nothing" if not there else "not a regular file" if suffix in SUFFIXES else None
+    if reason:
+        listing.refused.append(UnreadableImage(Path(entry.path), reason))
+    elif name in METADATA:
+        listing.metadata.append(base + name)
+    elif suffix in SUFFIXES:
+        listing.images.append(base + name)
+    elif posixpath.splitext(name)[1] in CAPTIONS:
+        listing.captions.append(base + name)
+    elif suffix == ".parquet":
+        listing.tables.append(base + name)
+    else:
+        listing.others.append(base + name)
+    return False
+
+
 def _masks(images: Sequence[str]) -> list[str]:
     """Those of the images that are another image's mask."""
+    candidates = [name for name in images if _LIKE_MASKS.search(name)]
+    if not candidates:
+        return []
     stems = {posixpath.splitext(name)[0].casefold() for name in images}
     photos = stems | {stem.removesuffix(".src") for stem in stems}
     folders = {posixpath.dirname(stem) for stem in stems}
     masks = []
-    for name in images:
+    for name in candidates:
         folder, file = posixpath.split(posixpath.splitext(name)[0])
         above, own = posixpath.split(folder.casefold())
         if match := _MASK.fullmatch(file):
@@ -211,6 +226,14 @@ def _masks(images: Sequence[str]) -> list[str]:
         if is_mask:
             masks.append(name)
     return masks
+
+
+def _is(test: Callable[[], bool]) -> bool:
+    """What an entry of a folder says of itself; of a link that leads round in circles, no."""
+    try:
+        return test()
+    except OSError:
+        return False
 
 
 def _suffix(name: str) -> str:

@@ -11,7 +11,8 @@ import re
 import stat
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -78,10 +79,11 @@ def text_of(value: Any) -> str:
             value = value.decode()
         except UnicodeDecodeError as error:
             raise ValueError(f"holds bytes that are not UTF-8 ({error.reason})") from error
-    if isinstance(value, list | tuple | dict | set) or hasattr(value, "__array__"):
-        raise ValueError("holds several values, and must be a single one")
-    if isinstance(value, float) and value in (float("inf"), float("-inf")):
-        raise ValueError(f"is {value}, no text")
+    if not isinstance(value, str):
+        if isinstance(value, list | tuple | dict | set) or hasattr(value, "__array__"):
+            raise ValueError("holds several values, and must be a single one")
+        if isinstance(value, float) and value in (float("inf"), float("-inf")):
+            raise ValueError(f"is {value}, no text")
     text = str(value)
     if match := _NO_TEXT.search(text):
         raise ValueError(f"holds the character {ascii(match[0])}, which is no text")
@@ -138,12 +140,16 @@ def read_metadata(listing: Listing, notes: Notes) -> Iterator[Row]:
     Raises:
         OnbrandError: with the line, for what is no metadata at all.
     """
-    root = str(listing.folder)
-    first: dict[str, tuple[str, int]] = {}
+    prefix = os.path.join(listing.folder, "")
+    first = dict.fromkeys(listing.images, 0)
+    """File -> its first line among those of all metadata; 0 for none."""
+    begins: list[int] = []
     controls: set[str] = set()
+    last = 0
     for relative in listing.metadata:
-        metadata, beside = listing.folder / relative, posixpath.dirname(relative)
-        several = [name for name in METADATA if posixpath.join(beside, name) in listing.metadata]
+        begins.append(last)
+        metadata, beside = listing.folder / relative, relative.removesuffix(posixpath.basename(relative))
+        several = [name for name in METADATA if beside + name in listing.metadata]
         if len(several) > 1:
             raise OnbrandError(
                 "data", f"a folder has one metadata file; {metadata.parent} has {' and '.join(several)}. Keep one"
@@ -153,35 +159,31 @@ def read_metadata(listing: Listing, notes: Notes) -> Iterator[Row]:
             for name, value in values.items():
                 if columns.get(name) is None:
                     columns[name] = None if is_missing(value) else value
-            place = f"line {line} of {relative}"
-            if is_missing(values.get("file_name")):
-                notes.refused.append(UnreadableImage(metadata, f"line {line} has no file_name"))
-                continue
-            files: dict[str, str | None] = {}
-            reason = None
-            for column in FILES:
-                value = values.get(column)
-                files[column], broken = (None, None) if is_missing(value) else _locate(listing, beside, value)
-                if broken and not reason:
-                    reason = broken if column == "file_name" else f"its conditioning image {value} is {broken}"
-            file, control = files["file_name"], files["conditioning_file_name"]
+            place, last = f"line {line} of {relative}", begins[-1] + line
+            file, fault = _locate(listing, beside, values.get("file_name"), first)
+            control, broken = _locate(listing, beside, values.get("conditioning_file_name"), first)
             if file is None:
-                notes.refused.append(UnreadableImage(metadata, f"line {line}: its file_name is {reason}"))
+                said = f": its file_name is {fault}" if fault else " has no file_name"
+                notes.refused.append(UnreadableImage(metadata, f"line {line}{said}"))
                 continue
-            if reason is None and file in first:
-                before, at = first[file]
-                reason = f"named again in line {line} of {relative}, first in line {at} of {before}"
-            elif reason:
-                reason = f"{reason} ({place})"
-            first.setdefault(file, (relative, line))
+            reason = None
+            if fault:
+                reason = f"{fault} ({place})"
+            elif broken:
+                reason = f"its conditioning image {values['conditioning_file_name']} is {broken} ({place})"
+            elif first.get(file):
+                number = bisect_left(begins, first[file]) - 1
+                before = f"line {first[file] - begins[number]} of {listing.metadata[number]}"
+                reason = f"named again in {place}, first in {before}"
+            if not fault:
+                first[file] = first.get(file) or last
             if control:
                 controls.add(control)
             if reason:
                 notes.refused.append(UnreadableImage(listing.folder / file, reason))
             else:
                 condition = listing.folder / control if control else None
-                cells = {name: values[name] for name in COLUMNS if name in values}
-                yield Row(os.path.join(root, file), cells, condition, place)
+                yield Row(prefix + file, {name: values[name] for name in COLUMNS if name in values}, condition, place)
         if "file_name" not in columns:
             names = ", ".join(columns) or "no row"
             raise OnbrandError("data", f"{metadata} needs `file_name` in its rows; got {names}. Mend its rows")
@@ -189,7 +191,7 @@ def read_metadata(listing: Listing, notes: Notes) -> Iterator[Row]:
         notes.columns |= {
             name: value for name, value in columns.items() if name not in (*COLUMNS, *FILES) and value is not None
         }
-    unnamed = [name for name in listing.images if name not in first and name not in controls]
+    unnamed = [name for name in listing.images if not first[name] and name not in controls]
     if unnamed:
         warnings.warn(
             f"{len(unnamed)} images in {listing.folder} are named by no metadata and are left out, {unnamed[0]} first",
@@ -197,8 +199,19 @@ def read_metadata(listing: Listing, notes: Notes) -> Iterator[Row]:
         )
 
 
-def _locate(listing: Listing, beside: str, value: Any) -> tuple[str | None, str | None]:
-    """(name relative to the listing's folder, why it cannot be used) of a name that stands in metadata in `beside`."""
+def _locate(listing: Listing, beside: str, value: Any, there: Container[str]) -> tuple[str | None, str | None]:
+    """(name relative to the listing's folder, why it cannot be used) of a name that stands in metadata; None for none.
+
+    Args:
+        listing: the folder.
+        beside: the metadata's own folder, "" or with "/" at its end.
+        value: the name.
+        there: files known to be there, which are not looked at again.
+    """
+    if isinstance(value, str) and (place := beside + value) in there:
+        return place, None
+    if is_missing(value):
+        return None, None
     if not isinstance(value, str):
         return None, f"no text: {str(value)[:60]}"
     if reason := unfit(value.strip()) or (f"too long: {value[:60]} ..." if len(value) > LONGEST_NAME else None):

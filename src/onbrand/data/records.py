@@ -7,6 +7,7 @@ import re
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
@@ -215,6 +216,9 @@ def _from_table(path: Path, table: Parquet | Saved, listing: Listing | None = No
     return Folder(path, records, [*refused, *others], describe(path, records, listing, read, columns))
 
 
+_class_of = lru_cache(1024)(class_of)
+
+
 def _build(rows: Iterable[Row], table: Parquet | Saved | None = None) -> tuple[list[Record], list[UnreadableImage]]:
     """Rows, taken one by one, -> records; where any row has a class, one without is refused."""
     classed, names = False, {"": "default"}  # equal names are one text in memory
@@ -227,8 +231,8 @@ def _build(rows: Iterable[Row], table: Parquet | Saved | None = None) -> tuple[l
         column, name = "text", ""
         try:
             text = text_of(row.cells.get("text"))
-            column = "class"
-            name = class_of(row.cells.get("class"))
+            column, value = "class", row.cells.get("class")
+            name = _class_of(value) if isinstance(value, str) else class_of(value)
         except ValueError as error:
             refused.append((number, UnreadableImage(Path(row.path), f"its {column} {error}{place}")))
             continue
