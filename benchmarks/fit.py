@@ -27,6 +27,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from sklearn.decomposition import IncrementalPCA
 from sklearn.utils.extmath import randomized_svd
 
@@ -178,6 +180,25 @@ def sweep(folder: Path, count: int, shape: tuple[int, int, int], classes: int, r
     return results
 
 
+def draw(results: dict[str, Any], file: Path) -> None:
+    """A figure of what `sweep` returns, beside lines for what is linear, and of classes flat."""
+    figure = Figure((10, 3.2), layout="constrained")
+    for axis, (name, points) in zip(figure.subplots(1, 3, sharey=True), results.items(), strict=True):
+        sizes = [point[name] for point in points]
+        for part, mark in (("read", "s:"), ("k = 0", "o-"), ("k = 16", "^-")):
+            axis.loglog(sizes, [point[part] for point in points], mark, label=part)
+        flat = name == "classes"
+        line = [points[0]["k = 0"] * (1 if flat else size / sizes[0]) for size in sizes]
+        axis.loglog(sizes, line, "k--", linewidth=0.8, label="flat" if flat else "linear")
+        axis.set(title=", ".join(f"{other} {points[0][other]:,}" for other in results if other != name))
+        axis.set_xlabel("images" if name == "count" else name)
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.legend(fontsize=8)
+    figure.axes[0].set_ylabel("seconds")
+    figure.savefig(file, dpi=130, metadata={"Software": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100_000)
@@ -198,6 +219,8 @@ def main() -> None:
     about = {"count": args.count, "shape": args.shape, "classes": args.classes, "threads": torch.get_num_threads()}
     if args.out:
         args.out.write_text(json.dumps(about | result, indent=1) + "\n")
+    if args.out and args.sweep:
+        draw(result, args.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

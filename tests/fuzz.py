@@ -32,10 +32,11 @@ from PIL import Image
 
 from onbrand import cli
 from onbrand.comparison.tables import legend, passed, scores
-from onbrand.core import Prior
+from onbrand.core import Fitter, Prior
 from onbrand.core.prior_file import fingerprint_of
 from onbrand.data.images import is_whole
-from onbrand.data.latents import Key, Store
+from onbrand.data.latents import Key, Store, _name
+from onbrand.data.sums import FOLDER, sum_shards
 from onbrand.errors import LONGEST, OnbrandError
 from onbrand.evaluation.likelihood import _read as read_unseen
 from onbrand.evaluation.reference import Reference
@@ -215,6 +216,16 @@ def read_shard(root: Path, full: bool) -> None:
         sound(all(part.isfinite().all() for part in store.get([key])), "latents")
 
 
+def read_sums(root: Path, full: bool) -> None:
+    store = Store(root / "summed", SUMMED)
+    keys, classes = sorted(store._places), ["a", "b"] * 50
+    (part,) = sum_shards(store, keys, classes, (4, 4, 4))
+    truth = Fitter((4, 4, 4))
+    truth.update(store.read(keys, "mean"), classes)
+    state, own = part.state(), truth.state()
+    sound(state.keys() == own.keys() and all(torch.equal(state[name], own[name]) for name in own), "other sums")
+
+
 def read_image(root: Path, full: bool) -> None:
     file, own = root / "images" / "00001.png", ARCHIVE / "images" / "00001.png"
     if is_whole(file):
@@ -225,6 +236,8 @@ def read_image(root: Path, full: bool) -> None:
 VAE = json.loads(next(ARCHIVE.glob("brand/latents/*/key.json")).read_text())["vae"]
 KEY = Key(VAE, (16, 16))
 """Of the archive's latents."""
+SUMMED, IMAGES = Key("v", (32, 32)), [f"{i:064x}" for i in range(100)]
+"""Of latents with sums beside them."""
 SETTINGS = TrainSettings(
     start="mean", gain="constant", max_train_steps=6, train_batch_size=4, learning_rate=1e-3, ema_decay=0.9,
     checkpointing_steps=2, checkpoints_total_limit=1,
@@ -258,6 +271,11 @@ KINDS = {
     "reader.json": Kind("classifier/reader.json", "json", read_classifier),
     "reader.safetensors": Kind("classifier/reader.safetensors", "safetensors", read_classifier),
     "shard": Kind(SHARD, "safetensors", read_shard),
+    "sums": Kind(
+        f"summed/{SUMMED.digest[:16]}/{FOLDER}/000-{_name({'keys': IMAGES, 'refused': {}})}.safetensors",
+        "safetensors",
+        read_sums,
+    ),
 }
 
 
@@ -270,7 +288,7 @@ def damaged(content: bytes, form: str, rng: random.Random) -> bytes:
     if form == "safetensors":
         (size,) = struct.unpack("<Q", content[:8])
         header = json.loads(content[8 : 8 + size])
-        if "onbrand" in header.get("__metadata__", {}) and rng.random() < 0.5:
+        if header.get("__metadata__", {}).get("onbrand", "").startswith("{") and rng.random() < 0.5:
             header["__metadata__"]["onbrand"] = text_of(
                 changed(json.loads(header["__metadata__"]["onbrand"]), rng)
             ).decode("utf-8", "replace")
@@ -382,12 +400,15 @@ def text_of(value: Any) -> bytes:
 
 
 def lay(root: Path) -> None:
-    """A copy of the archive, and beside it its state as it is written today, and an attribute classifier."""
+    """A copy of the archive, and beside it its state as it is written today, a classifier, and latents with sums."""
     shutil.copytree(ARCHIVE, root, dirs_exist_ok=True)
     save_state(root / "sealed", read_state(ARCHIVE / STATE), 1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         AttributeClassifier({"colour": ["red", "blue"]}, width=4).save(root / "classifier")
+        rows = torch.randn(100, 4, 4, 4)
+    Store(root / "summed", SUMMED).add(IMAGES, {"mean": rows, "logvar": -rows}, {})
+    read_sums(root, False)
 
 
 def fuzz(root: Path, name: str, count: int, seed: int, full: int = 0) -> dict[str, Any]:
