@@ -24,7 +24,8 @@ def fuzz(count: int, seed: int) -> None:
     assert process.returncode == 0, process.stderr[-3000:]
     results = json.loads(process.stdout)
     assert {name: result["faults"][:3] for name, result in results.items() if result["faults"]} == {}
-    assert all(result["refused"] > count / 4 for name, result in results.items() if name not in ("image", "sums")), results
+    taken = {"image", "sums"}  # made again, summed again
+    assert all(result["refused"] > count / 4 for name, result in results.items() if name not in taken), results
 
 
 @pytest.mark.slow
