@@ -66,7 +66,7 @@ def _files(listing: Listing, read: set[str]) -> Iterator[str]:
     metadata = min(read & set(listing.metadata), default="")
     captions = listing.like_captions(read)
     tables = [name for name in listing.like_metadata(read) if name not in captions]
-    others = sorted({*listing.captions, *listing.others, *listing.tables} - read - {*captions, *tables})
+    others = sorted({*listing.captions, *listing.others, *listing.tables, *listing.tars} - read - {*captions, *tables})
     if captions:
         remedy = f"they are read from {metadata}" if metadata else f"the caption of a.png is a{' or a'.join(CAPTIONS)}"
         yield f"{_first(captions)}, which {_look(captions)} like captions: {remedy}"

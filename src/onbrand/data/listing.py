@@ -70,10 +70,37 @@ class Listing:
     metadata: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
     """Parquet files."""
+    tars: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     refused: list[UnreadableImage] = field(default_factory=list)
     """Folders that cannot be read or are called as images are, images that are no regular files, links to nothing,
     names that are none."""
+
+    def add(self, name: str) -> None:
+        """Takes in a file by what its name says that it is."""
+        suffix = suffix_of(name)
+        if posixpath.basename(name) in METADATA:
+            self.metadata.append(name)
+        elif suffix in SUFFIXES:
+            self.images.append(name)
+        elif posixpath.splitext(name)[1] in CAPTIONS:
+            self.captions.append(name)
+        elif suffix == ".parquet":
+            self.tables.append(name)
+        elif suffix == ".tar":
+            self.tars.append(name)
+        else:
+            self.others.append(name)
+
+    def sort(self) -> None:
+        """Puts all names in order, and masks apart from images."""
+        for names in (self.images, self.captions, self.metadata, self.tables, self.tars, self.others):
+            names.sort()
+        self.refused.sort(key=lambda entry: str(entry.file))
+        self.masks = _masks(self.images)
+        if self.masks:
+            masks = set(self.masks)
+            self.images = [name for name in self.images if name not in masks]
 
     def caption_of(self, image: str) -> str | None:
         """The file of an image's caption."""
@@ -112,7 +139,7 @@ class Listing:
         return [
             name
             for name in names
-            if _suffix(name) in _LIKE_METADATA or _LIKE_METADATA_NAMES.match(posixpath.basename(name))
+            if suffix_of(name) in _LIKE_METADATA or _LIKE_METADATA_NAMES.match(posixpath.basename(name))
         ]
 
     @cached_property
@@ -128,7 +155,7 @@ class Listing:
         return {composed(name).casefold(): name for name in self._files()}
 
     def _files(self) -> Iterator[str]:
-        for names in (self.images, self.masks, self.captions, self.metadata, self.tables, self.others):
+        for names in (self.images, self.masks, self.captions, self.metadata, self.tables, self.tars, self.others):
             yield from names
 
 
@@ -163,19 +190,13 @@ def walk(folder: Path) -> Listing:
             unreadable(error)
             continue
         pending += [(path, f"{base}{os.path.basename(path)}/") for path in sorted(folders, reverse=True)]
-    for names in (listing.images, listing.captions, listing.metadata, listing.tables, listing.others):
-        names.sort()
-    listing.refused.sort(key=lambda entry: str(entry.file))
-    listing.masks = _masks(listing.images)
-    if listing.masks:
-        masks = set(listing.masks)
-        listing.images = [name for name in listing.images if name not in masks]
+    listing.sort()
     return listing
 
 
 def _take(listing: Listing, entry: os.DirEntry[str], base: str) -> bool:
     """Puts an entry of the folder `base` where it belongs; whether it is a folder, to be read itself."""
-    name, suffix = entry.name, _suffix(entry.name)
+    name, suffix = entry.name, suffix_of(entry.name)
     if name[0] == ".":
         return False
     reason = unfit(name)
@@ -190,16 +211,8 @@ def _take(listing: Listing, entry: os.DirEntry[str], base: str) -> bool:
         reason = "a link to nothing" if not there else "not a regular file" if suffix in SUFFIXES else None
     if reason:
         listing.refused.append(UnreadableImage(Path(entry.path), reason))
-    elif name in METADATA:
-        listing.metadata.append(base + name)
-    elif suffix in SUFFIXES:
-        listing.images.append(base + name)
-    elif posixpath.splitext(name)[1] in CAPTIONS:
-        listing.captions.append(base + name)
-    elif suffix == ".parquet":
-        listing.tables.append(base + name)
     else:
-        listing.others.append(base + name)
+        listing.add(base + name)
     return False
 
 
@@ -236,8 +249,14 @@ def _is(test: Callable[[], bool]) -> bool:
         return False
 
 
-def _suffix(name: str) -> str:
+def suffix_of(name: str) -> str:
+    """The suffix of a name, in lower case."""
     return posixpath.splitext(name)[1].lower()
+
+
+def folder_class(name: str) -> str:
+    """The class of an image without metadata: its first folder, `10_garment` less its repeats, or ""."""
+    return re.sub(r"^\d+_", "", composed(name.split("/", maxsplit=1)[0])).strip() if "/" in name else ""
 
 
 def composed(name: str) -> str:

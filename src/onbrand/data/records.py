@@ -17,10 +17,11 @@ from PIL import Image
 from onbrand.data.contents import describe
 from onbrand.data.images import open_image, read_bytes, shown_size
 from onbrand.data.listing import CHECK as CHECK
-from onbrand.data.listing import METADATA, Listing, composed, walk
+from onbrand.data.listing import METADATA, Listing, folder_class, walk
 from onbrand.data.listing import SHEET as SHEET
 from onbrand.data.metadata import Notes, Row, attributes_of, check_columns, class_of, is_missing, read_metadata, text_of
-from onbrand.data.tables import SPLITS, Parquet, Saved, open_parquet, open_saved
+from onbrand.data.tables import SPLITS, Parquet, Saved, of_split, open_parquet, open_saved
+from onbrand.data.tars import Tars, caption_in
 from onbrand.errors import OnbrandError, UnreadableImage
 
 
@@ -29,7 +30,7 @@ class Record:
     """One image of a folder or table."""
 
     path: str
-    """Of the file; for a row of a table, the table's path / the row's number. Text, as a million Paths are heavy."""
+    """Of the file; for a row of a table or tar, its path / the row's number or name. Text, for Paths are heavy."""
     text: str
     """The caption, "" where there is none."""
     class_name: str
@@ -38,7 +39,7 @@ class Record:
     """Position among the records of `read_folder`, from 0."""
     conditioning: Path | None = None
     """A control image (`conditioning_file_name`)."""
-    table: Parquet | Saved | None = None
+    table: Parquet | Saved | Tars | None = None
     row: int = -1
     attributes: Mapping[str, str] | None = None
     """What the image shows, attribute -> label (`attributes`), where its metadata says so."""
@@ -105,15 +106,17 @@ def open_folder(path: str | Path, split: str | None = None) -> Folder:
     in sub-folders (`file_name`, `text`, `class`, `conditioning_file_name`: the conventions of `datasets`' imagefolder),
     in the rows' order; images with captions beside them (kohya: `a.png`, `a.txt`) or without, in the order of their
     paths, the class being the first sub-folder's name less a repeat count (`10_garment` -> "garment"); Parquet with
-    embedded images.
+    embedded images; tars of images (`data.tars`).
 
     Args:
-        path: the folder, or a .parquet file.
+        path: the folder, a .parquet or .tar file, or a pattern of such files (`{0000..0009}.tar`).
         split: picks a sub-folder, or one split of a dataset.
 
     Raises:
         OnbrandError: an unknown path, metadata that cannot be read, captions in a column of another name, no images.
     """
+    if shards := expand(str(path)):
+        return _from_shards(Path(path), shards, split)
     folder = Path(path)
     try:
         mode = folder.stat().st_mode
@@ -127,15 +130,15 @@ def open_folder(path: str | Path, split: str | None = None) -> Folder:
     if reason:
         raise OnbrandError(
             "data",
-            f"images are read from a folder, a .parquet file or a saved dataset; {path} {reason}. "
+            f"images are read from a folder, a .parquet or .tar file or a saved dataset; {path} {reason}. "
             "Give an existing path; a dataset of the Hub is saved to one first (load_dataset, save_to_disk)",
         )
     if folder.is_file():
-        if folder.suffix != ".parquet":
+        if folder.suffix not in SHARDS:
             raise OnbrandError(
-                "data", f"a single file can only be .parquet; got {folder}. Give the folder that holds it"
+                "data", f"a single file can only be .parquet or .tar; got {folder}. Give the folder that holds it"
             )
-        return _from_table(folder, open_parquet([folder], split))
+        return _from_shards(folder, [folder], split)
     if os.path.isfile(folder / "dataset_dict.json") or all(os.path.isfile(folder / name) for name in SAVED):
         return _from_table(folder, open_saved(folder, split))
     if split is not None and (Path(split).is_absolute() or ".." in Path(split).parts):
@@ -145,8 +148,8 @@ def open_folder(path: str | Path, split: str | None = None) -> Folder:
     if split is not None and (folder / split).is_dir():
         folder, split = folder / split, None
     listing = walk(folder)
-    if listing.tables and not listing.metadata and not listing.images:
-        return _from_table(folder, open_parquet([folder / name for name in listing.tables], split), listing)
+    if (names := listing.tables or listing.tars) and not listing.metadata and not listing.images:
+        return _from_shards(folder, [folder / name for name in names], split, listing)
     splits = sorted({name.split("/")[0] for name in (*listing.images, *listing.metadata) if "/" in name} & set(SPLITS))
     if split is not None or len(splits) > 1:
         if not splits:
@@ -161,16 +164,36 @@ def open_folder(path: str | Path, split: str | None = None) -> Folder:
         named = {entry.file for entry in refused}
         return Folder(folder, records, [*refused, *(one for one in listing.refused if one.file not in named)], contents)
     if not listing.images and not listing.refused:
-        _, *others = describe(folder, [], listing, set())
-        there = "".join(f"; {line.strip()}" for line in others)
-        raise OnbrandError(
-            "data", f"no images in {folder}: no metadata ({', '.join(METADATA)}), no image files, no Parquet{there}"
-        )
+        raise _no_images(folder, f": no metadata ({', '.join(METADATA)}), no image files, no Parquet or tar", listing)
     return _from_files(listing)
 
 
 SAVED = ("state.json", "dataset_info.json")
 """What `Dataset.save_to_disk` leaves beside its tables."""
+SHARDS = (".parquet", ".tar")
+MOST = 1_000_000
+"""Files of a pattern."""
+_RANGE = re.compile(r"(.*?)\{([0-9]{1,9})\.\.([0-9]{1,9})\}(.*)")
+
+
+def expand(pattern: str) -> list[Path]:
+    """The files of a pattern as bash has it, `shards-{0000..0009}.tar`; none for a path without one, or that is there.
+
+    Raises:
+        OnbrandError: they are no tars or Parquet.
+    """
+    match = _RANGE.fullmatch(pattern)
+    if match is None or os.path.lexists(pattern):
+        return []
+    before, first, last, after = match.groups()
+    if not after.endswith(SHARDS) or not 0 <= int(last) - int(first) < MOST:
+        raise OnbrandError(
+            "data", f"a pattern names files in order, as shards-{{0000..0009}}.tar, at most {MOST}; got {pattern}"
+        )
+    padded = any(number[0] == "0" != number for number in (first, last))
+    width = max(len(first), len(last)) if padded else 0
+    names = [f"{before}{number:0{width}d}{after}" for number in range(int(first), int(last) + 1)]
+    return [file for name in names for file in expand(name) or [Path(name)]]
 
 
 def _from_files(listing: Listing) -> Folder:
@@ -187,8 +210,7 @@ def _from_files(listing: Listing) -> Folder:
             except ValueError as error:
                 refused.append(UnreadableImage(file, f"its caption {caption} {error}"))
                 continue
-        class_name = re.sub(r"^\d+_", "", composed(name.split("/")[0])).strip() if "/" in name else ""
-        records.append(Record(str(file), text, class_name or "default", len(records)))
+        records.append(Record(str(file), text, folder_class(name) or "default", len(records)))
     return Folder(listing.folder, records, refused, describe(listing.folder, records, listing, read))
 
 
@@ -197,12 +219,24 @@ def _read_caption(file: Path) -> str:
     try:
         if not file.is_file():  # a pipe would wait for ever
             raise ValueError("is no regular file")
-        text = file.read_text("utf-8-sig")
+        return caption_in(file.read_bytes())
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"cannot be read as UTF-8 ({error})") from error
-    return " ".join(text_of(text).split())
+
+
+def _from_shards(path: Path, files: list[Path], split: str | None, listing: Listing | None = None) -> Folder:
+    """The photos in Parquet files or tars. listing: of the folder, if they are all that it holds."""
+    if files[0].suffix == ".parquet":
+        return _from_table(path, open_parquet(files, split), listing)
+    tars = Tars(of_split(files, split), path if listing else path.parent)
+    records, refused = _build(tars.rows(), tars)
+    refused += tars.refused
+    if listing:
+        refused += listing.refused
+        tars.rest.others += [*listing.others, *listing.captions]
+    if not records:
+        raise _no_images(path, f": {refused[0]}" if refused else "", tars.rest)
+    return Folder(path, records, refused, describe(path, records, tars.rest, set(), tars.columns))
 
 
 def _from_table(path: Path, table: Parquet | Saved, listing: Listing | None = None) -> Folder:
@@ -219,7 +253,14 @@ def _from_table(path: Path, table: Parquet | Saved, listing: Listing | None = No
 _class_of = lru_cache(1024)(class_of)
 
 
-def _build(rows: Iterable[Row], table: Parquet | Saved | None = None) -> tuple[list[Record], list[UnreadableImage]]:
+def _no_images(path: Path, reason: str, listing: Listing) -> OnbrandError:
+    _, *others = describe(path, [], listing, set())
+    return OnbrandError("data", f"no images in {path}{reason}{''.join(f'; {line.strip()}' for line in others)}")
+
+
+def _build(
+    rows: Iterable[Row], table: Parquet | Saved | Tars | None = None
+) -> tuple[list[Record], list[UnreadableImage]]:
     """Rows, taken one by one, -> records; where any row has a class, one without is refused."""
     classed, names = False, {"": "default"}  # equal names are one text in memory
     records: list[Record] = []

@@ -182,12 +182,19 @@ def open_saved(folder: Path, split: str | None) -> Saved:
 
 
 def open_parquet(files: list[Path], split: str | None) -> Parquet:
-    """The files of one split, where their names carry it as `datasets` writes them (train-00000-of-00002.parquet)."""
+    """The files of one split, as `of_split` has it."""
+    return Parquet(of_split(files, split))
+
+
+def of_split(files: list[Path], split: str | None) -> list[Path]:
+    """The files of one split, where their names carry it as `datasets` writes them (train-00000-of-00002.parquet), or
+    those of their folders."""
     splits: dict[str, list[Path]] = {}
     for file in files:
         prefix = re.match(rf"({'|'.join(SPLITS)})(?=[-._]|$)", file.stem)
-        splits.setdefault(prefix[1] if prefix else "", []).append(file)
-    return Parquet(splits[_one_split(list(splits), split, files[0].parent)])
+        own = prefix[1] if prefix else file.parent.name if file.parent.name in SPLITS else ""
+        splits.setdefault(own, []).append(file)
+    return splits[_one_split(list(splits), split, files[0].parent)]
 
 
 def _one_split(names: list[str], split: str | None, where: Path | str) -> str:
