@@ -39,7 +39,8 @@ class UnreadableImage(OnbrandError):
     """
 
     def __init__(self, file: str | Path, reason: str) -> None:
-        self.file, self.reason = Path(printable(str(file))), printable(reason)
+        kind = type(file) if isinstance(file, Path) else Path  # a path may be an address (`data.addresses`)
+        self.file, self.reason = kind(printable(str(file))), printable(reason)
         super().__init__("image", f"{self.file}: {self.reason}")
 
 

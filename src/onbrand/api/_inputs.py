@@ -214,7 +214,8 @@ def encode_training_data(
     validation: dict[tuple[int, int], tuple[Store, Summary]] = {}
     try:
         if name is not None:
-            photos = open_photos(name) if Path(name).exists() else open_photos(options.images, str(name))
+            is_place = "://" in str(name) or Path(name).exists()
+            photos = open_photos(name) if is_place else open_photos(options.images, str(name))
             validation = _encode_each(pipe, photos, folder / LATENTS, prior, size, flip)
         photos = open_photos(options.images, options.split)
         if options.method == "controlnet" and not any(one.conditioning for one in photos.records):

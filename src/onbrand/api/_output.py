@@ -54,7 +54,10 @@ def works_in(
     def around(run: Callable[[O_contra], R_co]) -> Callable[[O_contra], R_co]:
         @wraps(run)
         def framed(options: O_contra) -> R_co:
-            folder = Path(next(filter(None, (getattr(options, name) for name in place.split(", "))), "."))
+            where = next(filter(None, (getattr(options, name) for name in place.split(", "))), ".")
+            if "://" in str(where):
+                raise OnbrandError("folder", f"{place} is written into; got the address {where}: give a folder here")
+            folder = Path(where)
             first = all(os.environ.get(name, "0") == "0" for name in RANKS)
             claims = first and use != "visited" and (new or folder.is_dir())
             claim = claimed(folder, run.__name__, use == "shared") if claims else nullcontext()

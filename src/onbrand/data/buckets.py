@@ -6,9 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
+from onbrand.data.addresses import ahead, threads_for
 from onbrand.data.images import SMALLEST
 from onbrand.data.latents import Store
 from onbrand.data.records import Record
@@ -138,7 +140,7 @@ def by_bucket(
         size: (H, W), as in `choose`.
         step: as in `choose`.
     """
-    sizes = [record.size for record in records]
+    sizes = list(ahead(attrgetter("size"), records, threads_for(records[0].file))) if records else []
     if buckets is None:
         by_class: dict[str, list[Size]] = {}
         for record, own in zip(records, sizes, strict=True):

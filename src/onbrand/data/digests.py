@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
 
+from onbrand.data.addresses import stamp_of
 from onbrand.data.records import Record
 from onbrand.io import append, digest
 
@@ -38,15 +38,10 @@ class Digests:
 
     def mark(self, record: Record) -> str | None:
         """A short name for (path, row, size, times) of the record's file; None if it is missing or changed just now."""
-        stamp = record.stamp
-        try:
-            status = os.stat(stamp)
-        except OSError:
+        stamp = stamp_of(record.stamp)
+        if stamp is None or time.time_ns() - max(stamp[2:], default=0) < SETTLED:
             return None
-        if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < SETTLED:
-            return None
-        parts = (os.path.abspath(stamp), record.row, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        return digest(parts)[:32]
+        return digest((stamp[0], record.row, *stamp[1:]))[:32]
 
     def recall(self, mark: str | None) -> str | None:
         """The digest of the bytes behind `mark`, if it was ever computed."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from onbrand.data.addresses import ahead, threads_for
 from onbrand.data.images import WHITE, open_image, pad, to_range
 from onbrand.data.latents import Store, Summary
 from onbrand.data.records import Record
@@ -60,10 +59,11 @@ def encode_all(
     summary = Summary([], [], [])
     marks: dict[str, str] = {}
     writing = _Slice(store, encode, batch, rank)
-    pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
+    threads = threads or (threads_for(own[0].file) if own else 1)
+    examined = ahead(partial(_examine, store=store), own, threads, max(2 * batch, threads))
     bar = tqdm(total=len(own), desc="encode", unit=" images", disable=not progress)
     try:
-        for record, (mark, key, pixels) in zip(own, _examine_ahead(pool, own, store, 2 * batch), strict=True):
+        for record, (mark, key, pixels) in zip(own, examined, strict=True):
             bar.update()
             if mark and key:
                 marks[mark] = key
@@ -89,7 +89,7 @@ def encode_all(
         store.digests.remember(marks, rank)
     finally:
         bar.close()
-        pool.shutdown(cancel_futures=True)
+        examined.close()
     return Summary(summary.used, summary.keys, summary.refused, encoded, time.perf_counter() - began)
 
 
@@ -180,14 +180,3 @@ def _examine(record: Record, store: Store) -> Examined:
     except UnreadableImage as error:
         return mark, key, error
     return mark, key, np.asarray(pad(image, store.key.resolution, background))
-
-
-def _examine_ahead(pool: ThreadPoolExecutor, records: Sequence[Record], store: Store, depth: int) -> Iterator[Examined]:
-    # in the records' order, with at most `depth` images held in memory
-    futures: deque[Future[Examined]] = deque()
-    for record in records:
-        futures.append(pool.submit(_examine, record, store))
-        if len(futures) > depth:
-            yield futures.popleft().result()
-    while futures:
-        yield futures.popleft().result()

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
+from onbrand.data.addresses import Address
 from onbrand.errors import OnbrandError, UnreadableImage
 
 RGB = tuple[int, int, int]
@@ -43,20 +44,22 @@ _opening = threading.Lock()
 
 def read_bytes(file: str | Path) -> bytes:
     """The bytes of a regular file of 1 B to 1 GiB; UnreadableImage for another. Does not touch pipes and devices."""
-    file = Path(file)
+    file = file if isinstance(file, Path) else Path(file)
     try:
-        status = os.stat(file)
-        if stat.S_ISDIR(status.st_mode):
+        status = None if isinstance(file, Address) else os.stat(file)
+        if status and stat.S_ISDIR(status.st_mode):
             raise UnreadableImage(file, "a folder, not a file")
-        if not stat.S_ISREG(status.st_mode):
+        if status and not stat.S_ISREG(status.st_mode):
             raise UnreadableImage(file, "not a regular file")
-        if status.st_size > HEAVIEST:
+        if status and status.st_size > HEAVIEST:
             raise UnreadableImage(file, f"over {HEAVIEST >> 30} GiB ({status.st_size} bytes)")
         content = file.read_bytes()
     except FileNotFoundError as error:
         raise UnreadableImage(file, "missing") from error
     except OSError as error:
         raise UnreadableImage(file, f"cannot be read: {error.strerror or error}") from error
+    except OnbrandError:
+        raise
     except ValueError as error:  # a name that no file can have
         raise UnreadableImage(file, f"cannot be read: {error}") from error
     if not content:
@@ -79,7 +82,7 @@ def open_image(
     `content`: the file's bytes where they are at hand; `file` is then only its name. `smallest`: pixels of the shorter
     side; less will do where an image is only shown.
     """
-    file = Path(file)
+    file = file if isinstance(file, Path) else Path(file)
     if content is None:
         content = read_bytes(file)
     if not content:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from onbrand.data.addresses import Address
+from onbrand.data.images import HEAVIEST
 from onbrand.errors import OnbrandError, UnreadableImage
 
 CAPTIONS = (".txt", ".caption")
@@ -41,6 +43,8 @@ _MASKS = re.compile(r"_?masks?", re.IGNORECASE)
 _LIKE_MASKS = re.compile(r"mask|matte|condlabel", re.IGNORECASE)
 """In every name that one of these three takes."""
 _IMAGES = re.compile(r"images?|imgs?|photos?", re.IGNORECASE)
+HIDDEN = re.compile(r"(^|/)(\.(?!\.(/|$))|__MACOSX/)")
+"""Names of a tar's members, or below an address, that a folder's walk leaves out too."""
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -167,6 +171,8 @@ def walk(folder: Path) -> Listing:
     Raises:
         OnbrandError: the folder itself cannot be read.
     """
+    if isinstance(folder, Address):
+        return _walk_address(folder)
     listing, folders_read = Listing(folder), set()
     refused = listing.refused
 
@@ -214,6 +220,25 @@ def _take(listing: Listing, entry: os.DirEntry[str], base: str) -> bool:
     else:
         listing.add(base + name)
     return False
+
+
+def _walk_address(folder: Address) -> Listing:
+    """`walk` of what a server lists; its names need not be paths."""
+    listing = Listing(folder)
+    for name, size in folder.files().items():
+        if HIDDEN.search(name) or posixpath.basename(name) in _IGNORED:
+            continue
+        reason = unfit(name)
+        if posixpath.normpath(name) != name or name.split("/", maxsplit=1)[0] == "..":
+            reason = "a name that is no path of a file: rename it"
+        elif size > HEAVIEST and suffix_of(name) in SUFFIXES:
+            reason = f"over {HEAVIEST >> 30} GiB ({size} bytes)"
+        if reason:
+            listing.refused.append(UnreadableImage(folder / name, reason))
+        else:
+            listing.add(name)
+    listing.sort()
+    return listing
 
 
 def _masks(images: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from onbrand.data.addresses import is_listed
 from onbrand.data.listing import METADATA, Listing, composed, unfit
 from onbrand.data.tables import COLUMNS, open_parquet_file, sound
 from onbrand.errors import OnbrandError, UnreadableImage
@@ -248,7 +249,7 @@ def _lines(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _of_json(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     decoder = json.JSONDecoder(object_pairs_hook=unique)
-    with open(metadata, encoding="utf-8-sig", newline="") as file:
+    with metadata.open(encoding="utf-8-sig", newline="") as file:
         for line, text in enumerate(file, 1):
             if not text.strip():
                 continue
@@ -272,7 +273,7 @@ def _of_json(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _of_csv(metadata: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with open(metadata, encoding="utf-8-sig", newline="") as file:
+    with metadata.open(encoding="utf-8-sig", newline="") as file:
         csv.field_size_limit(LONGEST)
         table = csv.DictReader(file, strict=True)
         try:
@@ -318,6 +319,8 @@ def unreachable(file: str | Path, name: str) -> str | None:
     """
     if os.path.isabs(name) or name.split("/", maxsplit=1)[0] == ".." or re.match("[A-Za-z]:/", name):
         return OUTSIDE
+    if (listed := is_listed(str(file))) is not None:
+        return None if listed else "missing"
     try:
         mode = os.stat(file).st_mode
     except FileNotFoundError:

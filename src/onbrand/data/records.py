@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from onbrand.data.addresses import THREADS, Address, ahead, path_of
 from onbrand.data.contents import describe
 from onbrand.data.images import open_image, read_bytes, shown_size
 from onbrand.data.listing import CHECK as CHECK
@@ -47,7 +48,7 @@ class Record:
     @property
     def file(self) -> Path:
         """The file at `path`."""
-        return Path(self.path)
+        return path_of(self.path)
 
     def read(self) -> bytes:
         """The image file's bytes; UnreadableImage where they cannot be had."""
@@ -58,6 +59,8 @@ class Record:
         except UnreadableImage as error:
             raise UnreadableImage(self.file, f"{error.file.as_posix()} is {error.reason}") from error
         except OnbrandError as error:
+            if error.code == "network":
+                raise
             raise UnreadableImage(self.file, str(error)) from error
         if not content:
             raise UnreadableImage(self.file, "the row holds no image")
@@ -109,15 +112,18 @@ def open_folder(path: str | Path, split: str | None = None) -> Folder:
     embedded images; tars of images (`data.tars`).
 
     Args:
-        path: the folder, a .parquet or .tar file, or a pattern of such files (`{0000..0009}.tar`).
+        path: the folder, a .parquet or .tar file, or a pattern of such files (`{0000..0009}.tar`); or the address of
+            one (`data.addresses`).
         split: picks a sub-folder, or one split of a dataset.
 
     Raises:
         OnbrandError: an unknown path, metadata that cannot be read, captions in a column of another name, no images.
     """
     if shards := expand(str(path)):
-        return _from_shards(Path(path), shards, split)
-    folder = Path(path)
+        return _from_shards(path_of(path), shards, split)
+    folder = path_of(path)
+    if isinstance(folder, Address):
+        return _from_address(folder, split)
     try:
         mode = folder.stat().st_mode
         reason = None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "is neither a folder nor a file"
@@ -141,6 +147,18 @@ def open_folder(path: str | Path, split: str | None = None) -> Folder:
         return _from_shards(folder, [folder], split)
     if os.path.isfile(folder / "dataset_dict.json") or all(os.path.isfile(folder / name) for name in SAVED):
         return _from_table(folder, open_saved(folder, split))
+    return _from_folder(folder, split)
+
+
+def _from_address(folder: Address, split: str | None) -> Folder:
+    if folder.suffix not in SHARDS:
+        return _from_folder(folder, split)
+    if not folder.is_file():
+        raise OnbrandError("data", f"images are read from a folder, a .parquet or .tar file; {folder} is not there")
+    return _from_shards(folder, [folder], split)
+
+
+def _from_folder(folder: Path, split: str | None) -> Folder:
     if split is not None and (Path(split).is_absolute() or ".." in Path(split).parts):
         raise OnbrandError(
             "data", f"no folder {split!r}, and no split: that is a name in {folder}. Give a folder that is there"
@@ -148,6 +166,10 @@ def open_folder(path: str | Path, split: str | None = None) -> Folder:
     if split is not None and (folder / split).is_dir():
         folder, split = folder / split, None
     listing = walk(folder)
+    if isinstance(folder, Address) and ("dataset_dict.json" in listing.others or {*SAVED} <= {*listing.others}):
+        raise OnbrandError(
+            "data", f"{folder} is a dataset saved by `datasets`, which is read from a disk: fetch it first"
+        )
     if (names := listing.tables or listing.tars) and not listing.metadata and not listing.images:
         return _from_shards(folder, [folder / name for name in names], split, listing)
     splits = sorted({name.split("/")[0] for name in (*listing.images, *listing.metadata) if "/" in name} & set(SPLITS))
@@ -193,35 +215,43 @@ def expand(pattern: str) -> list[Path]:
     padded = any(number[0] == "0" != number for number in (first, last))
     width = max(len(first), len(last)) if padded else 0
     names = [f"{before}{number:0{width}d}{after}" for number in range(int(first), int(last) + 1)]
-    return [file for name in names for file in expand(name) or [Path(name)]]
+    return [file for name in names for file in expand(name) or [path_of(name)]]
 
 
 def _from_files(listing: Listing) -> Folder:
     records: list[Record] = []
     refused = list(listing.refused)
     read: set[str] = set()
-    for name in listing.images:
-        file, caption = listing.folder / name, listing.caption_of(name)
-        text = ""
+    captions = [listing.caption_of(name) for name in listing.images]
+
+    def read_one(caption: str | None) -> str | ValueError:
+        return _read_caption(listing.folder / caption) if caption else ""
+
+    remote = isinstance(listing.folder, Address)
+    texts = ahead(read_one, captions, THREADS) if remote else map(read_one, captions)
+    for name, caption, text in zip(listing.images, captions, texts, strict=True):
+        file = listing.folder / name
         if caption:
             read.add(caption)
-            try:
-                text = _read_caption(listing.folder / caption)
-            except ValueError as error:
-                refused.append(UnreadableImage(file, f"its caption {caption} {error}"))
-                continue
+        if isinstance(text, ValueError):
+            refused.append(UnreadableImage(file, f"its caption {caption} {text}"))
+            continue
         records.append(Record(str(file), text, folder_class(name) or "default", len(records)))
     return Folder(listing.folder, records, refused, describe(listing.folder, records, listing, read))
 
 
-def _read_caption(file: Path) -> str:
-    """A caption on one line; ValueError says why there is none."""
+def _read_caption(file: Path) -> str | ValueError:
+    """A caption on one line, or why there is none."""
     try:
         if not file.is_file():  # a pipe would wait for ever
             raise ValueError("is no regular file")
         return caption_in(file.read_bytes())
     except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror or error}") from error
+        return ValueError(f"cannot be read: {error.strerror or error}")
+    except OnbrandError:
+        raise
+    except ValueError as error:
+        return error
 
 
 def _from_shards(path: Path, files: list[Path], split: str | None, listing: Listing | None = None) -> Folder:
@@ -275,7 +305,7 @@ def _build(
             column, value = "class", row.cells.get("class")
             name = _class_of(value) if isinstance(value, str) else class_of(value)
         except ValueError as error:
-            refused.append((number, UnreadableImage(Path(row.path), f"its {column} {error}{place}")))
+            refused.append((number, UnreadableImage(path_of(row.path), f"its {column} {error}{place}")))
             continue
         if not name:
             unclassed.append((len(records), number, place))

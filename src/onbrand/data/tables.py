@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onbrand.data.addresses import Address
 from onbrand.data.images import read_bytes
 from onbrand.errors import OnbrandError, UnreadableImage
 
@@ -48,7 +49,7 @@ def open_parquet_file(file: Path) -> ParquetFile:
 
     if not file.is_file():  # a pipe would be waited for
         raise OnbrandError("data", f"{file} is no regular file. Take it out")
-    return pq.ParquetFile(file)
+    return pq.ParquetFile(file.open("rb"), pre_buffer=True) if isinstance(file, Address) else pq.ParquetFile(file)
 
 
 @dataclass(eq=False)
@@ -118,8 +119,12 @@ class Parquet:
         file, group = self.groups[place]
         with sound(file), self._lock:
             if self._group[0] != place:
-                with open_parquet_file(file) as table:
-                    self._group = (place, table.read_row_group(group, columns=["image"]).column("image"))
+
+                def fetch() -> Any:
+                    with open_parquet_file(file) as table:
+                        return table.read_row_group(group, columns=["image"]).column("image")
+
+                self._group = (place, file.attempt(fetch) if isinstance(file, Address) else fetch())
             value = self._group[1][row - self.starts[place]].as_py()
         return _bytes(value, file.parent)
 

@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import os
 import posixpath
-import re
 import tarfile
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from onbrand.data.addresses import Address, ahead, stamp_of, threads_for
 from onbrand.data.images import HEAVIEST
-from onbrand.data.listing import CAPTIONS, SUFFIXES, Listing, folder_class, suffix_of, unfit
+from onbrand.data.listing import CAPTIONS, HIDDEN, SUFFIXES, Listing, folder_class, suffix_of, unfit
 from onbrand.data.metadata import Row, is_missing, text_of
 from onbrand.data.tables import COLUMNS
-from onbrand.errors import OnbrandError, UnreadableImage
+from onbrand.errors import UnreadableImage
 from onbrand.io import parse
 
 LONGEST = 2**20
 """Bytes of a caption, and of what JSON says of a photo."""
 _ABOUT = ".json"
 """Suffix of what says more of the photo of the same name: keys `text` (or `caption`), `class`, `attributes`."""
-_HIDDEN = re.compile(r"(^|/)(\.(?!\.(/|$))|__MACOSX/)")
-"""Names that a folder's walk leaves out too."""
 _ARCHIVES = (".tar", ".tgz", ".gz", ".zip")
 
 
@@ -49,6 +48,8 @@ class _Index:
     """Image -> where its bytes begin, and how many they are."""
     words: dict[str, str | dict[str, Any] | ValueError] = field(default_factory=dict)
     """Caption or JSON -> what it says, or why it says nothing."""
+    stamp: tuple[Any, ...] | None = None
+    """Of the tar, when it was listed."""
 
     def refuse(self, name: str, reason: str) -> None:
         self.listing.refused.append(UnreadableImage(self.listing.folder / name, reason))
@@ -71,13 +72,12 @@ class Tars:
     def __post_init__(self) -> None:
         self.rest = Listing(self.root)
         self._places = array("q")  # of each row: number of the tar, first byte, bytes
-        self._stamps: list[tuple[int, ...] | None] = []
+        self._stamps: list[tuple[Any, ...] | None] = []
 
     def rows(self) -> Iterator[Row]:
         """The photos of each tar in the order of their names, as the folder would give them."""
-        for number, file in enumerate(self.files):
-            self._stamps.append(_status(file))
-            index = _list(file)
+        for number, index in enumerate(ahead(_list, self.files, threads_for(self.files[0]))):
+            self._stamps.append(index.stamp)
             self.refused += index.listing.refused
             yield from self._rows(number, index)
 
@@ -87,7 +87,7 @@ class Tars:
         read = set()
         for name in listing.images:
             caption, about = listing.caption_of(name), posixpath.splitext(name)[0] + _ABOUT
-            path = f"{file}/{name}"
+            path = file / name
             cells: dict[str, Any] = {}
             try:
                 for source in (about, caption):
@@ -107,7 +107,7 @@ class Tars:
             if is_missing(cells.get("text")):
                 self.rest.images.append(f"{file.name}/{name}")
             self._places.extend((number, *index.spans[name]))
-            yield Row(path, cells)
+            yield Row(str(path), cells)
         others = {*listing.captions, *listing.metadata, *listing.tables, *listing.others} - read
         self.rest.others += [f"{file.name}/{name}" for name in sorted(others)]
         self.rest.masks += [f"{file.name}/{name}" for name in listing.masks]
@@ -128,9 +128,11 @@ class Tars:
         """The bytes of the row's image."""
         number, start, size = self._places[3 * row : 3 * row + 3]
         file = self.files[number]
-        if _status(file) != self._stamps[number]:
+        if _place(file) != self._stamps[number]:
             raise UnreadableImage(file, "another one, or gone, since it was listed")
         try:
+            if isinstance(file, Address):
+                return file.span(start, size)
             with open(file, "rb") as tar:
                 tar.seek(start)
                 return tar.read(size)
@@ -138,12 +140,9 @@ class Tars:
             raise UnreadableImage(file, f"not to be read: {error.strerror or error}") from error
 
 
-def _status(file: Path) -> tuple[int, ...] | None:
-    try:
-        status = os.stat(file)
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns, status.st_ino
+def _place(file: Path) -> tuple[Any, ...] | None:
+    stamp = stamp_of(file)
+    return stamp and stamp[:3]
 
 
 def _list(file: Path) -> _Index:
@@ -152,16 +151,24 @@ def _list(file: Path) -> _Index:
     try:
         if not file.is_file():  # a pipe would be waited for
             raise FileNotFoundError("missing" if not file.exists() else "no regular file")
-        with open(file, "rb") as content:
-            _members(content, index)
-    except OnbrandError:
-        raise
-    except Exception as error:  # tarfile lets through whatever damaged headers led it to
-        words = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        there = f"the {len(index.spans)} images before are used" if index.spans else "no image of it is used"
-        index.listing.refused.append(UnreadableImage(file, f"no whole tar, or a compressed one ({words}): {there}"))
+        index = file.attempt(partial(_scan, file)) if isinstance(file, Address) else _scan(file)
+    except OSError as error:
+        index.listing.refused.append(UnreadableImage(file, f"not to be read: {error.strerror or error}"))
     index.listing.sort()
     _set_aside(index.listing)
+    return index
+
+
+def _scan(file: Path) -> _Index:
+    index = _Index(Listing(file), stamp=_place(file))
+    with file.open("rb") as content:
+        try:
+            _members(content, index)
+        except (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError, MemoryError) as error:
+            # whatever damaged headers led tarfile to
+            there = f"the {len(index.spans)} images before are used" if index.spans else "no image of it is used"
+            reason = f"no whole tar, or a compressed one ({error or type(error).__name__}): {there}"
+            index.listing.refused.append(UnreadableImage(file, reason))
     return index
 
 
@@ -175,7 +182,7 @@ def _members(content: IO[bytes], index: _Index) -> None:
             if member.size < 0:  # some Pythons would read it for ever
                 raise tarfile.ReadError(f"a member of {member.size} bytes")
             name = posixpath.normpath(member.name)
-            if member.isdir() or _HIDDEN.search(name):
+            if member.isdir() or HIDDEN.search(name):
                 continue
             if reason := _unfit(member, name, end) or ("named again" if name in names else None):
                 if suffix_of(name) in (*CAPTIONS, _ABOUT):  # whose image is refused

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from onbrand.core import Prior
 from onbrand.core.prior import BUCKETS, name_of
+from onbrand.data.addresses import stamp_of
 from onbrand.data.buckets import bucket_of, by_bucket
 from onbrand.data.images import open_image, pad, to_tensor
 from onbrand.data.latents import FOLDER as LATENTS
@@ -382,16 +383,10 @@ def _class(prior: Prior, name: str | None, prompt: str) -> str:
 
 def _key(records: Sequence[Record], size: tuple[int, int], prior: Prior | None, brand: Path | None) -> str:
     """Changes with the photos, the size, the prior, its cross-fitted numbers, and the rules."""
-    stamps = [(str(record.file), record.class_name, record.text, *_stamp(record.stamp)) for record in records]
+    stamps = [
+        (str(record.file), record.class_name, record.text, *(stamp_of(record.stamp) or ("", -1, -1))[1:3])
+        for record in records
+    ]
     unseen = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (brand.glob(UNSEEN) if brand else ())]
     content = json.dumps([size, prior.fingerprint if prior else "", stamps, unseen, RULES])
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    """A file's size and time; (-1, -1) of one that is not there, or may not be looked at: opening it says why."""
-    try:
-        status = file.stat()
-    except (OSError, ValueError):
-        return -1, -1
-    return status.st_size, status.st_mtime_ns

@@ -60,7 +60,7 @@ class Batches:
         """(B, 3, H, W) in [0, 1]: the records' control images, mirrored if the images are."""
         size = self.store.key.resolution
         pairs = zip(records, flips or [False] * len(records), strict=True)
-        return torch.stack([read_conditioning(str(record.conditioning), size, flip) for record, flip in pairs])
+        return torch.stack([read_conditioning(record.conditioning or "", size, flip) for record, flip in pairs])
 
     def __call__(self, positions: Sequence[int]) -> Batch:
         """The batch at `positions` of the run.

@@ -84,7 +84,7 @@ def check_run(
     if config.method == "controlnet":
         check_control_images(images.used)
         with ThreadPoolExecutor() as pool:  # all of them: one that cannot be read would end the run in its midst
-            list(pool.map(lambda record: read_conditioning(str(record.conditioning), (1, 1)), images.used))
+            list(pool.map(lambda record: read_conditioning(record.conditioning or "", (1, 1)), images.used))
     if prior is not None:
         check_prior(pipe, images, store, prior, config)
     return objective
