@@ -327,6 +327,7 @@ class Files(BaseHTTPRequestHandler):
 @pytest.fixture
 def web(three: Any) -> Iterator[Any]:
     """(address, handler) of a web server with the tars."""
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed: it comes with '.[s3]'")
     files = {f"/{file.name}": file.read_bytes() for file in three["tars"].iterdir()}
     handler = type("Handler", (Files,), {"files": files})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

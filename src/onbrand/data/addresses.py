@@ -140,7 +140,9 @@ class Address(type(Path())):  # type: ignore[misc]
         try:
             return fsspec.filesystem(scheme, use_listings_cache=False)
         except ImportError as error:
-            package = "onbrand[s3]" if scheme in ("s3", "s3a") else f"what reads {scheme}:// for fsspec"
+            package = {"s3": "onbrand[s3]", "s3a": "onbrand[s3]", "https": "fsspec[http]"}.get(
+                scheme, f"fsspec[{scheme}]"
+            )
             raise OnbrandError("data", f"{self} needs another package ({error}): pip install '{package}'") from error
         except ValueError as error:
             raise OnbrandError("data", f"{self} is no address that fsspec knows ({error}). Give another") from error

@@ -44,8 +44,11 @@ def encode_all(
     it has to encode, each written as soon as it is full: a resumed run encodes the slices that are missing, in the same
     batches, to the same bytes. With another `batch`, `shard` or `world` latents agree to float tolerance.
 
-    `progress`: a bar with the rate, on stderr. `threads` decode images (default: up to 8). OnbrandError if `encode`
-    gives what cannot be latents; refused images raise nothing.
+    Threads fetch and decode ahead of the network. Processes gained nothing: Pillow decodes without the interpreter's
+    lock, and processes have to send the pixels back.
+
+    `progress`: a bar with the rate, on stderr. `threads` of it (default: up to 8, or 16 for an address). OnbrandError
+    if `encode` gives what cannot be latents; refused images raise nothing.
     """
     if not 0 <= rank < world or min(batch, shard) < 1:
         raise OnbrandError(
