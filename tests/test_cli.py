@@ -367,7 +367,7 @@ CALLS: dict[str, Any] = {
     "fit": api.fit.options(
         "my photos/", "M", "brand", k=4, text="cca", split="train", resolution=(64, 32), enable_bucket=True,
         bucket_reso_steps=8, random_flip=True, batch_size=4, device="cpu", dtype="bfloat16",
-        latents_dtype="float16", model_config="F",
+        latents_dtype="float16", latents_from="kohya", model_config="F",
     ),
     "diagnose": api.diagnose.options(
         "brand", model="M", scheduler="DDIMScheduler", num_inference_steps=30, timestep_spacing="trailing",

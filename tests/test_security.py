@@ -47,6 +47,8 @@ ALLOWED = {
     "core/prior.py: save_all: prior.save": "Prior.save is whole or absent",
     "data/images.py: _open: Image.open": "THE way to open an image: of known formats, from bytes",
     "data/addresses.py: open: self._system.open": "what a server gives, read",
+    "data/caches.py: _kohya: open": "arrays, read by numpy with allow_pickle=False",
+    "data/caches.py: _shape: content.zip.open": "an array's header, read",
     "data/digests.py: reload: open": "digests, read",
     "data/latents.py: _layout: open": "a shard's header, read",
     "data/latents.py: read: open": "a shard's rows, read",

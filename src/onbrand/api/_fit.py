@@ -43,12 +43,12 @@ def fit(options: FitOptions) -> dict[str, Any]:
     if dtype == "bfloat16":
         pipe.to(DTYPES[dtype])
     size, parts = size_of(pipe, options.resolution), {}
-    step = options.bucket_reso_steps
+    step, kept = options.bucket_reso_steps, (options.latents_dtype, options.latents_from or "")
     cells = fitting.buckets_of(pipe, photos, size, step) if options.enable_bucket else {size: photos}
     fitters = {one: fitting.fitter_for(pipe, one, options.k) for one in cells}
     for one, own in cells.items():
         parts[one] = fitting.encode_photos(
-            pipe, own, out / LATENTS, one, options.random_flip, options.batch_size, options.latents_dtype
+            pipe, own, out / LATENTS, one, options.random_flip, options.batch_size, *kept
         )
         fitting.share_sums(pipe, fitters[one], *parts[one])
     state = fitting.processes(pipe)

@@ -29,6 +29,7 @@ THREADS = 16
 """That read from an address at a time: most of it is waiting."""
 BLOCK = 2**16
 """Bytes read beyond what is asked for, of a tar's headers the captions between two images."""
+PACKAGES = {"s3": "onbrand[s3]", "s3a": "onbrand[s3]", "https": "fsspec[http]"}
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^/]")
 _SECRET = re.compile(r"://[^/@]*:[^/@]*@")
 _LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError, TypeError,
@@ -140,9 +141,7 @@ class Address(type(Path())):  # type: ignore[misc]
         try:
             return fsspec.filesystem(scheme, use_listings_cache=False)
         except ImportError as error:
-            package = {"s3": "onbrand[s3]", "s3a": "onbrand[s3]", "https": "fsspec[http]"}.get(
-                scheme, f"fsspec[{scheme}]"
-            )
+            package = PACKAGES.get(scheme, f"fsspec[{scheme}]")
             raise OnbrandError("data", f"{self} needs another package ({error}): pip install '{package}'") from error
         except ValueError as error:
             raise OnbrandError("data", f"{self} is no address that fsspec knows ({error}). Give another") from error

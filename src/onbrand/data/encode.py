@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -12,7 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from onbrand.data.addresses import ahead, threads_for
-from onbrand.data.images import WHITE, open_image, pad, to_range
+from onbrand.data.caches import KNOWN, Caches
+from onbrand.data.images import WHITE, open_image, pad, to_range, to_tensor
 from onbrand.data.latents import Store, Summary
 from onbrand.data.records import Record
 from onbrand.errors import OnbrandError, UnreadableImage
@@ -22,8 +25,8 @@ Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 """(B, 3, H, W) float32 in [-1, 1] on the CPU -> (mean, logvar), each (B, C, h, w), on any device."""
 Pixels = np.ndarray
 """(H, W, 3) uint8."""
-Examined = tuple[str | None, str | None, Pixels | UnreadableImage | None]
-"""(mark, key, pixels): key None if there are no bytes, pixels None if the store knows the key."""
+Examined = tuple[str | None, str | None, Pixels | Tensor | UnreadableImage | None]
+"""(mark, key, pixels or a cache's latents): key None without bytes, pixels None if the store knows the key."""
 
 
 def encode_all(
@@ -36,6 +39,7 @@ def encode_all(
     world: int = 1,
     shard: int = 256,
     threads: int | None = None,
+    caches: Caches | None = None,
 ) -> Summary:
     """Encodes those of `records` that `store` does not hold yet. A kill loses at most one shard's work.
 
@@ -46,6 +50,8 @@ def encode_all(
 
     Threads fetch and decode ahead of the network. Processes gained nothing: Pillow decodes without the interpreter's
     lock, and processes have to send the pixels back.
+
+    `caches`: latents that a trainer has left; they are checked first, and read where they can be used.
 
     `progress`: a bar with the rate, on stderr. `threads` of it (default: up to 8, or 16 for an address). OnbrandError
     if `encode` gives what cannot be latents; refused images raise nothing.
@@ -62,8 +68,10 @@ def encode_all(
     summary = Summary([], [], [])
     marks: dict[str, str] = {}
     writing = _Slice(store, encode, batch, rank)
+    if caches:
+        caches.check(records, partial(_encode_one, encode, store))
     threads = threads or (threads_for(own[0].file) if own else 1)
-    examined = ahead(partial(_examine, store=store), own, threads, max(2 * batch, threads))
+    examined = ahead(partial(_examine, store=store, caches=caches), own, threads, max(2 * batch, threads))
     bar = tqdm(total=len(own), desc="encode", unit=" images", disable=not progress)
     try:
         for record, (mark, key, pixels) in zip(own, examined, strict=True):
@@ -76,7 +84,7 @@ def encode_all(
                 continue
             if pixels is not None and key not in store and store.reason(key) is None and key not in writing:
                 writing.add(record, key, pixels)
-                encoded += not isinstance(pixels, UnreadableImage)
+                encoded += isinstance(pixels, np.ndarray)
             reason = store.reason(key) or writing.refused.get(key)
             if reason is None:
                 summary.used.append(record)
@@ -93,6 +101,10 @@ def encode_all(
     finally:
         bar.close()
         examined.close()
+    if caches:
+        tqdm.write(f"{caches.count} latents read from the caches of {caches.trainer}", file=sys.stderr)
+        for line in caches.lines():
+            warnings.warn(f"not all latents are read from the caches of {caches.trainer}: {line}", stacklevel=2)
     return Summary(summary.used, summary.keys, summary.refused, encoded, time.perf_counter() - began)
 
 
@@ -115,12 +127,16 @@ class _Slice:
     def __contains__(self, key: str) -> bool:
         return key in self.keys or key in self.refused
 
-    def add(self, record: Record, key: str, pixels: Pixels | UnreadableImage) -> None:
-        """Takes in one image, or the reason why it is none."""
+    def add(self, record: Record, key: str, pixels: Pixels | Tensor | UnreadableImage) -> None:
+        """Takes in one image, its latents from a cache, or the reason why it is none."""
         if isinstance(pixels, UnreadableImage):
             self.refused[key] = pixels.reason
             return
         self.keys[key] = None
+        if isinstance(pixels, Tensor):
+            self._encode()  # what came before: rows stand in the keys' order
+            self._take("", pixels[None], torch.full_like(pixels[None], KNOWN))
+            return
         self._waiting.append((record, pixels))
         if len(self._waiting) == self.batch:
             self._encode()
@@ -145,8 +161,11 @@ class _Slice:
             with torch.no_grad():
                 mean, logvar = self.encode(side)
             _check(mean, logvar, names)
-            self._parts.setdefault("mean" + end, []).append(mean.float().cpu())
-            self._parts.setdefault("logvar" + end, []).append(logvar.float().cpu())
+            self._take(end, mean, logvar)
+
+    def _take(self, end: str, mean: Tensor, logvar: Tensor) -> None:
+        self._parts.setdefault("mean" + end, []).append(mean.float().cpu())
+        self._parts.setdefault("logvar" + end, []).append(logvar.float().cpu())
 
 
 def _check(mean: Tensor, logvar: Tensor, names: list[str]) -> None:
@@ -165,7 +184,13 @@ def _check(mean: Tensor, logvar: Tensor, names: list[str]) -> None:
         )
 
 
-def _examine(record: Record, store: Store) -> Examined:
+def _encode_one(encode: Encode, store: Store, record: Record, content: bytes) -> Tensor:
+    image = open_image(record.file, content, WHITE if store.key.background is None else store.key.background)
+    with torch.no_grad():
+        return encode(to_tensor(pad(image, store.key.resolution, store.key.background))[None])[0][0].float()
+
+
+def _examine(record: Record, store: Store, caches: Caches | None = None) -> Examined:
     mark = store.digests.mark(record)  # before the bytes: a change in between then shows in the next mark
     former = store.digests.recall(mark)
     if former is not None and (former in store or store.reason(former) is not None):
@@ -177,6 +202,8 @@ def _examine(record: Record, store: Store) -> Examined:
     key = digest(content)
     if key in store or store.reason(key) is not None:
         return mark, key, None
+    if caches and (latents := caches(record, content)) is not None:
+        return mark, key, latents
     background = store.key.background
     try:
         image = open_image(record.file, content, WHITE if background is None else background)

@@ -118,6 +118,15 @@ def shown_size(file: str | Path, content: bytes) -> tuple[int, int]:
         raise UnreadableImage(file, f"its size cannot be read: {error or type(error).__name__}") from error
 
 
+def has_transparency(content: bytes) -> bool:
+    """Whether an image has any, by its header; UnreadableImage for what has none."""
+    try:
+        with _open(content) as image:
+            return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+    except OSError as error:
+        raise UnreadableImage("image", f"its header cannot be read: {error}") from error
+
+
 def is_whole(file: str | Path) -> bool:
     """Whether a PNG is all there, by the checksum of each of its parts; it is not decoded."""
     try:

@@ -48,6 +48,8 @@ class Key:
     """What is padded with and lies under transparency; None: each image's own border, and white."""
     dtype: str = "float32"
     """On disk: float32, or float16 at half the size, which rounds each latent by up to 1/2048 of its value."""
+    source: str = ""
+    """The trainer whose caches were read instead of encoding (`data.caches`), if any."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "float16"):
@@ -56,9 +58,15 @@ class Key:
             raise OnbrandError("latents", f"a resolution is (H, W) in pixels, both >= 1; got {self.resolution}")
 
     @property
+    def about(self) -> dict[str, Any]:
+        """What key.json says."""
+        about = asdict(self) | {"preparation": PREPARATION}
+        return about if self.source else {name: value for name, value in about.items() if name != "source"}
+
+    @property
     def digest(self) -> str:
         """sha256 (hex) of the key."""
-        about = asdict(self) | {"preparation": PREPARATION}
+        about = self.about
         about["ground"] = about.pop("background")  # its name when stores were first written, which are found by this
         return digest(json.dumps(about, sort_keys=True).encode())
 
@@ -95,7 +103,7 @@ class Store:
         self.folder = Path(folder) / key.digest[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "key.json").exists():
-            _write(self.folder / "key.json", json.dumps(asdict(key) | {"preparation": PREPARATION}, indent=2).encode())
+            _write(self.folder / "key.json", json.dumps(key.about, indent=2).encode())
         for file in self.folder.glob(".*.tmp"):
             try:
                 if time.time() - file.stat().st_mtime > ABANDONED:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from onbrand.core import Conditional, ConditionalFitter, Fitter, Gaussian, Prior
 from onbrand.core.fit import EXACT, fit_components
 from onbrand.core.text import Method
 from onbrand.data.buckets import by_bucket, ladder, step_of
+from onbrand.data.caches import Caches, Trainer
 from onbrand.data.encode import encode_all
 from onbrand.data.images import RGB, background_of, to_image
 from onbrand.data.latents import Key, Store, Summary, iterate
@@ -28,6 +29,7 @@ from onbrand.data.records import Folder, Record
 from onbrand.data.sums import sum_shards
 from onbrand.errors import OnbrandError, UnreadableImage
 from onbrand.io import file_names, plain, write_png
+from onbrand.models.families import family_of
 from onbrand.models.pipeline import channels_last, decode, embed, encode, factor_of, fingerprint, to_x0, warn_long
 
 if TYPE_CHECKING:
@@ -82,13 +84,15 @@ def encode_photos(
     flip: bool,
     batch: int = 8,
     dtype: str | None = None,
+    source: Trainer | Literal[""] | None = None,
 ) -> tuple[Store, Summary]:
     """The photos' latents in a store under `folder`, encoding what is not there yet, and what became of each photo.
 
     Under `accelerate launch` every process encodes its share. OnbrandError if no photo can be used. dtype: on disk
-    (`data.latents.Key`); None: as what is there already, else float32.
+    (`data.latents.Key`); None: as what is there already, else float32. source: the trainer whose caches are read, ""
+    for none; None: as what is there already.
     """
-    store, summary = encode_records(pipe, photos.records, folder, size, flip, batch, dtype)
+    store, summary = encode_records(pipe, photos.records, folder, size, flip, batch, dtype, source)
     summary = replace(summary, refused=[*photos.refused, *summary.refused])
     if not summary.used:
         first = f", as {summary.refused[0]}" if summary.refused else ""
@@ -107,15 +111,26 @@ def encode_records(
     flip: bool,
     batch: int = 8,
     dtype: str | None = None,
+    source: Trainer | Literal[""] | None = None,
 ) -> tuple[Store, Summary]:
     """`encode_photos` of records already read."""
-    keys = {name: Key(fingerprint(pipe.vae), size, flip, dtype=name) for name in ("float32", "float16")}
-    there = [name for name, key in keys.items() if (folder / key.digest[:16]).is_dir()]
-    store = Store(folder, keys[dtype or next(iter(there), "float32")])
+    vae, sources = fingerprint(pipe.vae), ("", *get_args(Trainer)) if source is None else (source,)
+    dtypes = ("float32", "float16") if dtype is None else (dtype,)
+    keys = [Key(vae, size, flip, dtype=name, source=one) for one in sources for name in dtypes]
+    store = Store(folder, next((key for key in keys if (folder / key.digest[:16]).is_dir()), keys[0]))
     state = processes(pipe)
+    caches = None
+    if source:
+        if flip:
+            raise OnbrandError("option", "latents_from reads no mirrored images; got random_flip too: leave one out")
+        channels, height, width = fitter_for(pipe, size, 0).shape
+        xl, scale = family_of(pipe).name.endswith("XL"), float(pipe.vae.config.scaling_factor)
+        caches = Caches(source, size, (channels, height, width), xl, scale)
     rank, world = (state.process_index, state.num_processes) if state else (0, 1)
     with channels_last(pipe.vae):
-        summary = encode_all(records, lambda part: encode(pipe, part), store, batch, rank == 0, rank, world)
+        summary = encode_all(
+            records, lambda part: encode(pipe, part), store, batch, rank == 0, rank, world, caches=caches
+        )
     if state:
         state.wait_for_everyone()
         store.reload()

@@ -31,6 +31,8 @@ class FitOptions:
         device: cuda, cpu, ... Default: a GPU if there is one
         dtype: of the encoding; statistics are taken in float64
         latents_dtype: of the cached latents: float32, or float16 at half the size. Training reads what is there
+        latents_from: kohya or ai-toolkit: read what this trainer has cached beside the photos, if it is of the whole
+            photo at this size; the others are encoded
         model_config: of a model in one file: a folder of its kind in diffusers' layout, with weights or without
     """
 
@@ -49,6 +51,7 @@ class FitOptions:
     device: Word | None = None
     dtype: Dtype = "float32"
     latents_dtype: Literal["float32", "float16"] = "float32"
+    latents_from: Literal["kohya", "ai-toolkit"] | None = None
     model_config: File | None = None
 
     def __post_init__(self) -> None:
