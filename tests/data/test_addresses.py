@@ -278,9 +278,12 @@ def test_results_are_written_to_this_machine_alone(verb: str, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     own = {"fit": ("memory://x", "tiny"), "check": (), "train": ("memory://x", "tiny")}[verb]
     named = {"against": "memory://x"} if verb == "check" else {}
-    with raises("folder", "memory://out", "give a folder here"):
+    with raises("folder", "memory://out", "give a folder of this machine"):
         getattr(onbrand, verb)(*own, "memory://out", **named)
     assert not list(tmp_path.iterdir())
+    if verb == "check":
+        with raises("folder", "x.tar", "give a folder of this machine"):
+            onbrand.check(write_tar(tmp_path / "x.tar", {"a.png": picture(0)}), **named)
 
 
 class Files(BaseHTTPRequestHandler):

@@ -282,3 +282,12 @@ def test_tars_beside_images_are_said_and_not_read(photos: Path) -> None:
     write_tar(photos / "more.tar", {"a.png": picture(0)})
     folder = open_folder(photos)
     assert len(folder.records) == 12 and "  not read: more.tar" in folder.contents
+
+
+def test_what_a_check_leaves_is_no_photo_and_metadata_in_a_tar_is_said(tmp_path: Path) -> None:
+    members = {"a.jpg": picture(0), "check.json": b"{}", "check.png": picture(1), "a.txt": b"", "run.json": b"{}"}
+    members |= {"a.json": b'{"text": "a dress"}', "metadata.jsonl": b"{}", "sub/check.png": picture(2)}
+    folder = open_folder(write_tar(tmp_path / "x.tar", members))
+    assert [(one.file.name, one.text) for one in folder.records] == [("a.jpg", "a dress"), ("check.png", "")]
+    assert folder.records[1].path.endswith("x.tar/sub/check.png")
+    assert "x.tar/metadata.jsonl, which looks like metadata: that of a tar's a.jpg is a.json" in folder.contents[1]

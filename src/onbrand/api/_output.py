@@ -55,8 +55,8 @@ def works_in(
         @wraps(run)
         def framed(options: O_contra) -> R_co:
             where = next(filter(None, (getattr(options, name) for name in place.split(", "))), ".")
-            if "://" in str(where):
-                raise OnbrandError("folder", f"{place} is written into; got the address {where}: give a folder here")
+            if "://" in str(where) or (not new and Path(where).is_file()):
+                raise OnbrandError("folder", f"{place} is written into; got {where}: give a folder of this machine")
             folder = Path(where)
             first = all(os.environ.get(name, "0") == "0" for name in RANKS)
             claims = first and use != "visited" and (new or folder.is_dir())

@@ -72,6 +72,8 @@ def _files(listing: Listing, read: set[str]) -> Iterator[str]:
         yield f"{_first(captions)}, which {_look(captions)} like captions: {remedy}"
     if tables:
         remedy = f"{metadata} is read" if metadata else f"metadata is called {', '.join(METADATA)}"
+        if tables[0].endswith(METADATA):
+            remedy = "that of a tar's a.jpg is a.json"
         yield f"{_first(tables)}, which {_look(tables)} like metadata: {remedy}"
     if listing.masks:
         yield f"{_first(listing.masks)}, by {'its name a mask' if len(listing.masks) == 1 else 'their names masks'}"

@@ -26,7 +26,7 @@ SUFFIXES = frozenset((
 CHECK, SHEET = "check.json", "check.png"
 """What a check leaves in the folder it has checked; the sheet beside it is no image of the folder."""
 
-_IGNORED = frozenset((CHECK, "run.json", "config.json", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Icon\r"))
+IGNORED = frozenset(("run.json", "config.json", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Icon\r"))
 """What onbrand itself and the file managers leave in a folder of images."""
 _LIKE_CAPTIONS = (*CAPTIONS, ".captions", ".cap", ".text", ".tags", ".tag", ".prompt", ".json", ".yaml", ".yml", ".md")
 _LIKE_METADATA = (
@@ -97,7 +97,11 @@ class Listing:
             self.others.append(name)
 
     def sort(self) -> None:
-        """Puts all names in order, and masks apart from images."""
+        """Puts all names in order, masks apart from images, and away what a check has left."""
+        if checks := {name for name in self.others if posixpath.basename(name) == CHECK}:
+            sheets = {posixpath.join(posixpath.dirname(name), SHEET) for name in checks}
+            self.others = [name for name in self.others if name not in checks]
+            self.images = [name for name in self.images if name not in sheets]
         for names in (self.images, self.captions, self.metadata, self.tables, self.tars, self.others):
             names.sort()
         self.refused.sort(key=lambda entry: str(entry.file))
@@ -210,7 +214,7 @@ def _take(listing: Listing, entry: os.DirEntry[str], base: str) -> bool:
         reason = "a folder, not a file" if suffix in SUFFIXES or name in METADATA else reason
         if not reason:
             return name != "__MACOSX"
-    elif name in _IGNORED or (name == SHEET and os.path.exists(os.path.join(os.path.dirname(entry.path), CHECK))):
+    elif name in IGNORED:
         return False
     elif not reason and not _is(entry.is_file):  # what the folder says; a look at each file would take longest of all
         there = os.path.exists(entry.path)
@@ -226,7 +230,7 @@ def _walk_address(folder: Address) -> Listing:
     """`walk` of what a server lists; its names need not be paths."""
     listing = Listing(folder)
     for name, size in folder.files().items():
-        if HIDDEN.search(name) or posixpath.basename(name) in _IGNORED:
+        if HIDDEN.search(name) or posixpath.basename(name) in IGNORED:
             continue
         reason = unfit(name)
         if posixpath.normpath(name) != name or name.split("/", maxsplit=1)[0] == "..":

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from onbrand.data.addresses import Address, ahead, stamp_of, threads_for
 from onbrand.data.images import HEAVIEST
-from onbrand.data.listing import CAPTIONS, HIDDEN, SUFFIXES, Listing, folder_class, suffix_of, unfit
+from onbrand.data.listing import CAPTIONS, HIDDEN, IGNORED, SUFFIXES, Listing, folder_class, suffix_of, unfit
 from onbrand.data.metadata import Row, is_missing, text_of
 from onbrand.data.tables import COLUMNS
 from onbrand.errors import UnreadableImage
@@ -84,6 +84,8 @@ class Tars:
     def _rows(self, number: int, index: _Index) -> Iterator[Row]:
         listing, file = index.listing, self.files[number]
         above = file.parent.relative_to(self.root).as_posix() if file.is_relative_to(self.root) else ""
+        abouts = (words for words in index.words.values() if isinstance(words, dict))
+        classed = any(not is_missing(about.get("class")) for about in abouts)
         read = set()
         for name in listing.images:
             caption, about = listing.caption_of(name), posixpath.splitext(name)[0] + _ABOUT
@@ -96,14 +98,14 @@ class Tars:
                         raise ValueError(f"its {'caption' if source == caption else 'JSON'} {source} {words}")
                     if words is not None:
                         read.add(source)
-                        cells |= {"text": words} if isinstance(words, str) else self._cells(words)
+                        cells |= self._cells(words) if isinstance(words, dict) else {"text": words} if words else {}
             except ValueError as error:
                 self.refused.append(UnreadableImage(path, str(error)))
                 continue
             if is_missing(cells.get("class")):
-                # as of a folder's images; but with JSON an image without a class is refused if others have one
+                # as of a folder's images; but where JSON names classes, one that it does not name is refused
                 place = posixpath.normpath(posixpath.join(above, name))
-                cells["class"] = folder_class(place) or (None if about in read else "default")
+                cells["class"] = folder_class(place) or (None if classed else "default")
             if is_missing(cells.get("text")):
                 self.rest.images.append(f"{file.name}/{name}")
             self._places.extend((number, *index.spans[name]))
@@ -182,7 +184,7 @@ def _members(content: IO[bytes], index: _Index) -> None:
             if member.size < 0:  # some Pythons would read it for ever
                 raise tarfile.ReadError(f"a member of {member.size} bytes")
             name = posixpath.normpath(member.name)
-            if member.isdir() or HIDDEN.search(name):
+            if member.isdir() or HIDDEN.search(name) or posixpath.basename(name) in IGNORED:
                 continue
             if reason := _unfit(member, name, end) or ("named again" if name in names else None):
                 if suffix_of(name) in (*CAPTIONS, _ABOUT):  # whose image is refused
