@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 ROOMS := tests/models tests/training tests/sampling tests/api/test_many_sizes.py
 
-.PHONY: demo test coverage prove gpu docs lint setup clean
+.PHONY: demo test coverage prove browser gpu docs lint setup clean
 setup: .venv/ready
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -25,6 +25,10 @@ prove: setup
 	$(BIN)/python -m pytest -m prove
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --family sd2 $(ROOMS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --family sdxl $(ROOMS)
+
+browser: setup  # needs a Chromium: Debian's, ONBRAND_BROWSER, or `playwright install chromium`
+	$(BIN)/python -m pip install --quiet playwright
+	$(BIN)/python -m pytest -m prove tests/ui/test_browser.py
 
 gpu: setup
 	$(BIN)/python benchmarks/gpu.py

@@ -410,6 +410,7 @@ CALLS: dict[str, Any] = {
     ),
     "report": api.report.options("run", output_file="page.html"),
     "data": api.data.options("garments", "o", split="test", num_images=3),
+    "ui": cli.ui.options("studio", models="models", host="localhost", port=7861),
 }  # fmt: skip
 """Every verb with options that are not their defaults."""
 ALONE = {"prediction_type", "train_unet", "noise_offset", "handoff", "residual"}

@@ -19,7 +19,7 @@ LAYERS = [
     {"reporting"},
     {"training", "exporting"},
     {"api"},
-    {"comparison"},
+    {"comparison", "ui"},
     {"cli", "launcher"},
 ]
 VERBS = ("fit", "diagnose", "train", "generate", "check", "merge", "export", "report", "data")

@@ -99,6 +99,11 @@ ALLOWED = {
     "training/state.py: save_state: save_file": "into a draft",
     "training/state.py: save_state: torch.save": "into a draft",
     "training/state.py: trim_log: draft.write_bytes": "into a draft",
+    "ui/jobs.py: _run: subprocess.Popen": "onbrand itself, by a list of words, no shell",
+    "ui/jobs.py: _text: self.log.open": "a job's log, read",
+    "ui/look.py: _size: record.open": "Record.open is open_image",
+    "ui/serve.py: ui: socket.create_server": "is the port free?",
+    "ui/views.py: photographs: record.open": "Record.open is open_image",
 }
 """file: function: call -> why it may be there."""
 

@@ -26,10 +26,11 @@ from onbrand.io import plain, read_yaml
 from onbrand.options._base import place
 from onbrand.options._verb import Verb, positional, settings, words
 from onbrand.options.former import present, renamed
+from onbrand.ui.serve import ui
 
 VERBS: tuple[Verb[Any, Any, Any], ...] = (
     api.fit, api.diagnose, api.train, api.generate, api.check, compare, api.merge, api.export, api.report,
-    api.data,
+    api.data, ui,
 )  # fmt: skip
 """In the order of the work, and last what to try it on."""
 EXPECTED = (OnbrandError, OSError)

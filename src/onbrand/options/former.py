@@ -69,6 +69,7 @@ FORMER: dict[str, dict[str, str]] = {
     "export": {},
     "report": {"out": "output_file"},
     "data": {"out": "output_dir", "count": "num_images"},
+    "ui": {},
 }
 """Verb -> what its settings were called in schema 1 -> what they are called."""
 
