@@ -22,7 +22,7 @@ from worlds import write_blocks
 pytest.importorskip("gradio")
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.prove
-SECONDS = 60
+SECONDS = 300
 WIDE, NARROW = 1280, 500
 STEPS = ("1 Photos and model", "2 Fit", "3 Diagnosis", "4 Images", "5 Check", "6 Train", "7 Report")
 
@@ -89,7 +89,11 @@ class Page:
         field.press("Enter")
 
     def step(self, number: int) -> None:
-        self.tab.get_by_role("tab", name=STEPS[number - 1]).click()
+        tab = self.tab.get_by_role("tab", name=STEPS[number - 1])
+        if not tab.count():  # a narrow window keeps it behind three dots
+            self.tab.get_by_label("More tabs").click()
+            tab = self.tab.locator(".overflow-dropdown").get_by_text(STEPS[number - 1])
+        tab.click()
 
     def press(self, button: str) -> None:
         self.tab.get_by_role("button", name=button, exact=True).click()
@@ -154,6 +158,7 @@ def test_the_seven_steps(browser: Any, app: str, root: Path) -> None:
 
 
 def test_a_narrow_window_shows_the_same(browser: Any, app: str) -> None:
+    """After the seven steps, whose results it shows."""
     page = Page(browser, app, NARROW)
     page.choose(BRAND, "Acme")
     for number in range(1, len(STEPS) + 1):

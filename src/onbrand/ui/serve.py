@@ -9,6 +9,8 @@ from onbrand.errors import OnbrandError
 from onbrand.options._verb import verb
 from onbrand.options.ui import UiOptions
 
+PATIENCE = 3
+"""Seconds that open pages have to be answered when the app ends."""
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -74,6 +76,8 @@ def ui(options: UiOptions) -> None:
             )
         print(f"open http://{options.host}:{options.port} in a browser; Ctrl-C ends it")
         try:
-            uvicorn.run(server, host=options.host, port=options.port, log_level="warning")
+            uvicorn.run(
+                server, host=options.host, port=options.port, log_level="warning", timeout_graceful_shutdown=PATIENCE
+            )
         finally:
             jobs.end()
