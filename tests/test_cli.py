@@ -391,7 +391,7 @@ CALLS: dict[str, Any] = {
         start="pca", k=2, zero_mean=False, look_ahead=1, look_ahead_projection=False, literal=True,
         num_inference_steps=8, scheduler="DDIMScheduler", timestep_spacing="trailing", use_karras_sigmas=True,
         guidance_scale=1.5, eta=0.5, batch_size=2, controlnet_conditioning_scale=(1.0, 0.5), overlay=True, trace=1,
-        model_config="F",
+        model_config="F", against="p", max_draws=7, attributes="garments",
     ),
     "check": CheckOptions(
         "o", "p", require=0.5, json=True, prior="b", model="M", attributes="garments", clip="garments-clip",

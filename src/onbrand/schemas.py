@@ -222,6 +222,20 @@ class Unseen(Part):
     photos: dict[str, dict[Literal["class_lead", "class_likelihood", "class_diversity"], Number]]
 
 
+class Never(Part):  # noqa: D101
+    file: Inside
+    failed: list[str]
+
+
+class Gain(Part):  # noqa: D101
+    images: Count
+    drawn: Count
+    rate_first: Rate
+    rate: Rate
+    drawn_per_pass: Number | None
+    never: list[Never]
+
+
 class Run(Recorded):
     """run.json, of a training or of images."""
 
@@ -230,6 +244,7 @@ class Run(Recorded):
     prior: Place | None = None
     peak_memory_gb: Number = 0.0
     peak_memory_of: str = ""
+    gate: Gain | None = None
 
 
 class LogLine(Part):
@@ -279,6 +294,11 @@ class Batch(Part):  # noqa: D101
     position: Count = 0
 
 
+class Draw(Part):  # noqa: D101
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    failed: list[str]
+
+
 class ManifestLine(Part):
     """A line of manifest.jsonl."""
 
@@ -295,6 +315,7 @@ class ManifestLine(Part):
     conditioning_sha256: list[str] | None = None
     height: Pixels | None = None
     width: Pixels | None = None
+    draws: list[Draw] | None = None
     batch: Batch
     start: str
     k: Count
@@ -314,6 +335,8 @@ class ManifestLine(Part):
     def _in_its_batch(self) -> ManifestLine:
         if not 0 <= self.index - self.batch.first < self.batch.size:
             raise _wrong(f"index {self.index} within its batch")
+        if self.draws and self.seed not in [one.seed for one in self.draws]:
+            raise _wrong(f"seed {self.seed} that of one of its draws")
         return self
 
 
@@ -342,6 +365,7 @@ class Settings(Part):
     dtype: str
     scheduler: Scheduler
     trained_start: dict[str, Any] | None
+    gate: dict[str, Any] | None = None
 
 
 class Plan(Part):

@@ -26,7 +26,8 @@ def generate(options: GenerateOptions) -> list[Path]:
     """
     from tqdm import tqdm
 
-    from onbrand.api._inputs import open_model, open_prior
+    from onbrand.api._inputs import gate_of, open_model, open_prior
+    from onbrand.sampling.draws import gain_of, words_of
     from onbrand.sampling.manifest import read_manifest, write_images
     from onbrand.sampling.requests import read_requests
 
@@ -46,12 +47,16 @@ def generate(options: GenerateOptions) -> list[Path]:
     )  # fmt: skip
     beside = (open_prior(None, place) for place in (options.lora, *nets, options.model))
     prior = open_prior(options.prior) or next(filter(None, beside), None)
-    images = write_images(out, pipe, prior, requests, options)
-    write_json(out / "run.json", {
+    images = write_images(out, pipe, prior, requests, options, open_gate=gate_of(options, prior))
+    record = {
         "command": command("generate", options),
         "versions": versions(), "prior": None if options.prior is None else str(options.prior),
-    })  # fmt: skip
+    }  # fmt: skip
+    write_json(out / "run.json", record)
     count = sum(1 for _ in tqdm(images, "generate", total=len(requests), unit=" images"))
     entries = read_manifest(out)
     print(f"wrote {count} images to {out} ({len(entries) - count} were there)")
+    if gain := gain_of(entries.values()):
+        print("\n".join(words_of(gain)))
+        write_json(out / "run.json", {**record, "gate": gain})
     return [out / entries[index]["file"] for index in range(len(requests))]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -28,12 +29,16 @@ from onbrand.models.checkpoint import is_lora, model_folder
 from onbrand.models.controlnet import nets_of, new_controlnet
 from onbrand.models.fitting import check_folder, encode_photos
 from onbrand.options.check import CheckOptions
+from onbrand.options.generate import GenerateOptions
 from onbrand.options.train import TrainOptions
 from onbrand.sampling.checks import check_prior
 from onbrand.sampling.manifest import LINES as MANIFEST
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+    from onbrand.sampling.draws import Gate
+    from onbrand.sampling.sampler import Plan
 
 
 def open_model(
@@ -88,6 +93,25 @@ def open_autoencoder(options: CheckOptions, prior: Prior | None) -> DiffusionPip
         pipe = open_model(options.model or prior.provenance.model, options.device, config=options.model_config)
     check_prior(pipe, prior, "mean", None)
     return pipe
+
+
+def gate_of(options: GenerateOptions, prior: Prior | None) -> Callable[[Plan], Gate] | None:
+    """What opens the brand's gate; None without photos to judge against. In half precision, and if the VAE is tiled, it
+    encodes with a model of its own, as `check` does."""
+    if options.against is None:
+        return None
+    from onbrand.evaluation.gate import open_gate
+
+    own = options.dtype == "float32" and not options.offload
+    as_check = CheckOptions(options.output_dir, options.against, device=options.device)
+    return partial(
+        open_gate,
+        against=options.against,
+        max_draws=options.max_draws,
+        attributes=options.attributes,
+        pipe=None if own else open_autoencoder(as_check, prior),
+        brand=brand_folder(options.prior),
+    )
 
 
 def open_model_to_train(options: TrainOptions) -> DiffusionPipeline:

@@ -65,33 +65,25 @@ def judge_images(
             classifier does not know.
     """
     words: dict[str, str] = {}
-    places = places_of(images, prior, next(iter(references)))
-    parts = [
-        _judge(images.part(rows, size), references[size], prior.at(size) if prior else None, pipe, judges, words)
-        for size, rows in places.items()
-    ]
-    passes = _joined([part.passes for part in parts], list(places.values()))
-    values = _joined([part.values for part in parts], list(places.values()))
-    attributes = _joined([part.attributes for part in parts], list(places.values()))
+    passes, values, attributes, latents = judge_each(images, references, prior, pipe, judges, words)
     measures: dict[str, dict[str, Any]] = {}
     if "clip" in values:
         measures["clip"] = _measure("clip", statistics.mean(values.pop("clip")), words)
     if "out_of_distribution" in values:
-        measures |= spread_of([part.latents for part in parts if part.latents], words)
+        measures |= spread_of(latents, words)
         strangeness = values.pop("out_of_distribution")
         measures["out_of_distribution"] = _measure("out_of_distribution", statistics.mean(strangeness), words)
     if stances and joints is not None:
         measures |= poses_of(stances, joints, images.classes, words)
     if values["region"].isfinite().any():
         measures |= garments_of(values["region"])
-    table = torch.stack(list(passes.values()), 1).nan_to_num(1.0) > 0  # what a prompt does not ask for is no failure
-    failures = [[name for name, good in zip(passes, row, strict=True) if not good] for row in table.tolist()]
+    failures = failures_of(passes)
     entries = []
     for i, file in enumerate(images.files):
         numbers = {name: round(float(column[i]), 4) for name, column in values.items() if column[i].isfinite()}
         entries.append({"file": file, "failed": failures[i], "values": numbers})
     properties = {name: _words(name, words) | _rate(column) for name, column in passes.items()}
-    passed = torch.cat([table.all(1).float(), torch.zeros(len(images.refused))])
+    passed = torch.tensor([float(not names) for names in failures] + [0.0] * len(images.refused))
     refused = [{"file": str(error.file), "reason": error.reason} for error in images.refused.values()]
     for place, error in images.refused.items():
         entries.insert(place, {"file": str(error.file), "failed": ["opens"], "values": {}})
@@ -113,15 +105,41 @@ def judge_images(
     }
 
 
-class _Judged(NamedTuple):
-    """What is known of the images of one size, a column `(B,)` each."""
+class Judged(NamedTuple):
+    """What is known of images, a column `(B,)` each."""
 
     passes: dict[str, Tensor]
     """1 or 0; nan: not judged."""
     values: dict[str, Tensor]
     attributes: dict[str, Tensor]
-    latents: tuple[Prior, Tensor, Sequence[str]] | None
+    latents: list[tuple[Prior, Tensor, Sequence[str]]]
     """As `spread_of` takes them."""
+
+
+def judge_each(
+    images: Images,
+    references: Mapping[tuple[int, int], Reference],
+    prior: Prior | None,
+    pipe: DiffusionPipeline | None,
+    judges: Sequence[AttributeClassifier | Clip],
+    words: dict[str, str],
+) -> Judged:
+    """Judge each image by itself; arguments as `judge_images` has them. words: given what fills the rules' braces."""
+    places = places_of(images, prior, next(iter(references)))
+    parts = [
+        _judge(images.part(rows, size), references[size], prior.at(size) if prior else None, pipe, judges, words)
+        for size, rows in places.items()
+    ]
+    rows = list(places.values())
+    passes, values = _joined([part.passes for part in parts], rows), _joined([part.values for part in parts], rows)
+    attributes = _joined([part.attributes for part in parts], rows)
+    return Judged(passes, values, attributes, [cell for part in parts for cell in part.latents])
+
+
+def failures_of(passes: Mapping[str, Tensor]) -> list[list[str]]:
+    """The properties that each image fails; what a prompt does not ask for (nan) is no failure."""
+    table = torch.stack(list(passes.values()), 1).nan_to_num(1.0) > 0
+    return [[name for name, good in zip(passes, row, strict=True) if not good] for row in table.tolist()]
 
 
 def _judge(
@@ -131,8 +149,8 @@ def _judge(
     pipe: DiffusionPipeline | None,
     judges: Sequence[AttributeClassifier | Clip],
     words: dict[str, str],
-) -> _Judged:
-    """Judge images of one size. words: given what fills the rules' braces."""
+) -> Judged:
+    """`judge_each` of images of one size."""
     x0 = encode_x0(pipe, images.pixels) if prior and pipe else None
     likelihoods = class_values(prior, x0, images.classes) if prior and x0 is not None else None
     verdict = judge(reference, images.pixels, likelihoods, images.classes if prior else None)
@@ -152,9 +170,9 @@ def _judge(
             words["name"] = judge_of_text.name
             values["clip"] = judge_of_text(images.pixels, images.prompts)
     if not prior or x0 is None:
-        return _Judged(passes, values, attributes, None)
+        return Judged(passes, values, attributes, [])
     values["out_of_distribution"] = (~belongs(reference.lines, prior, x0)).float()
-    return _Judged(passes, values, attributes, (prior, x0, images.classes))
+    return Judged(passes, values, attributes, [(prior, x0, images.classes)])
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]], places: Sequence[Sequence[int]]) -> dict[str, Tensor]:

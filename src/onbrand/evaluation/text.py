@@ -107,18 +107,33 @@ def read(
         raise OnbrandError("classifier", f"one prompt an image: got {len(prompts)} for {len(images)} images")
     parts = [classifier(part) for part in torch.split(images, batch)]
     right = {}
+    for name, requests in requested_labels(classifier, prompts, attributes).items():
+        likeliest = torch.cat([part[name].argmax(1).cpu() for part in parts]) if parts else requests
+        right[name] = torch.where(requests < 0, torch.nan, (likeliest == requests).float())
+    return right
+
+
+def requested_labels(
+    classifier: AttributeClassifier,
+    prompts: Sequence[str],
+    attributes: Sequence[Mapping[str, str] | None] | None = None,
+) -> dict[str, Tensor]:
+    """Attribute -> `(B,)` index of the label that each image is to show, as `read` has it; -1 if none is requested.
+
+    Raises:
+        OnbrandError: a label that the classifier does not know.
+    """
+    indices = {}
     for name, labels in classifier.attributes.items():
-        requests = labels_of(prompts, labels)
+        indices[name] = labels_of(prompts, labels)
         for i, entry in enumerate(attributes or ()):
             if entry is not None:
                 if entry.get(name, labels[0]) not in labels:
                     raise OnbrandError(
                         "classifier", f"{name} is one of {', '.join(labels)}; image {i} is to show {entry[name]!r}"
                     )
-                requests[i] = labels.index(entry[name]) if name in entry else -1
-        likeliest = torch.cat([part[name].argmax(1).cpu() for part in parts]) if parts else requests
-        right[name] = torch.where(requests < 0, torch.nan, (likeliest == requests).float())
-    return right
+                indices[name][i] = labels.index(entry[name]) if name in entry else -1
+    return indices
 
 
 def all_right(right: Mapping[str, Tensor]) -> Tensor:

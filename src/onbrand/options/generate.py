@@ -96,6 +96,7 @@ NEEDS = (
     Need(("eta",), "scheduler", "scheduler DDIMScheduler", lambda name: name in (None, "DDIMScheduler")),
     Need(("overlay", "controlnet_conditioning_scale"), "ControlNets", "a ControlNet", lambda number: number > 0),
     Need(("negative_prompt",), "guidance_scale", "guidance_scale above 1", lambda scale: scale is None or scale > 1),
+    Need(("attributes", "max_draws"), "against", "against", lambda place: place is not None),
     Need(("num_images_per_prompt",), "prompt", "prompt", lambda prompt: prompt is not None),
 )
 """What a setting needs to have an effect; start, look_ahead and scheduler may be left to the model (None)."""
@@ -128,6 +129,10 @@ class GenerateOptions(SamplingSettings):
         offload: each part of the model waits on the CPU until it is called, and the VAE takes one image at a time,
             large ones in tiles: for a GPU of little memory
         model_config: as for `fit`
+        against: folder of the brand's photos: an image that fails what `check` finds against them, with the same prior,
+            is drawn again from its next seed. Default: none is
+        max_draws: draws of an image, at most; if none passes, the one that fails least stays and is listed
+        attributes: with against, an attribute classifier, as for `check`
     """
 
     prompts: Annotated[File | None, tyro.conf.Positional] = None
@@ -147,3 +152,6 @@ class GenerateOptions(SamplingSettings):
     dtype: Dtype = "float32"
     offload: bool = False
     model_config: File | None = None
+    against: File | None = None
+    max_draws: Count = 4
+    attributes: File | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -25,6 +25,7 @@ from onbrand.models.pipeline import decode, device_of, fingerprint
 from onbrand.models.scheduler import restore
 from onbrand.options.former import upgrade
 from onbrand.options.generate import SamplingSettings
+from onbrand.sampling.draws import Gate, number_of
 from onbrand.sampling.record import SIDES, changed, request_of, requested, sha256_of, some
 from onbrand.sampling.requests import Request
 from onbrand.sampling.sampler import GeneratedImage, Plan, overflow, plan, run, usable
@@ -55,17 +56,21 @@ def write_images(
     requests: Sequence[Request],
     config: SamplingSettings = SamplingSettings(),  # noqa: B008  (frozen)
     trained_start: Mapping[str, Any] | Literal["recorded"] | None = "recorded",
+    open_gate: Callable[[Plan], Gate] | None = None,
 ) -> Iterator[GeneratedImage]:
     """Make the images that `folder` lacks, each written, then yielded; checked at the call (`sampler.plan`).
+
+    open_gate: opens what decides which images are drawn again.
 
     Writes 00000.png, ... , then each one's line in manifest.jsonl; config.json holds what all have in common. Killed at
     any moment and called again, it goes on where it was, to the same bytes. If the folder holds a run with other
     settings, an OnbrandError names what differs.
     """
     work, folder = plan(pipe, prior, requests, config, trained_start), Path(folder)
-    settings = settings_of(work)
+    gate = open_gate(work) if open_gate else None
+    settings = settings_of(work) | ({"gate": dict(gate.settings)} if gate else {})
     indices = _open(folder, settings, work)
-    return _write(folder, work, settings, indices)
+    return _write(folder, work, settings, indices, gate)
 
 
 def read_manifest(folder: str | Path) -> dict[int, dict[str, Any]]:
@@ -145,6 +150,10 @@ def remake(
         warnings.warn(f"the manifest lacks part of the batch of image {index}: made by itself", stacklevel=2)
     if alone or len(batch) < size:
         first, size, batch = index, 1, [entry]
+    number = number_of(entry)
+    if number:  # those that were drawn again together
+        lines = [line for line in batch if len(line["draws"]) > number]
+        batch = [{**line, "seed": line["draws"][number]["seed"]} for line in lines]
     for name in LIBRARIES:
         if entry["versions"].get(name) != version(name):
             number = entry["versions"].get(name, "of another version")
@@ -154,11 +163,13 @@ def remake(
     config = replace(config, scheduler=None, timestep_spacing=None, use_karras_sigmas=None, batch_size=size, trace=0)
     with _threads(entry["threads"]), scheduled(pipe, restore(settings["scheduler"])):
         work = plan(pipe, prior, requests, config, settings["trained_start"])
-        images = list(run(work))
-    return replace(usable(work, images[index - first]), index=index, batch=(first, size))
+        image = list(run(work))[[line["index"] for line in batch].index(index)]
+    return replace(usable(work, image), index=index, batch=(first, size))
 
 
-def _write(folder: Path, work: Plan, settings: Mapping[str, Any], indices: set[int]) -> Iterator[GeneratedImage]:
+def _write(
+    folder: Path, work: Plan, settings: Mapping[str, Any], indices: set[int], gate: Gate | None
+) -> Iterator[GeneratedImage]:
     common = {
         "schema": SCHEMA,
         "start": work.start.start,
@@ -177,7 +188,7 @@ def _write(folder: Path, work: Plan, settings: Mapping[str, Any], indices: set[i
     }
     failed: list[int] = []
     with append(folder / LINES) as lines:
-        for image in run(work, indices):
+        for image in run(work, indices, gate):
             if not image.finite:
                 failed.append(image.index)
                 continue
@@ -189,6 +200,8 @@ def _write(folder: Path, work: Plan, settings: Mapping[str, Any], indices: set[i
                 "index": image.index,
                 "file": file,
                 **requested(work, image.index),
+                "seed": image.request.seed,
+                **({"draws": [asdict(one) for one in image.draws]} if gate else {}),
                 "batch": _place(image),
                 **common,
             }

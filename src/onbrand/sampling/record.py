@@ -39,6 +39,7 @@ def changed(folder: Path, entries: Mapping[int, Mapping[str, Any]], work: Plan) 
     indices, first = set(), ""
     for index, entry in entries.items():
         now = requested(work, index)
+        entry = {**entry, "seed": entry["draws"][0]["seed"]} if entry.get("draws") else entry
         names = [name for name, value in now.items() if name not in PLACES and entry.get(name, value) != value]
         names += [name for name in SIDES if entry.get(name) != now.get(name)]
         if names:

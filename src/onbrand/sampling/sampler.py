@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,7 @@ from onbrand.models.pipeline import overflow as overflow_of
 from onbrand.models.scheduler import with_options
 from onbrand.options.generate import SamplingSettings, Start
 from onbrand.sampling.checks import MATCHED, check_conditioning, check_images, check_sampling_noise, warn_unread
+from onbrand.sampling.draws import Draw, Gate, draw
 from onbrand.sampling.handoff import HandOff, steps_in_window
 from onbrand.sampling.noise import generator_for, noise_for
 from onbrand.sampling.requests import Request, conditions_of, images_of, lay_over, place_of
@@ -45,6 +47,7 @@ class GeneratedImage:
     index: int
     """Its place among the requests."""
     request: Request
+    """What is asked for; its seed is the one that the image was drawn from."""
     class_name: str | None
     """The class of image that it started as; None without a prior."""
     image: Image.Image
@@ -56,6 +59,8 @@ class GeneratedImage:
     finite: bool = True
     """Whether its numbers are: where they are not, image and latents are of no use."""
     trace: Trace | None = None
+    draws: tuple[Draw, ...] = ()
+    """All its draws, with a gate."""
 
 
 @dataclass(frozen=True)
@@ -178,17 +183,18 @@ def overflow(plan: Plan) -> str:
     return f"{reason}, or a smaller guidance_scale than {scale:g}" if scale > 1 else reason
 
 
-def run(plan: Plan, done: Container[int] = ()) -> Iterator[GeneratedImage]:
+def run(plan: Plan, done: Container[int] = (), gate: Gate | None = None) -> Iterator[GeneratedImage]:
     """The images of a plan but those whose index is in `done`; batches are what they would be without any done.
 
-    One whose numbers are not finite says so (`finite`), and the others go on. OnbrandError if none of the first
-    HOPELESS is.
+    With a gate those that fail are drawn again. One whose numbers are not finite says so (`finite`), and the others go
+    on. OnbrandError if none of the first HOPELESS is.
     """
     broken: list[int] | None = []  # None: one was finite
     for batch in _batches(plan):
         missing = [index for index in batch if index not in done]
         if missing:
-            images = _batch(plan, batch)
+            make, requests = partial(_batch, plan), plan.requests
+            images = draw(gate, batch, requests, make) if gate else make(batch, [requests[i] for i in batch])
             yield from (images[index - batch[0]] for index in missing)
             if broken is not None:
                 broken = None if any(image.finite for image in images) else [*broken, *missing]
@@ -209,11 +215,10 @@ def _batches(plan: Plan) -> Iterator[range]:
 
 
 @torch.no_grad()
-def _batch(plan: Plan, batch: range) -> list[GeneratedImage]:
+def _batch(plan: Plan, batch: Sequence[int], requests: Sequence[Request]) -> list[GeneratedImage]:
     pipe, config = plan.pipe, plan.config
     asked = plan.sizes[batch[0]]
     prior = plan.prior if plan.prior is None or asked is None or plan.start.start == "noise" else plan.prior.at(asked)
-    requests = [plan.requests[index] for index in batch]
     prompts, seeds = [request.prompt for request in requests], [request.seed for request in requests]
     classes = None if plan.classes is None else [plan.classes[index] for index in batch]
     start_images = images_of(requests, prior, asked) if plan.start.start == "image" else None
