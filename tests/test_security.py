@@ -88,6 +88,7 @@ ALLOWED = {
     "models/pipeline.py: save: save_file": "into a draft",
     "reporting/figures.py: _svg: figure.savefig": "into memory",
     "reporting/page.py: image: pixels.save": "into memory",
+    "sampling/manifest.py: _complete_lines: path.open": "the manifest, read",
     "sampling/manifest.py: _write_trace: to_image(pixels).save": "into a draft",
     "training/captions.py: _table: draft.open": "of a draft",
     "training/export.py: save_model: lora_files.save": "into a draft",

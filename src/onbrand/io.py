@@ -162,6 +162,8 @@ SEAL = "sha256"
 Upgrade = Callable[[Mapping[str, Any]], dict[str, Any]]
 DEEPEST, LARGEST = 40, 2**64
 """What is nested deeper, or a whole number beyond, is in no file of ours and stops its reader: it is refused."""
+LONG, ESCAPED = re.compile("[0-9]{20}"), re.compile(r"\\u(?:0000|[dD])")
+"""ASCII without these, and of at most DEEPEST brackets, holds nothing that `parse` would find in walking its values."""
 RENAMED = {
     "ground": "background", "ground_near": "background_near", "ground_border": "background_border",
     "ground_share": "background_share", "ground_mean": "background_mean", "ground_spread": "background_spread",
@@ -296,7 +298,9 @@ def parse(content: str | bytes) -> Any:
     except ValueError as error:  # a key twice; Python reads no number of so many digits
         digits = re.search(r"value has (\d+) digits", str(error))
         raise ValueError(f"it holds a number of {digits[1]} digits" if digits else f"it holds {error}") from error
-    _check_values(value)
+    brackets = text.count("[") + text.count("{")
+    if brackets > DEEPEST or not text.isascii() or ESCAPED.search(text) or LONG.search(text):
+        _check_values(value)
     return value
 
 

@@ -28,7 +28,7 @@ def generate(options: GenerateOptions) -> list[Path]:
 
     from onbrand.api._inputs import gate_of, open_model, open_prior
     from onbrand.sampling.draws import gain_of, words_of
-    from onbrand.sampling.manifest import read_manifest, write_images
+    from onbrand.sampling.manifest import read_manifest, write_images, write_table
     from onbrand.sampling.requests import read_requests
 
     sides = options.resolution
@@ -55,6 +55,7 @@ def generate(options: GenerateOptions) -> list[Path]:
     write_json(out / "run.json", record)
     count = sum(1 for _ in tqdm(images, "generate", total=len(requests), unit=" images"))
     entries = read_manifest(out)
+    write_table(out, entries)
     print(f"wrote {count} images to {out} ({len(entries) - count} were there)")
     if gain := gain_of(entries.values()):
         print("\n".join(words_of(gain)))

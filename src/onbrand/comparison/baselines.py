@@ -205,6 +205,7 @@ def paste(raw: Path, out: Path, size: tuple[int, int]) -> None:
     white = (pasted(images.pixels) * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
     with whole_folder(out) as draft:
         for file, pixels in zip(images.files, white, strict=True):
+            (draft / file).parent.mkdir(exist_ok=True)
             Image.fromarray(pixels).save(draft / file)
         shutil.copy2(raw / "manifest.jsonl", draft / "manifest.jsonl")
 

@@ -245,7 +245,7 @@ def grid(folders: Sequence[Path], path: Path, columns: int = SHOWN) -> None:
     """Save rows of images, the first `columns` of each folder. `path` ends in .webp: a tenth of a PNG."""
     rows = []
     for folder in folders:
-        files = sorted(folder.glob("[0-9]*.png"))[:columns]
+        files = sorted([*folder.glob("[0-9]*.png"), *folder.glob("00000/*.png")])[:columns]
         rows.append(np.concatenate([np.asarray(open_image(file, smallest=1)) for file in files], 1))
     width = min(row.shape[1] for row in rows)
     with whole_file(path) as draft:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
+from sys import intern
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ import torch
 from onbrand.core.prior import name_of
 from onbrand.data.images import is_whole, to_image
 from onbrand.errors import OnbrandError
-from onbrand.io import append, digest, read_content, read_json, whole_folder, write_json, write_png
+from onbrand.io import append, digest, read_content, read_json, whole_file, whole_folder, write_json, write_png
 from onbrand.models.checkpoint import checked
 from onbrand.models.controlnet import nets_of
 from onbrand.models.families import encoders_of
@@ -38,7 +39,11 @@ if TYPE_CHECKING:
     from onbrand.core.prior import Prior
     from onbrand.sampling.sampler import Plan
 
-LINES, SETTINGS = "manifest.jsonl", "config.json"
+LINES, SETTINGS, TABLE = "manifest.jsonl", "config.json", "manifest.parquet"
+FLAT = 1000
+"""More images than these go into folders of so many each, and their manifest is also written as TABLE."""
+SHARED = ("class", "start", "scheduler", "device", "dtype", "versions", "fingerprints")
+"""What lines of a run have in common: held once in memory, as their keys are."""
 LIBRARIES = ("torch", "diffusers", "transformers")
 """Whose versions an image depends on."""
 ELSEWHERE = ("place", "asked")
@@ -62,15 +67,15 @@ def write_images(
 
     open_gate: opens what decides which images are drawn again.
 
-    Writes 00000.png, ... , then each one's line in manifest.jsonl; config.json holds what all have in common. Killed at
-    any moment and called again, it goes on where it was, to the same bytes. If the folder holds a run with other
-    settings, an OnbrandError names what differs.
+    Writes 00000.png, ... (of more than FLAT 00000/00000.png, ...), then each one's line in manifest.jsonl; config.json
+    holds what all have in common. Killed at any moment and called again, it goes on where it was, to the same bytes. If
+    the folder holds a run with other settings, an OnbrandError names what differs.
     """
     work, folder = plan(pipe, prior, requests, config, trained_start), Path(folder)
     gate = open_gate(work) if open_gate else None
     settings = settings_of(work) | ({"gate": dict(gate.settings)} if gate else {})
-    indices = _open(folder, settings, work)
-    return _write(folder, work, settings, indices, gate)
+    indices, nested = _open(folder, settings, work)
+    return _write(folder, work, settings, indices, nested, gate)
 
 
 def read_manifest(folder: str | Path) -> dict[int, dict[str, Any]]:
@@ -81,13 +86,33 @@ def read_manifest(folder: str | Path) -> dict[int, dict[str, Any]]:
     path = Path(folder) / LINES
     if not path.is_file():
         raise OnbrandError("folder", f"no images in {Path(folder).absolute()}: looked for {LINES}")
-    content, _ = _complete_lines(path)
-    entries = (
-        read_content(line, f"{path} line {number}", LINES)
-        for number, line in enumerate(content.split(b"\n"), 1)
-        if line.strip()
-    )
-    return {entry["index"]: entry for entry in entries}
+    entries: dict[int, dict[str, Any]] = {}
+    shared: dict[str, list[Any]] = {}
+    for number, line in enumerate(_complete_lines(path), 1):
+        if line.strip():
+            content = read_content(line, f"{path} line {number}", LINES)
+            entry = {intern(name): value for name, value in content.items()}
+            values = [entry[name] for name in SHARED]
+            entry.update(zip(SHARED, shared.setdefault(json.dumps(values), values), strict=True))
+            entries[entry["index"]] = entry
+    return entries
+
+
+def write_table(folder: str | Path, entries: Mapping[int, Mapping[str, Any]]) -> None:
+    """Write the manifest of more than FLAT images as a Parquet table, a row an image in their order.
+
+    A key that a line lacks is null there, and so is an object without keys, which Parquet cannot hold.
+    """
+    if len(entries) <= FLAT:
+        return
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [entries[index] for index in sorted(entries)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    values = {name: [None if row.get(name) == {} else row.get(name) for row in rows] for name in names}
+    with whole_file(Path(folder) / TABLE) as draft:
+        parquet.write_table(pyarrow.table(values), draft)
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:
@@ -168,7 +193,7 @@ def remake(
 
 
 def _write(
-    folder: Path, work: Plan, settings: Mapping[str, Any], indices: set[int], gate: Gate | None
+    folder: Path, work: Plan, settings: Mapping[str, Any], indices: set[int], nested: bool, gate: Gate | None
 ) -> Iterator[GeneratedImage]:
     common = {
         "schema": SCHEMA,
@@ -192,7 +217,7 @@ def _write(
             if not image.finite:
                 failed.append(image.index)
                 continue
-            file = f"{image.index:05d}.png"
+            file = f"{image.index // FLAT:05d}/" * nested + f"{image.index:05d}.png"
             if image.trace is not None:
                 _write_trace(folder / "trace" / f"{image.index:05d}", image.trace, work)
             write_png(folder / file, image.image, durable=True)
@@ -217,8 +242,9 @@ def _write(
         )
 
 
-def _open(folder: Path, settings: Mapping[str, Any], work: Plan) -> set[int]:
-    """Make the folder a run's with these settings, or find that it is; the indices that are done."""
+def _open(folder: Path, settings: Mapping[str, Any], work: Plan) -> tuple[set[int], bool]:
+    """Make the folder a run's with these settings, or find that it is; the indices that are done, and whether images
+    go into folders of FLAT: as those that are there do."""
     path = folder / SETTINGS
     entries: dict[int, dict[str, Any]] = {}
     if path.is_file():
@@ -247,12 +273,19 @@ def _open(folder: Path, settings: Mapping[str, Any], work: Plan) -> set[int]:
             raise OnbrandError("folder", f"{folder.absolute()} holds images, but no {SETTINGS}: take another folder")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
-    for draft in folder.glob(".*.png.*.tmp"):  # of a process that was killed
-        draft.unlink(missing_ok=True)
+    nested = "/" in next(iter(entries.values()))["file"] if entries else len(work.requests) > FLAT
+    parts = [folder, *(part for part in folder.iterdir() if nested and part.name.isdecimal())]
+    if linked := [part for part in parts[1:] if part.is_symlink()]:
+        raise OnbrandError(
+            "folder", f"{linked[0]} is a link; nothing is written through one: put what it leads to in its place"
+        )
+    for part in parts:
+        for draft in part.glob(".*.png.*.tmp"):  # of a process that was killed
+            draft.unlink(missing_ok=True)
     if (folder / LINES).is_file():
-        content, torn = _complete_lines(folder / LINES)
-        if torn:
-            os.truncate(folder / LINES, len(content))
+        size = sum(map(len, _complete_lines(folder / LINES)))
+        if size < (folder / LINES).stat().st_size:
+            os.truncate(folder / LINES, size)
     there = {index for index, entry in entries.items() if (folder / entry["file"]).is_file()}
     files = {index: folder / entries[index]["file"] for index in there}
     damaged = sorted(index for index, file in files.items() if file.is_symlink() or not is_whole(file))
@@ -262,14 +295,16 @@ def _open(folder: Path, settings: Mapping[str, Any], work: Plan) -> set[int]:
             f"(image {some(damaged)}): they are made again",
             stacklevel=4,
         )
-    return there - set(damaged)
+    done = there - set(damaged)
+    if len(done) < len(work.requests):
+        (folder / TABLE).unlink(missing_ok=True)  # until it holds all of them again
+    return done, nested
 
 
-def _complete_lines(path: Path) -> tuple[bytes, bool]:
-    """A file's bytes up to its last line's end, and whether anything came after."""
-    content = path.read_bytes()
-    end = content.rfind(b"\n") + 1
-    return content[:end], end < len(content)
+def _complete_lines(path: Path) -> Iterator[bytes]:
+    """A file's lines, but a last one without its end."""
+    with path.open("rb") as file:
+        yield from (line for line in file if line.endswith(b"\n"))
 
 
 def _place(image: GeneratedImage) -> dict[str, int]:

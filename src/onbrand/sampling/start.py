@@ -286,12 +286,12 @@ def classes_of(
         return None
     prompts = [""] * count if prompts is None else prompts
     entries = [None] * count if classes is None else classes
-    names = []
+    names, sizes = [], prior.sizes
     for index, (name, prompt) in enumerate(zip(entries, prompts, strict=True)):
         try:
             names.append(prior.class_of(prompt) if name is None else name)
-            if names[-1] not in prior.sizes:
-                known = ", ".join(map(repr, prior.sizes))
+            if names[-1] not in sizes:
+                known = ", ".join(map(repr, sizes))
                 raise OnbrandError("prior", f"unknown class {name!r}; this prior knows {known}")
         except OnbrandError as error:
             raise OnbrandError(error.code, f"{places[index] if places else f'image {index}'}: {error}") from error
