@@ -18,6 +18,8 @@ from PIL import Image, ImageDraw
 from onbrand import api
 from onbrand.core.prior import Prior
 from onbrand.data.images import open_image
+from onbrand.sampling.draws import number_of
+from onbrand.sampling.manifest import read_manifest
 from processes import begin, complete, contents
 from worlds import COLOURS, raises, tiny_pipeline
 
@@ -455,6 +457,21 @@ def test_each_bucket_has_its_share_of_the_batches_and_none_is_passed_over(counts
 def check(home: Path, images: Path, photos: Path | None = None, **options: Any) -> dict[str, Any]:
     options = {"prior": home / "brand", "device": "cpu", **options}
     return api.check(images, photos or home / "photos", **options).content
+
+
+@pytest.mark.filterwarnings("ignore:.*kept back")
+def test_a_gate_judges_each_image_as_the_check_does(home: Path, tmp_path: Path) -> None:
+    """Also at a size that the brand was not fitted at, which a start from noise may have."""
+    rows = [*REQUESTS, {"prompt": "bag, blue", "height": 16, "width": 40}]
+    requests = write_requests(tmp_path / "r.jsonl", rows)
+    draw(
+        home, tmp_path / "p", requests, start="noise", look_ahead=None, prior=home / "brand", against=home / "photos",
+        max_draws=2,
+    )  # fmt: skip
+    entries = read_manifest(tmp_path / "p")
+    failed = [entry["draws"][number_of(entry)]["failed"] for _, entry in sorted(entries.items())]
+    assert [entry["failed"] for entry in check(home, tmp_path / "p")["images"]] == failed
+    assert len({tuple(names) for names in failed}) > 1, "not all fail the same"
 
 
 @pytest.mark.filterwarnings("ignore:of the held-out photos", "ignore:ranges", "ignore:.*held-out")

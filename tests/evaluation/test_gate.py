@@ -87,6 +87,15 @@ def test_a_check_gives_the_rates_that_the_gate_told(
     assert first.rate == gain["rate_first"], "one draw judges, and draws nothing again"
 
 
+@pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"dtype": "bfloat16", "offload": True}, {"offload": True}])
+def test_in_half_precision_and_tiled_the_check_gives_the_same(brand: Path, tmp_path: Path, options: Any) -> None:
+    """The gate's autoencoder is the check's, in float32 and whole."""
+    entries = generate(brand, tmp_path / "p", **options)
+    checked = onbrand.check(tmp_path / "p", brand / "photos", prior=brand / "brand")
+    failed = [entry["draws"][number_of(entry)]["failed"] for _, entry in sorted(entries.items())]
+    assert [entry["failed"] for entry in checked.content["images"]] == failed
+
+
 def test_what_passes_at_once_is_the_image_of_a_run_without_a_gate(brand: Path, gated: Path, tmp_path: Path) -> None:
     entries = read_manifest(gated)
     plain = generate(brand, tmp_path / "plain", against=None, max_draws=4)
