@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_jobs import wait
 from test_serve import free_port, wait_for
 
 from worlds import write_blocks
@@ -197,15 +198,15 @@ def test_a_second_tab_a_reload_a_stop_lose_nothing(browser: Any, app: str, root:
     second.says("#status", "run 002 (Acme) runs: train")
     page.open(app)
     page.says("#status", "run 002 (Acme) runs: train")
+    log = root / "onbrand" / "Acme" / "runs" / "002" / "log.jsonl"
+    wait(lambda: log.exists() and len(log.read_text().splitlines()) > 2, SECONDS)
     second.press("Stop")
     page.says("#status", "run 002 (Acme) was stopped")
-    steps = len((root / "onbrand" / "Acme" / "runs" / "002" / "log.jsonl").read_text().splitlines())
-    assert 0 < steps < 200
+    assert len(log.read_text().splitlines()) < 200
     page.step(6)
     page.choose("Run", "002")
     page.choose("Steps", "200")
     page.choose("Steps between validations", "0")
     page.press("Train, or go on with this run")
     page.says("#status", "run 002 (Acme) is done")
-    lines = (root / "onbrand" / "Acme" / "runs" / "002" / "log.jsonl").read_text().splitlines()
-    assert len(lines) == 200
+    assert len(log.read_text().splitlines()) == 200
