@@ -9,7 +9,8 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -54,8 +55,9 @@ class Run:
         return [line for line in lines if line.strip() and not NOISE.match(line)]
 
 
-def _main(arguments: Sequence[str], log: Path) -> None:
+def _main(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
     """The child: the command line, in one thread."""
+    os.environ.update(environment)
     for number, ending in ((1, ".out"), (2, ".err")):
         with log.with_suffix(ending).open("wb") as file:
             os.dup2(file.fileno(), number)
@@ -73,11 +75,34 @@ def _main(arguments: Sequence[str], log: Path) -> None:
     os._exit(code)
 
 
-def begin(arguments: Sequence[object], log: Path) -> Run:
+def begin(arguments: Sequence[object], log: Path, environment: Mapping[str, str] = {}) -> Run:  # noqa: B006  (read)
     """A run that has begun."""
-    process = SERVER.Process(target=_main, args=([str(word) for word in arguments], log))
+    process = SERVER.Process(target=_main, args=([str(word) for word in arguments], log, environment))
     process.start()
     return Run(process, log)
+
+
+@contextmanager
+def launched(arguments: Sequence[object], log: Path, count: int = 2) -> Iterator[list[Run]]:
+    """The processes of one run, begun by a launcher that ends none; what each prints is beside `log`-<rank>."""
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    place = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    place["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    yield [
+        begin(arguments, log.with_name(f"{log.name}-{rank}"), {**place, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(count)
+    ]
+    del store
+
+
+def complete_together(arguments: Sequence[object], log: Path, count: int = 2) -> list[Run]:
+    """The processes of one run to its end, which must be a good one."""
+    with launched(arguments, log, count) as runs:
+        assert [run.wait() for run in runs] == [0] * count, [run.errors for run in runs]
+    assert not any(run.errors for run in runs)
+    return runs
 
 
 def complete(arguments: Sequence[object], log: Path) -> Run:

@@ -11,7 +11,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "onbrand"
 LAYERS = [
-    {"core", "options", "io", "schemas", "errors"},
+    {"core", "options", "io", "schemas", "errors", "ranks"},
     {"data", "datasets"},
     {"models"},
     {"sampling"},

@@ -89,6 +89,7 @@ ALLOWED = {
     "reporting/figures.py: _svg: figure.savefig": "into memory",
     "reporting/page.py: image: pixels.save": "into memory",
     "sampling/manifest.py: _complete_lines: path.open": "the manifest, read",
+    "sampling/manifest.py: _put_in_order: draft.write_bytes": "into a draft",
     "sampling/manifest.py: _write_trace: to_image(pixels).save": "into a draft",
     "training/captions.py: _table: draft.open": "of a draft",
     "training/export.py: save_model: lora_files.save": "into a draft",

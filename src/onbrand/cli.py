@@ -26,6 +26,7 @@ from onbrand.io import plain, read_yaml
 from onbrand.options._base import place
 from onbrand.options._verb import Verb, positional, settings, words
 from onbrand.options.former import present, renamed
+from onbrand.ranks import is_first_to_say, world
 from onbrand.ui.serve import ui
 
 VERBS: tuple[Verb[Any, Any, Any], ...] = (
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _show
             result = verb.run(options)
     except KeyboardInterrupt:
-        print("onbrand: interrupted; the same command again goes on where this stopped", file=sys.stderr)
+        _say("onbrand: interrupted; the same command again goes on where this stopped", "error")
         return 130
     except EXPECTED as error:
         return _fail(error)
@@ -94,7 +95,7 @@ def parse(verb: Verb[Any, Any, Any], arguments: Sequence[str]) -> Any:
     """The verb's options, from the command line and a --config file; SystemExit(2) and one line if they are wrong."""
     line, notes = present(verb.__name__, verb.options, arguments)
     for note in notes:
-        print(f"onbrand: note: {note}", file=sys.stderr)
+        _say(f"onbrand: note: {note}")
     helping = "--help" in line or "-h" in line
     if verb.__name__ == "compare" and f"--{LIST}" in line and not helping:
         print(listing(), end="")
@@ -115,7 +116,7 @@ def parse(verb: Verb[Any, Any, Any], arguments: Sequence[str]) -> Any:
             )
     except SystemExit as stop:
         if stop.code:
-            print(f"onbrand {verb.__name__}: error: {_one_line(verb.__name__, said.getvalue())}", file=sys.stderr)
+            _say(f"onbrand {verb.__name__}: error: {_one_line(verb.__name__, said.getvalue())}", "error")
         # what an option is by default its description says; None is Python's word for it
         print(re.sub(r"\(default:([ │\n]+)None\)", lambda gap: " " * 9 + gap[1] + " " * 5, shown.getvalue()), end="")
         raise
@@ -151,7 +152,7 @@ def read_config(verb: Verb[Any, Any, Any], file: str) -> dict[str, Any]:
     known = {field.name for field in dataclasses.fields(verb.options)}
     values = {name: value for name, value in content.items() if name != "schema"}
     if not set(values) <= known:
-        values = renamed(verb.__name__, values, int(os.environ.get("WORLD_SIZE", "1")))
+        values = renamed(verb.__name__, values, world())
     unknown = sorted(set(values) - known)
     if unknown:
         raise OnbrandError(
@@ -199,13 +200,19 @@ def _fail(error: Exception) -> int:
     if _debugging():
         raise error
     code = f" [{error.code}]" if isinstance(error, OnbrandError) else ""
-    print(f"onbrand: error: {plain(' '.join(str(error).split())) or type(error).__name__}{code}", file=sys.stderr)
+    _say(f"onbrand: error: {plain(' '.join(str(error).split())) or type(error).__name__}{code}", "error")
     return 2
 
 
 def _show(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning as a line for the user, not as a place in the code."""
-    print(f"onbrand: warning: {plain(' '.join(str(message).split()))}", file=sys.stderr)
+    _say(f"onbrand: warning: {plain(' '.join(str(message).split()))}")
+
+
+def _say(line: str, what: str = "") -> None:
+    """Print a line to stderr, if no other process of this run has; an "error" ends them all, and one of them says it."""
+    if is_first_to_say(what or line):
+        print(line, file=sys.stderr)
 
 
 def _debugging() -> bool:

@@ -28,7 +28,7 @@ class Checked:
 
 
 @verb(CheckOptions)
-@works_in("images", "take fewer images at a time, or a prior of a smaller resolution", new=False)
+@works_in("images", "take fewer images at a time, or a prior of a smaller resolution", "together", new=False)
 def check(options: CheckOptions) -> Checked:
     """Check images against the brand's photos, property by property and image by image.
 
@@ -50,6 +50,7 @@ def check(options: CheckOptions) -> Checked:
     from onbrand.evaluation.check import judge_images, open_judges
     from onbrand.evaluation.joints import BlazePose
     from onbrand.evaluation.loading import open_images, open_references, open_stances, places_of, size_of_first
+    from onbrand.ranks import rank, sharing
     from onbrand.reporting.figures import contact_sheet
     from onbrand.reporting.table import lines_of
 
@@ -61,17 +62,16 @@ def check(options: CheckOptions) -> Checked:
     size, brand = prior.size if prior else size_of_first(folder), brand_folder(options.prior)
     images = open_images(folder, size, prior)
     stances = open_stances(net, photos, size, prior, split) if net else None
-    references = open_references(photos, places_of(images, prior, size), prior, pipe, brand, split)
-    content = judge_images(images, references, prior, pipe, judges, stances, net(images.pixels) if net else None)
-    content |= {
-        "against": str(photos), "command": command("check", options), "versions": versions(),
-        "fingerprints": {"prior": prior.fingerprint} if prior else {},
-    }  # fmt: skip
-    write_json(folder / CHECK, content)
+    with sharing():
+        references = open_references(photos, places_of(images, prior, size), prior, pipe, brand, split)
+        content = judge_images(images, references, prior, pipe, judges, stances, net(images.pixels) if net else None)
+    content |= {"against": str(photos), "command": command("check", options), "versions": versions()}
+    content |= {"fingerprints": {"prior": prior.fingerprint} if prior else {}}
     failures = [entry["failed"] for entry in content["images"][:SHOWN]]
-    write_png(folder / SHEET, contact_sheet(*images.tiles(SHOWN), failures))
-    rate = float(content["all"]["rate"])
-    passed = require is None or rate >= require
+    if rank() == 0:
+        write_json(folder / CHECK, content)
+        write_png(folder / SHEET, contact_sheet(*images.tiles(SHOWN), failures))
+    rate, passed = float(content["all"]["rate"]), require is None or content["all"]["rate"] >= require
     print(dumps(content, indent=2, ensure_ascii=False) if options.json else "\n".join(lines_of(content)))
     if require is not None and not options.json:
         print(f"{rate:.1%} pass every check, {'as' if passed else 'fewer than the'} required {require:.1%}")

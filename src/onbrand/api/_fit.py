@@ -12,7 +12,7 @@ from onbrand.options.fit import FitOptions
 
 
 @verb(FitOptions)
-@works_in("output_dir", "take a smaller batch_size or resolution")
+@works_in("output_dir", "take a smaller batch_size or resolution", use="together")
 def fit(options: FitOptions) -> dict[str, Any]:
     """Fit the brand's prior: what its photos have in common, for each class.
 
@@ -33,6 +33,7 @@ def fit(options: FitOptions) -> dict[str, Any]:
     from onbrand.evaluation.likelihood import write_unseen
     from onbrand.models import fitting
     from onbrand.models.pipeline import DTYPES, fingerprint, text_fingerprint
+    from onbrand.ranks import rank
 
     out, dtype = fitting.check_folder(Path(options.output_dir), Path(options.images)), options.dtype
     photos = open_photos(options.images, options.split)
@@ -51,8 +52,7 @@ def fit(options: FitOptions) -> dict[str, Any]:
             pipe, own, out / LATENTS, one, options.random_flip, options.batch_size, *kept
         )
         fitting.share_sums(pipe, fitters[one], *parts[one])
-    state = fitting.processes(pipe)
-    if state and not state.is_main_process:
+    if rank():
         return {}
     background = fitting.background_of_all([record for _, summary in parts.values() for record in summary.used])
     priors = []

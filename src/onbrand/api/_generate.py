@@ -11,7 +11,9 @@ from onbrand.options.generate import GenerateOptions
 
 
 @verb(GenerateOptions)
-@works_in("output_dir", "take offload, a smaller batch_size, or dtype bfloat16 (float16 on an older GPU)")
+@works_in(
+    "output_dir", "take offload, a smaller batch_size, or dtype bfloat16 (float16 on an older GPU)", use="together"
+)
 def generate(options: GenerateOptions) -> list[Path]:
     """Make images, each from its own seed, started where the brand's images start.
 
@@ -27,6 +29,7 @@ def generate(options: GenerateOptions) -> list[Path]:
     from tqdm import tqdm
 
     from onbrand.api._inputs import gate_of, open_model, open_prior
+    from onbrand.ranks import gather, rank
     from onbrand.sampling.draws import gain_of, words_of
     from onbrand.sampling.manifest import read_manifest, write_images, write_table
     from onbrand.sampling.requests import read_requests
@@ -53,11 +56,19 @@ def generate(options: GenerateOptions) -> list[Path]:
         "versions": versions(), "prior": None if options.prior is None else str(options.prior),
     }  # fmt: skip
     write_json(out / "run.json", record)
-    count = sum(1 for _ in tqdm(images, "generate", total=len(requests), unit=" images"))
+    count = 0
+    with tqdm(total=len(requests), desc="generate", unit=" images") as bar:
+        for count, image in enumerate(images, 1):  # noqa: B007  (how many, in the end)
+            if not bar.n:
+                bar.initial = bar.n = image.index
+            bar.update(image.index + 1 - bar.n)  # batches are taken in order, whoever makes those before
+    count = sum(gather(count))
     entries = read_manifest(out)
-    write_table(out, entries)
+    if rank() == 0:
+        write_table(out, entries)
     print(f"wrote {count} images to {out} ({len(entries) - count} were there)")
     if gain := gain_of(entries.values()):
         print("\n".join(words_of(gain)))
-        write_json(out / "run.json", {**record, "gate": gain})
+        if rank() == 0:
+            write_json(out / "run.json", {**record, "gate": gain})
     return [out / entries[index]["file"] for index in range(len(requests))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +30,7 @@ from onbrand.models.fitting import check_folder, encode_photos
 from onbrand.options.check import CheckOptions
 from onbrand.options.generate import GenerateOptions
 from onbrand.options.train import TrainOptions
+from onbrand.ranks import rank, take_gpu
 from onbrand.sampling.checks import check_prior
 from onbrand.sampling.manifest import LINES as MANIFEST
 
@@ -70,6 +70,7 @@ def open_model(
         OnbrandError: there is no such device, or the model cannot be loaded.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    take_gpu(device)
     try:
         torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
@@ -289,7 +290,7 @@ def _joint(parts: Mapping[tuple[int, int], tuple[Store, Summary]]) -> Summary:
 def open_photos(images: str | Path, split: str | None = None, file: TextIO | None = None) -> Folder:
     """A folder of photos, read; print what was found there, once for all processes, to `file` (stdout)."""
     photos = open_folder(images, split)
-    if os.environ.get("RANK", "0") == "0":
+    if rank() == 0:
         print("\n".join(map(plain, photos.contents)), file=file)
     return photos
 

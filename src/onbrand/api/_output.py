@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from onbrand.api._memory import enough_memory
 from onbrand.errors import OnbrandError
 from onbrand.io import DRAFT, append, discard, draft_of, read_json, remove_drafts, whole_folder, write_json
+from onbrand.ranks import held_by_first, world
 
 O_contra = TypeVar("O_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
@@ -40,14 +41,15 @@ WRONG = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EL
 
 
 def works_in(
-    place: str, memory: str, use: Literal["alone", "shared", "visited"] = "alone", new: bool = True
+    place: str, memory: str, use: Literal["together", "alone", "shared", "visited"] = "alone", new: bool = True
 ) -> Callable[[Callable[[O_contra], R_co]], Callable[[O_contra], R_co]]:
     """Makes a verb one that writes into a folder, with what goes for all of them.
 
     Args:
         place: the option that names the folder; "a, b": a if it is given, else b.
         memory: what to do if memory runs out.
-        use: alone: one run at a time; shared: the verb itself sees who does what; visited: it leaves one whole file.
+        use: together: one run at a time, whose processes share the work (`ranks`); alone: one process; shared: the verb
+            itself sees who does what; visited: it leaves one whole file.
         new: the folder is made if it is not there; False: the verb says what is wrong then.
     """
 
@@ -59,9 +61,12 @@ def works_in(
                 raise OnbrandError("folder", f"{place} is written into; got {where}: give a folder of this machine")
             folder = Path(where)
             first = all(os.environ.get(name, "0") == "0" for name in RANKS)
+            if use != "together" and world() > 1:
+                way = "start it several times, and it is shared" if use == "shared" else "start it by itself"
+                raise OnbrandError("processes", f"{run.__name__} is no work for a launcher's {world()} processes: {way}")
             claims = first and use != "visited" and (new or folder.is_dir())
             claim = claimed(folder, run.__name__, use == "shared") if claims else nullcontext()
-            with enough_memory(memory), enough_space(folder), claim:
+            with enough_memory(memory), enough_space(folder), held_by_first(claim):
                 return run(options)
 
         return framed

@@ -14,7 +14,7 @@ from onbrand.options.train import TrainOptions
 @verb(TrainOptions)
 @works_in(
     "output_dir", "take a smaller train_batch_size with more gradient_accumulation_steps, gradient_checkpointing, "
-    "offload, mixed_precision bf16 (fp16 on an older GPU), or fit and train at a smaller resolution",
+    "offload, mixed_precision bf16 (fp16 on an older GPU), or fit and train at a smaller resolution", use="together",
 )  # fmt: skip
 def train(options: TrainOptions) -> Path:
     """Fine-tune a model on photos with the start that will make the images.
@@ -34,7 +34,7 @@ def train(options: TrainOptions) -> Path:
 
     from onbrand.api import _inputs
     from onbrand.evaluation.loading import open_references
-    from onbrand.models.fitting import processes
+    from onbrand.ranks import gather, rank
     from onbrand.training.early_stopping import has_stalled, read_pass_rates, until_stalled
     from onbrand.training.export import save_model
     from onbrand.training.loop import settle
@@ -53,9 +53,9 @@ def train(options: TrainOptions) -> Path:
     if validate and patience is not None and not has_stalled(pass_rates, patience):
         sizes, encoder = validate.plan.sizes if prior else [size], pipe if prior else None
         validate.references = open_references(options.images, sizes, prior, encoder, brand, options.split)
-    state, file = processes(pipe), out / "run.json"
+    main, file = rank() == 0, out / "run.json"
     record = {"command": command("train", options), "versions": versions(), **_inputs.origin_of(options, prior)}
-    if main := not state or state.is_main_process:
+    if main:
         _inputs.say_training_data(images, validation_data, config.compile)
         write_json(file, record | {name: value for name, value in read_json(file).items() if name in PEAK})
     with tqdm(total=config.max_train_steps, desc="train", unit=" steps", disable=not main) as bar:
@@ -65,8 +65,7 @@ def train(options: TrainOptions) -> Path:
             bar.update()
             bar.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
             record |= peak_memory(pipe.unet.device)
-    if state:
-        state.wait_for_everyone()
+    gather(None)
     if main:
         if has_stalled(pass_rates, patience):
             save_model(pipe, prior, config, out)

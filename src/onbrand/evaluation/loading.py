@@ -34,6 +34,7 @@ from onbrand.evaluation.reference import Reference, learn
 from onbrand.io import check_links, inside, keep_json, read_json
 from onbrand.models.fitting import encode_records
 from onbrand.models.pipeline import channels_last, decode, encode, to_x0
+from onbrand.ranks import each
 from onbrand.sampling import manifest
 from onbrand.sampling.record import sha256_of
 
@@ -337,15 +338,23 @@ def _open_photos(records: Sequence[Record], size: tuple[int, int]) -> tuple[Tens
 @torch.no_grad()
 def encode_x0(pipe: DiffusionPipeline, pixels: Tensor, batch: int = 8) -> Tensor:
     """x0 `(B, C, h, w)`, on the CPU, of images `(B, 3, H, W)` in [0, 1]: the posterior's mean, as in the fit."""
+
+    def x0_of(part: Tensor) -> Tensor:
+        return to_x0(pipe, encode(pipe, part * 2 - 1)[0]).cpu()
+
     with channels_last(pipe.vae):
-        return torch.cat([to_x0(pipe, encode(pipe, part * 2 - 1)[0]).cpu() for part in torch.split(pixels, batch)])
+        return torch.cat(list(each(x0_of, torch.split(pixels, batch))))
 
 
 def decode_x0(pipe: DiffusionPipeline, x0: Tensor, batch: int = 8) -> Tensor:
     """Images `(B, 3, H, W)` in [0, 1], on the CPU, of x0 `(B, C, h, w)`: the photos as the autoencoder leaves them."""
-    parts = tqdm(torch.split(x0, batch), "photos decoded", unit=f" x {batch}")
+
+    def pixels_of_x0(part: Tensor) -> Tensor:
+        return ((decode(pipe, part) + 1) / 2).cpu()
+
+    parts = torch.split(x0, batch)
     with channels_last(pipe.vae):
-        return torch.cat([((decode(pipe, part) + 1) / 2).cpu() for part in parts])
+        return torch.cat(list(tqdm(each(pixels_of_x0, parts), "photos decoded", len(parts), unit=f" x {batch}")))
 
 
 def _stored_x0(

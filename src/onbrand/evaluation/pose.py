@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from onbrand.evaluation.segmentation import Cut, cuts
+from onbrand.evaluation.segmentation import BATCH, Cut, cut
+from onbrand.ranks import each
 
 SIDE = 32
 """Cells along a side of a silhouette."""
@@ -33,4 +34,4 @@ def overlap(silhouettes: Tensor, means: Tensor) -> Tensor:
 @torch.no_grad()
 def silhouettes_of(images: Tensor) -> Tensor:
     """The silhouettes `(B, SIDE, SIDE)` of images `(B, 3, H, W)` in [0, 1], on the CPU."""
-    return torch.cat([silhouette(part).cpu() for part in cuts(images)])
+    return torch.cat(list(each(lambda part: silhouette(cut(part)).cpu(), torch.split(images, BATCH))))

@@ -12,7 +12,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 from onbrand.errors import OnbrandError
 from onbrand.evaluation.colour import distance, lab_of
 from onbrand.evaluation.pose import overlap, silhouette
-from onbrand.evaluation.segmentation import LOOSE, Cut, bands, border, cuts, grown, sides
+from onbrand.evaluation.segmentation import BATCH, LOOSE, Cut, bands, border, cut, grown, sides
+from onbrand.ranks import each
 
 NEAR = 3.0
 """Background within this dE of the brand's colour counts as the brand's: about what an eye sees side by side."""
@@ -82,14 +83,14 @@ def measure(images: Tensor, background: RGB = (255, 255, 255), poses: Tensor | N
     """
     if not len(images):
         raise OnbrandError("value", "there must be images to measure: got none")
-    parts: list[dict[str, Tensor]] = []
-    first = 0
-    for part in cuts(images):
-        brand = Brand(background, None if poses is None else poses[first : first + len(part.images)])
-        functions = [one.numbers_of for one in PROPERTIES if one.numbers_of]
-        parts.append({name: column for function in functions for name, column in function(part, brand).items()})
-        first += len(part.images)
-    return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+    functions = [one.numbers_of for one in PROPERTIES if one.numbers_of]
+
+    def numbers_of(rows: slice) -> dict[str, Tensor]:
+        part, brand = cut(images[rows]), Brand(background, None if poses is None else poses[rows])
+        return {name: column.cpu() for function in functions for name, column in function(part, brand).items()}
+
+    parts = list(each(numbers_of, [slice(first, first + BATCH) for first in range(0, len(images), BATCH)]))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def background_of(cut: Cut, brand: Brand) -> dict[str, Tensor]:

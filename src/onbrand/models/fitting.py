@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,9 +30,9 @@ from onbrand.errors import OnbrandError, UnreadableImage
 from onbrand.io import file_names, plain, write_png
 from onbrand.models.families import family_of
 from onbrand.models.pipeline import channels_last, decode, embed, encode, factor_of, fingerprint, to_x0, warn_long
+from onbrand.ranks import gather, rank, world
 
 if TYPE_CHECKING:
-    from accelerate import PartialState
     from diffusers import DiffusionPipeline
 
 CAPTIONED = 20
@@ -118,7 +117,6 @@ def encode_records(
     dtypes = ("float32", "float16") if dtype is None else (dtype,)
     keys = [Key(vae, size, flip, dtype=name, source=one) for one in sources for name in dtypes]
     store = Store(folder, next((key for key in keys if (folder / key.digest[:16]).is_dir()), keys[0]))
-    state = processes(pipe)
     caches = None
     if source:
         if flip:
@@ -126,26 +124,15 @@ def encode_records(
         channels, height, width = fitter_for(pipe, size, 0).shape
         xl, scale = family_of(pipe).name.endswith("XL"), float(pipe.vae.config.scaling_factor)
         caches = Caches(source, size, (channels, height, width), xl, scale)
-    rank, world = (state.process_index, state.num_processes) if state else (0, 1)
     with channels_last(pipe.vae):
         summary = encode_all(
-            records, lambda part: encode(pipe, part), store, batch, rank == 0, rank, world, caches=caches
+            records, lambda part: encode(pipe, part), store, batch, rank() == 0, rank(), world(), caches=caches
         )
-    if state:
-        state.wait_for_everyone()
+    if world() > 1:
+        encoded = sum(gather(summary.encoded))
         store.reload()
-        everyone = store.look_up(records)
-        summary = replace(everyone, encoded=summary.encoded, seconds=summary.seconds)
+        summary = replace(store.look_up(records), encoded=encoded, seconds=summary.seconds)
     return store, summary
-
-
-def processes(pipe: DiffusionPipeline) -> PartialState | None:
-    """Accelerate's view of the processes, where there are several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return None
-    from accelerate import PartialState
-
-    return PartialState(cpu=pipe.device.type == "cpu")
 
 
 def fitter_for(pipe: DiffusionPipeline, size: tuple[int, int], k: int) -> Fitter:
@@ -156,11 +143,10 @@ def fitter_for(pipe: DiffusionPipeline, size: tuple[int, int], k: int) -> Fitter
 
 def share_sums(pipe: DiffusionPipeline, fitter: Fitter, store: Store, summary: Summary) -> None:
     """Under `accelerate launch`, every process sums its share of the shards, which `fit_gaussians` then adds up."""
-    state = processes(pipe)
-    if state and fitter.dimensions > EXACT:
-        for _ in _sums(fitter, store, summary, state.process_index, state.num_processes):
+    if world() > 1 and fitter.dimensions > EXACT:
+        for _ in _sums(fitter, store, summary, rank(), world()):
             pass
-        state.wait_for_everyone()
+        gather(None)
 
 
 def fit_gaussians(pipe: DiffusionPipeline, fitter: Fitter, store: Store, summary: Summary) -> dict[str, Gaussian]:
@@ -204,9 +190,9 @@ def fit_gaussians(pipe: DiffusionPipeline, fitter: Fitter, store: Store, summary
     }
 
 
-def _sums(fitter: Fitter, store: Store, summary: Summary, rank: int = 0, world: int = 1) -> Iterator[Fitter]:
+def _sums(fitter: Fitter, store: Store, summary: Summary, part: int = 0, parts: int = 1) -> Iterator[Fitter]:
     classes = [record.class_name for record in summary.used]
-    return sum_shards(store, summary.keys, classes, fitter.shape, rank, world)
+    return sum_shards(store, summary.keys, classes, fitter.shape, part, parts)
 
 
 def provenance_of(

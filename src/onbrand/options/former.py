@@ -6,7 +6,6 @@ What onbrand itself called them is accepted for one release, with a note; `upgra
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from typing import Any
 
 from onbrand.errors import OnbrandError
 from onbrand.options._verb import flag, positional, switches_of
+from onbrand.ranks import world
 
 ELSEWHERE = {
     "pretrained_model_name_or_path": "model", "model_name_or_path": "model", "train_data_dir": "images",
@@ -160,7 +160,7 @@ def present(verb: str, options: type[Any], arguments: Sequence[str]) -> tuple[li
             value = _written_before(values[0]) if values else True
             counted = verb == "train" and name == "batch"
             content = {name: value} | ({"engine.accumulation": accumulation} if counted else {})
-            settings = renamed(verb, content, int(os.environ.get("WORLD_SIZE", "1")))
+            settings = renamed(verb, content, world())
             if counted:
                 del settings["gradient_accumulation_steps"]
             said = " and ".join(f"--{key}" for key in settings)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from sys import intern
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +27,7 @@ from onbrand.models.pipeline import decode, device_of, fingerprint
 from onbrand.models.scheduler import restore
 from onbrand.options.former import upgrade
 from onbrand.options.generate import SamplingSettings
+from onbrand.ranks import claims, from_first, gather, rank
 from onbrand.sampling.draws import Gate, number_of
 from onbrand.sampling.record import SIDES, changed, request_of, requested, sha256_of, some
 from onbrand.sampling.requests import Request
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from onbrand.sampling.sampler import Plan
 
 LINES, SETTINGS, TABLE = "manifest.jsonl", "config.json", "manifest.parquet"
+PART = "manifest-{}.jsonl"
+"""The lines of a process of several, by its rank, until all are done."""
 FLAT = 1000
 """More images than these go into folders of so many each, and their manifest is also written as TABLE."""
 SHARED = ("class", "start", "scheduler", "device", "dtype", "versions", "fingerprints")
@@ -69,12 +73,13 @@ def write_images(
 
     Writes 00000.png, ... (of more than FLAT 00000/00000.png, ...), then each one's line in manifest.jsonl; config.json
     holds what all have in common. Killed at any moment and called again, it goes on where it was, to the same bytes. If
-    the folder holds a run with other settings, an OnbrandError names what differs.
+    the folder holds a run with other settings, an OnbrandError names what differs. Of several processes (`ranks`) each
+    makes some of the batches.
     """
     work, folder = plan(pipe, prior, requests, config, trained_start), Path(folder)
     gate = open_gate(work) if open_gate else None
     settings = settings_of(work) | ({"gate": dict(gate.settings)} if gate else {})
-    indices, nested = _open(folder, settings, work)
+    indices, nested = from_first(lambda: _open(folder, settings, work))
     return _write(folder, work, settings, indices, nested, gate)
 
 
@@ -83,18 +88,16 @@ def read_manifest(folder: str | Path) -> dict[int, dict[str, Any]]:
 
     OnbrandError for no such file, and for any other damage, with the line's number and field.
     """
-    path = Path(folder) / LINES
-    if not path.is_file():
+    if not (Path(folder) / LINES).is_file():
         raise OnbrandError("folder", f"no images in {Path(folder).absolute()}: looked for {LINES}")
     entries: dict[int, dict[str, Any]] = {}
     shared: dict[str, list[Any]] = {}
-    for number, line in enumerate(_complete_lines(path), 1):
-        if line.strip():
-            content = read_content(line, f"{path} line {number}", LINES)
-            entry = {intern(name): value for name, value in content.items()}
-            values = [entry[name] for name in SHARED]
-            entry.update(zip(SHARED, shared.setdefault(json.dumps(values), values), strict=True))
-            entries[entry["index"]] = entry
+    for place, line in _lines(Path(folder)):
+        content = read_content(line, place, LINES)
+        entry = {intern(name): value for name, value in content.items()}
+        values = [entry[name] for name in SHARED]
+        entry.update(zip(SHARED, shared.setdefault(json.dumps(values), values), strict=True))
+        entries[entry["index"]] = entry
     return entries
 
 
@@ -212,8 +215,8 @@ def _write(
         "fingerprints": settings["fingerprints"],
     }
     failed: list[int] = []
-    with append(folder / LINES) as lines:
-        for image in run(work, indices, gate):
+    with append(folder / (PART.format(rank()) if rank() else LINES)) as lines:
+        for image in run(work, indices, claims, gate):
             if not image.finite:
                 failed.append(image.index)
                 continue
@@ -234,6 +237,8 @@ def _write(
             lines.flush()
             os.fsync(lines.fileno())
             yield image
+    failed = sorted(chain(*gather(failed)))
+    from_first(lambda: _put_in_order(folder))
     if failed:
         raise OnbrandError(
             "image",
@@ -261,7 +266,7 @@ def _open(folder: Path, settings: Mapping[str, Any], work: Plan) -> tuple[set[in
             warnings.warn(
                 f"{len(mended)} of {len(work.requests)} requests are others than before (image {some(mended)}): their "
                 "images are made again",
-                stacklevel=4,
+                stacklevel=6,
             )
         if former["requests"] != settings["requests"]:
             write_json(path, settings)
@@ -286,6 +291,7 @@ def _open(folder: Path, settings: Mapping[str, Any], work: Plan) -> tuple[set[in
         size = sum(map(len, _complete_lines(folder / LINES)))
         if size < (folder / LINES).stat().st_size:
             os.truncate(folder / LINES, size)
+        _put_in_order(folder)
     there = {index for index, entry in entries.items() if (folder / entry["file"]).is_file()}
     files = {index: folder / entries[index]["file"] for index in there}
     damaged = sorted(index for index, file in files.items() if file.is_symlink() or not is_whole(file))
@@ -293,12 +299,31 @@ def _open(folder: Path, settings: Mapping[str, Any], work: Plan) -> tuple[set[in
         warnings.warn(
             f"{len(damaged)} of {len(there)} images in {folder.absolute()} are empty, cut short, damaged or links "
             f"(image {some(damaged)}): they are made again",
-            stacklevel=4,
+            stacklevel=6,
         )
     done = there - set(damaged)
     if len(done) < len(work.requests):
         (folder / TABLE).unlink(missing_ok=True)  # until it holds all of them again
     return done, nested
+
+
+def _lines(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """The manifest's lines, each with its place; behind them those that other processes of a run have added."""
+    for path in (folder / LINES, *sorted(folder.glob(PART.format("*")))):
+        for number, line in enumerate(_complete_lines(path), 1):
+            if line.strip():
+                yield f"{path} line {number}", line
+
+
+def _put_in_order(folder: Path) -> None:
+    """Make the manifest that of one process: a line an image, in order, and no other process's lines beside it."""
+    lines = [(int(json.loads(line)["index"]), line) for _, line in _lines(folder)]
+    in_order, parts = sorted(dict(lines).items()), list(folder.glob(PART.format("*")))
+    if parts or lines != in_order:
+        with whole_file(folder / LINES, durable=True) as draft:
+            draft.write_bytes(b"".join(line for _, line in in_order))
+    for part in parts:
+        part.unlink()
 
 
 def _complete_lines(path: Path) -> Iterator[bytes]:

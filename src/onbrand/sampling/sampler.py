@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import groupby
@@ -183,26 +183,33 @@ def overflow(plan: Plan) -> str:
     return f"{reason}, or a smaller guidance_scale than {scale:g}" if scale > 1 else reason
 
 
-def run(plan: Plan, done: Container[int] = (), gate: Gate | None = None) -> Iterator[GeneratedImage]:
+def run(
+    plan: Plan,
+    done: Container[int] = (),
+    own: Callable[[list[range]], Iterable[range]] = iter,
+    gate: Gate | None = None,
+) -> Iterator[GeneratedImage]:
     """The images of a plan but those whose index is in `done`; batches are what they would be without any done.
+
+    own: gives those of the batches that this process makes.
 
     With a gate those that fail are drawn again. One whose numbers are not finite says so (`finite`), and the others go
     on. OnbrandError if none of the first HOPELESS is.
     """
     broken: list[int] | None = []  # None: one was finite
-    for batch in _batches(plan):
+    batches = [batch for batch in _batches(plan) if any(index not in done for index in batch)]
+    for batch in own(batches):
         missing = [index for index in batch if index not in done]
-        if missing:
-            make, requests = partial(_batch, plan), plan.requests
-            images = draw(gate, batch, requests, make) if gate else make(batch, [requests[i] for i in batch])
-            yield from (images[index - batch[0]] for index in missing)
-            if broken is not None:
-                broken = None if any(image.finite for image in images) else [*broken, *missing]
-            if broken is not None and len(broken) >= HOPELESS:
-                where = f"{place_of(plan.requests, broken[0])} first (seed {plan.requests[broken[0]].seed})"
-                raise OnbrandError(
-                    "image", f"none of the first {len(broken)} images could be made, {where}: {overflow(plan)}"
-                )
+        make, requests = partial(_batch, plan), plan.requests
+        images = draw(gate, batch, requests, make) if gate else make(batch, [requests[i] for i in batch])
+        yield from (images[index - batch[0]] for index in missing)
+        if broken is not None:
+            broken = None if any(image.finite for image in images) else [*broken, *missing]
+        if broken is not None and len(broken) >= HOPELESS:
+            where = f"{place_of(plan.requests, broken[0])} first (seed {plan.requests[broken[0]].seed})"
+            raise OnbrandError(
+                "image", f"none of the first {len(broken)} images could be made, {where}: {overflow(plan)}"
+            )
 
 
 def _batches(plan: Plan) -> Iterator[range]:
