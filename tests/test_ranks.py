@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -19,13 +21,15 @@ from onbrand import ranks
 from onbrand.api._output import LOCK, claimed
 from onbrand.core.prior import Prior
 from onbrand.data.latents import FOLDER as LATENTS
+from onbrand.errors import OnbrandError
 from onbrand.ranks import claims, each, from_first, gather, is_first_to_say, rank, sharing, world
 from onbrand.sampling.manifest import PART
 from processes import Run, command, complete, complete_together, contents, launched, prepare, until
 from worlds import raises, write_blocks
 
-COUNT = 300
-"""Photos: more than one process encodes at a time."""
+STARTS = itertools.count(100)
+KILLS, COUNT = 20, 300
+"""Of a proof; photos, more than one process encodes at a time."""
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +37,22 @@ def home(world: Path) -> Path:
     return prepare(world)
 
 
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[TCPStore]:
-    """What two processes meet by; this one is the first."""
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """What a launcher has its processes meet at."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    for name, value in {"WORLD_SIZE": 2, "RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}.items():
+    yield store.port
+    ranks._store.cache_clear()
+
+
+@pytest.fixture
+def two(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is the first of two, in a start of its own."""
+    place = {"WORLD_SIZE": 2, "RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    place |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": next(STARTS)}
+    for name, value in place.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     monkeypatch.setattr(ranks, "_numbers", itertools.repeat(0))
-    yield store
     ranks._store.cache_clear()
 
 
@@ -60,15 +71,17 @@ def test_one_process_shares_with_nobody() -> None:
         assert list(each(str, [1, 2, 3])) == ["1", "2", "3"]
 
 
+@pytest.mark.usefixtures("two")
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
 @pytest.mark.parametrize("turns", ["abababababab", "aaaaaaaabb", "abbbbbbbba"])
-def test_each_item_is_taken_once_whoever_is_faster(store: TCPStore, count: int, turns: str) -> None:
+def test_each_item_is_taken_once_whoever_is_faster(count: int, turns: str) -> None:
     processes = {"a": claims(range(count)), "b": claims(range(count))}
     taken = [item for turn in turns if (item := next(processes[turn], None)) is not None]
     assert taken == list(range(count))
 
 
-def test_a_run_that_is_started_again_takes_from_the_beginning(store: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("two")
+def test_a_run_that_is_started_again_takes_from_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     """`torchrun --max-restarts` keeps its store."""
     assert list(claims("abc")) == ["a", "b", "c"] and list(claims("abc")) == []
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
@@ -76,11 +89,13 @@ def test_a_run_that_is_started_again_takes_from_the_beginning(store: TCPStore, m
     assert list(claims("abc")) == ["a", "b", "c"]
 
 
-def test_a_line_of_several_processes_is_said_once(store: TCPStore) -> None:
+@pytest.mark.usefixtures("two")
+def test_a_line_of_several_processes_is_said_once() -> None:
     assert [is_first_to_say(line) for line in ("one", "one", "two", "one")] == [True, False, True, False]
 
 
-def test_where_nobody_can_tell_a_line_is_said(store: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("two")
+def test_where_nobody_can_tell_a_line_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     for port in ("", "none"):
         monkeypatch.setenv("MASTER_PORT", port)
         assert is_first_to_say("one")
@@ -88,14 +103,16 @@ def test_where_nobody_can_tell_a_line_is_said(store: TCPStore, monkeypatch: pyte
     assert is_first_to_say("one")
 
 
-def test_processes_that_cannot_meet_are_one_line(store: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("two")
+def test_processes_that_cannot_meet_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASTER_ADDR")
     with raises("processes", "one of 2 processes", "MASTER_ADDR", "accelerate launch or torchrun"):
         list(claims("abc"))
 
 
+@pytest.mark.usefixtures("two")
 @pytest.mark.parametrize("verb", ["merge", "export", "report", "diagnose", "data", "compare"])
-def test_what_is_no_work_for_several_says_so(verb: str, home: Path, tmp_path: Path, store: TCPStore) -> None:
+def test_what_is_no_work_for_several_says_so(verb: str, home: Path, tmp_path: Path) -> None:
     from onbrand.cli import VERBS, parse
 
     one = next(one for one in VERBS if one.__name__ == verb)
@@ -129,25 +146,37 @@ def test_what_two_processes_left_is_gone_on_with_by_one(home: Path, tmp_path: Pa
     assert "wrote 5 images" in run.out and contents(out) == alone
 
 
-@pytest.mark.slow
-def test_two_processes_fit_the_prior_of_one(home: Path, tmp_path: Path) -> None:
-    write_blocks(tmp_path / "photos", COUNT)
-    for number, file in enumerate(sorted((tmp_path / "photos").glob("*.png"))):  # all others, but the first and last
+@pytest.fixture(scope="module")
+def fit(home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[object], Prior]:
+    """A fit of photos that two processes share, but for its folder, and the prior that one process gives."""
+    out = tmp_path_factory.mktemp("fit")
+    write_blocks(out / "photos", COUNT)
+    for number, file in enumerate(sorted((out / "photos").glob("*.png"))):  # all others, but the first and the last
         with Image.open(file) as image:
             image.putpixel((0, 0), (255, number % (COUNT - 1) % 256, number // 256))
             image.save(file)
-    words = ["fit", tmp_path / "photos", "--model", home / "model", "--k", 4, "--output_dir"]
-    complete([*words, tmp_path / "one"], tmp_path / "alone")
-    complete_together([*words, tmp_path / "two"], tmp_path / "log")
-    writers = {file.name[:3] for file in (tmp_path / "two" / LATENTS).rglob("*.safetensors")}
-    assert writers == {"000", "001"}, "both have encoded"
-    one, two = (Prior.load(tmp_path / name) for name in ("one", "two"))
+    words: list[object] = ["fit", out / "photos", "--model", home / "model", "--k", 4, "--output_dir"]
+    complete([*words, out / "one"], out / "log")
+    return words, Prior.load(out / "one")
+
+
+def assert_same(one: Prior, two: Prior) -> None:
+    """The same photos have been counted, each once."""
+    assert list(one.gaussians) == list(two.gaussians)
     for name, gaussian in one.gaussians.items():
-        other = two.gaussians[name]
-        assert other.count == gaussian.count == COUNT // 2, "nothing is counted twice"
-        torch.testing.assert_close(other.mean, gaussian.mean, rtol=1e-6, atol=1e-6 * float(gaussian.mean.abs().max()))
+        other, size = two.gaussians[name], float(gaussian.mean.abs().max())
+        assert other.count == gaussian.count == COUNT // 2
+        torch.testing.assert_close(other.mean, gaussian.mean, rtol=1e-6, atol=1e-6 * size)
         torch.testing.assert_close(other.variances, gaussian.variances, rtol=1e-5, atol=0)
         assert other.total == pytest.approx(gaussian.total, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_fit_the_prior_of_one(fit: tuple[list[object], Prior], tmp_path: Path) -> None:
+    complete_together([*fit[0], tmp_path / "two"], tmp_path / "log")
+    writers = {file.name[:3] for file in (tmp_path / "two" / LATENTS).rglob("*.safetensors")}
+    assert writers == {"000", "001"}, "both have encoded"
+    assert_same(fit[1], Prior.load(tmp_path / "two"))
 
 
 @pytest.mark.slow
@@ -205,7 +234,38 @@ def test_a_process_that_is_killed_ends_the_other_with_one_line(home: Path, tmp_p
 
 def test_an_error_of_the_first_is_everybodys(home: Path) -> None:
     def fails() -> Any:
-        raise ranks.OnbrandError("folder", "it is full")
+        raise OnbrandError("folder", "it is full")
 
     with raises("folder", "it is full"):
         from_first(fails)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("verb", ["fit", "generate"])
+def test_one_of_two_processes_or_both_killed_anywhere(
+    verb: str, home: Path, fit: tuple[list[object], Prior], tmp_path: Path
+) -> None:
+    """Gone on with by one to three processes."""
+    seed = random.randrange(2**32)
+    print(f"moments from seed {seed}")
+    draw, out, log, kills = random.Random(seed), tmp_path / "out", tmp_path / "log", 0
+    words = [*fit[0], out] if verb == "fit" else [*command("generate", home, out), "--batch_size", 1]
+    complete(words, log)
+    images, start = contents(out), time.monotonic()
+    shutil.rmtree(out)
+    complete_together(words, log)
+    seconds = time.monotonic() - start
+    while kills < KILLS:
+        shutil.rmtree(out)
+        with launched(words, log) as runs:
+            time.sleep(draw.uniform(0, seconds))
+            for run in draw.choice([runs[:1], runs[1:], runs]):
+                run.send(signal.SIGKILL)
+            codes = endings(runs)
+        assert set(codes) <= {0, 2, -signal.SIGKILL} and len(errors(runs)) == codes.count(2), (codes, errors(runs))
+        kills += codes.count(-signal.SIGKILL)
+        complete_together(words, log, draw.choice([1, 2, 3]))
+        if verb == "fit":
+            assert_same(fit[1], Prior.load(out))
+        else:
+            assert contents(out) == images, codes

@@ -210,7 +210,7 @@ def _show(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _say(line: str, what: str = "") -> None:
-    """Print a line to stderr, if no other process of this run has; an "error" ends them all, and one of them says it."""
+    """Print a line to stderr, if no other process of this run has; what: "error" for what ends them all, said once."""
     if is_first_to_say(what or line):
         print(line, file=sys.stderr)
 

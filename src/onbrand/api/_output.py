@@ -63,7 +63,9 @@ def works_in(
             first = all(os.environ.get(name, "0") == "0" for name in RANKS)
             if use != "together" and world() > 1:
                 way = "start it several times, and it is shared" if use == "shared" else "start it by itself"
-                raise OnbrandError("processes", f"{run.__name__} is no work for a launcher's {world()} processes: {way}")
+                raise OnbrandError(
+                    "processes", f"{run.__name__} is no work for a launcher's {world()} processes: {way}"
+                )
             claims = first and use != "visited" and (new or folder.is_dir())
             claim = claimed(folder, run.__name__, use == "shared") if claims else nullcontext()
             with enough_memory(memory), enough_space(folder), held_by_first(claim):
