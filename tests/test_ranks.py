@@ -180,6 +180,20 @@ def test_two_processes_fit_the_prior_of_one(fit: tuple[list[object], Prior], tmp
 
 
 @pytest.mark.slow
+def test_two_processes_train_as_one(home: Path, tmp_path: Path) -> None:
+    """By the verb; accumulation and the other methods: training/test_resume."""
+    out = tmp_path / "out"
+    complete_together([*command("train", home, out), "--train_batch_size", 1], tmp_path / "log")
+    one, two = (
+        [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        for folder in (home / "lora", out)
+    )
+    for name in ("loss", "loss_outside", "passed"):
+        assert [line[name] for line in two] == pytest.approx([line[name] for line in one], abs=1e-5)
+    assert (out / "model").is_dir() and not (out / LOCK).exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fitted", [True, False], ids=["a fitted brand", "a prior alone"])
 def test_two_processes_check_as_one(home: Path, tmp_path: Path, fitted: bool) -> None:
     """Numbers and bytes; the ranges of the photos are learned in both ways."""

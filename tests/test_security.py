@@ -77,6 +77,7 @@ ALLOWED = {
     "io.py: whole_folder: shutil.rmtree": "of a draft",
     "io.py: write_png: image.save": "into a draft",
     "io.py: write_text: draft.write_text": "into a draft",
+    "launcher.py: end_with_launcher: socket.socketpair": "within this process",
     "models/controlnet.py: _fetch: snapshot_download": "a Hub id that the user named, safetensors alone",
     "models/fitting.py: background_of_all: record.open": "Record.open is open_image",
     "models/loading.py: _config_in: snapshot_download": "local_files_only=True: of what is on this machine",

@@ -6,6 +6,7 @@ import io
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 
@@ -24,17 +25,17 @@ def end_with_launcher() -> None:
     if rank() > 0:
         sys.stdout = io.StringIO()
         os.environ["TQDM_DISABLE"] = "1"
-    signals, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer)
+    pair = socket.socketpair()  # a signal comes out of the first as its number, whatever this process waits for
+    pair[1].setblocking(False)
+    signal.set_wakeup_fd(pair[1].fileno())
     signal.signal(signal.SIGTERM, lambda *_: None)
-    threading.Thread(target=_watch, args=(os.getppid(), signals), daemon=True).start()
+    threading.Thread(target=_watch, args=(os.getppid(), pair), daemon=True).start()
 
 
-def _watch(launcher: int, signals: int) -> None:
+def _watch(launcher: int, pair: tuple[socket.socket, socket.socket]) -> None:
     while os.getppid() == launcher:
-        if select.select([signals], [], [], 0.5)[0] and signal.SIGTERM in os.read(signals, 64):
-            _end("its launcher has stopped this run, or another process of it has ended", is_first_to_say("error"))
+        if select.select(pair[:1], [], [], 0.5)[0] and signal.SIGTERM in pair[0].recv(64):
+            _end("another process of this run has ended, or its launcher was stopped", is_first_to_say("error"))
     _end("the launcher has ended, and its processes with it", os.environ.get("LOCAL_RANK", "0") == "0")
 
 

@@ -22,7 +22,6 @@ S = TypeVar("S")
 JOIN, WORK = timedelta(minutes=10), timedelta(days=7)
 """How long processes wait for each other, until they have found each other and then. One that has ended is noticed at
 once, by its connections or by its launcher; one that works may take as long as it needs."""
-ENDED = "another process of this run has ended, and this one with it: the same command goes on"
 SHARING: ContextVar[bool] = ContextVar("sharing", default=False)
 """Whether `each` shares."""
 _numbers = count()
@@ -86,11 +85,19 @@ def held_by_first(context: AbstractContextManager[object]) -> Iterator[None]:
             from_first(enter)
             yield
         except RuntimeError as error:
-            from torch.distributed import DistError
-
-            if world() > 1 and (isinstance(error, DistError) or "gloo" in str(error)):
-                raise OnbrandError("processes", ENDED) from error
+            if world() > 1 and _is_of_another(error):
+                raise OnbrandError(
+                    "processes",
+                    "another process of this run has ended, and this one with it: the same command goes on",
+                ) from error
             raise
+
+
+def _is_of_another(error: RuntimeError) -> bool:
+    """Whether an error says that another process could not be reached."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or "gloo" in str(error)
 
 
 def claims(items: Sequence[T]) -> Iterator[T]:
