@@ -1,6 +1,6 @@
 """SIGKILL at random moments over `merge` and two processes of `accelerate launch`: the same command, the same bytes.
 
-The other verbs: test_fit_killed, sampling/test_kill, training/test_resume.
+The other verbs: test_fit_killed, test_ranks, sampling/test_kill, training/test_resume.
 """
 
 from __future__ import annotations

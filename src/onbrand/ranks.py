@@ -15,7 +15,7 @@ from onbrand.errors import OnbrandError
 from onbrand.io import digest
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch._C._distributed_c10d import Store
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -35,7 +35,7 @@ def world() -> int:
 
 def rank() -> int:
     """Which of them this is, from 0."""
-    return int(os.environ["RANK"]) if world() > 1 else 0
+    return int(os.environ.get("RANK", "0")) if world() > 1 else 0
 
 
 def gather(value: T) -> list[T]:
@@ -142,12 +142,12 @@ def is_first_to_say(line: str) -> bool:
     """Whether no other process of this run has said the line yet; True if nobody can tell."""
     if world() == 1:
         return True
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     try:  # by a connection of its own: a thread may ask while the process waits
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=5), wait_for_workers=False)
-        return store.add(f"{_attempt()}/said {digest(line.encode())}", 1) == 1
+        return bool(store.add(f"{_attempt()}/said {digest(line.encode())}", 1) == 1)
     except (KeyError, ValueError, RuntimeError):
         return True
 
@@ -155,16 +155,17 @@ def is_first_to_say(line: str) -> bool:
 @cache
 def _store() -> Store:
     """What the processes find each other by, and share small numbers through."""
-    import torch.distributed as dist
+    from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
-    if "MASTER_ADDR" not in os.environ:
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
         raise OnbrandError(
             "processes",
-            f"this is one of {world()} processes, and MASTER_ADDR does not say where they meet: start them with "
-            "accelerate launch or torchrun",
+            f"WORLD_SIZE says that this is one of {world()} processes, and {' and '.join(missing)} not which one or "
+            "where they meet: start them with accelerate launch or torchrun, or unset WORLD_SIZE",
         )
-    store, _, _ = next(dist.rendezvous("env://", rank(), world(), timeout=JOIN))
-    return dist.PrefixStore(_attempt(), store)
+    store, _, _ = next(rendezvous("env://", rank(), world(), timeout=JOIN))
+    return PrefixStore(_attempt(), store)
 
 
 def _attempt() -> str:
