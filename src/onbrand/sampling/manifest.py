@@ -287,11 +287,11 @@ def _open(folder: Path, settings: Mapping[str, Any], work: Plan) -> tuple[set[in
     for part in parts:
         for draft in part.glob(".*.png.*.tmp"):  # of a process that was killed
             draft.unlink(missing_ok=True)
-    if (folder / LINES).is_file():
-        size = sum(map(len, _complete_lines(folder / LINES)))
-        if size < (folder / LINES).stat().st_size:
-            os.truncate(folder / LINES, size)
-        _put_in_order(folder)
+    append(folder / LINES).close()  # before any other process has lines
+    size = sum(map(len, _complete_lines(folder / LINES)))
+    if size < (folder / LINES).stat().st_size:
+        os.truncate(folder / LINES, size)
+    _put_in_order(folder)
     there = {index for index, entry in entries.items() if (folder / entry["file"]).is_file()}
     files = {index: folder / entries[index]["file"] for index in there}
     damaged = sorted(index for index, file in files.items() if file.is_symlink() or not is_whole(file))
