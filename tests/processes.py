@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import time
 import traceback
@@ -90,11 +91,16 @@ def launched(arguments: Sequence[object], log: Path, count: int = 2) -> Iterator
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     place = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
     place["TORCHELASTIC_USE_AGENT_STORE"] = "True"
-    yield [
+    runs = [
         begin(arguments, log.with_name(f"{log.name}-{rank}"), {**place, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(count)
     ]
-    del store
+    try:
+        yield runs
+    finally:
+        for run in runs:  # what still waits for another
+            run.send(signal.SIGKILL)
+        del store
 
 
 def complete_together(arguments: Sequence[object], log: Path, count: int = 2) -> list[Run]:
