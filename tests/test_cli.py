@@ -408,6 +408,7 @@ CALLS: dict[str, Any] = {
     "export": api.export.options(
         "run", format="webui", output_dir="o", model="M", device="cpu", model_config="F"
     ),
+    "patch": api.patch.options("kohya", script="s.py", prior="b", start_timestep=999, version="0.10.1", write=True),
     "report": api.report.options("run", output_file="page.html"),
     "data": api.data.options("garments", "o", split="test", num_images=3),
     "ui": cli.ui.options("studio", models="models", host="localhost", port=7861),

@@ -22,7 +22,7 @@ LAYERS = [
     {"comparison", "ui"},
     {"cli", "launcher"},
 ]
-VERBS = ("fit", "diagnose", "train", "generate", "check", "merge", "export", "report", "data")
+VERBS = ("fit", "diagnose", "train", "generate", "check", "merge", "export", "patch", "report", "data")
 LONGEST = 80
 """Lines of a verb's file."""
 GUARDED = {"diffusers", "transformers", "peft"}

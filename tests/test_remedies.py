@@ -22,8 +22,8 @@ ARGUMENTS = {
     for name in inspect.signature(public).parameters
 }
 OTHERS = {
-    "alpha_bar", "alphas_cumprod", "class_name", "conditioning_file_name", "constant_with_warmup", "encode_all",
-    "file_name", "load_dataset", "model_max_length", "model_type", "new_controlnet", "num_train_timesteps",
+    "alpha_bar", "alphas_cumprod", "caption_column", "class_name", "conditioning_file_name", "constant_with_warmup",
+    "encode_all", "file_name", "load_dataset", "model_max_length", "model_type", "new_controlnet", "num_train_timesteps",
     "sample_size", "save_to_disk", "timestep_type", "to_k", "to_q", "to_v", "total_batch_size", "trained_betas",
     "v_prediction", "x0_hat", "x_start",
 }  # fmt: skip

@@ -34,6 +34,7 @@ ALLOWED = {
     "api/_export.py: export: pipeline.save": "into a draft",
     "api/_output.py: locked: file.write_text": "into the lock that this run holds",
     "api/_output.py: locked: socket.gethostname": "this machine's own name",
+    "api/_patch.py: patch: draft.write_bytes": "into a draft",
     "comparison/baselines.py: paste: Image.fromarray(pixels).save": "into a draft",
     "comparison/baselines.py: prepare: (draft / LATENTS).symlink_to": "a prior's cache is the brand's",
     "comparison/baselines.py: baseline_model: pipeline.save": "into a draft",

@@ -4,9 +4,11 @@ from .api import export as export
 from .api import fit as fit
 from .api import generate as generate
 from .api import merge as merge
+from .api import patch as patch
 from .api import report as report
 from .api import train as train
 from .comparison.compare import compare as compare
+from .core import BrandNoise as BrandNoise
 from .core import Conditional as Conditional
 from .core import ConditionalFitter as ConditionalFitter
 from .core import Finding as Finding

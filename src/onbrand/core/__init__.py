@@ -8,8 +8,10 @@ from onbrand.core.offset import constant, handoff, matched_noise, ratio, window,
 from onbrand.core.prior import Prior, Provenance
 from onbrand.core.process import add_noise, estimate, expand, remove_noise, target
 from onbrand.core.text import Conditional, ConditionalFitter
+from onbrand.core.trainers import BrandNoise
 
 __all__ = [
+    "BrandNoise",
     "Conditional",
     "ConditionalFitter",
     "Finding",

@@ -66,8 +66,8 @@ def model_folder(folder: str | Path) -> Path:
 
 def lora_metadata(lora: str | Path) -> tuple[Path, dict[str, Any]]:
     """The file of the LoRA at `lora` (the file, or a model or run folder with one, or a folder of peft's), and what
-    onbrand wrote into it: base, the model that it was trained on, and trained_start (KEYS; None: noise). An empty dict:
-    not onbrand's.
+    onbrand wrote into it: base, the model that it was trained on, and trained_start (KEYS; None: noise). Of another
+    trainer's: trained_start if a record lies beside it, or an empty dict.
 
     OnbrandError if there is no such file, or it is damaged."""
     path = Path(lora).expanduser()
@@ -83,8 +83,9 @@ def lora_metadata(lora: str | Path) -> tuple[Path, dict[str, Any]]:
             f"{here}: give another",
         )
     text = read_metadata(file, "lora").get("onbrand")
-    if text is None:
-        return file, {}
+    if text is None:  # another trainer's, which leaves the record beside it if it is patched
+        start = trained_start_in(file.parent)
+        return file, {"trained_start": start} if start else {}
     metadata = read_content(text, f"what onbrand wrote into {file}", "lora")
     start = metadata.pop("offset", None) or metadata.get("trained_start")  # offset: its name in schema 1
     return file, metadata | {"trained_start": checked(start, str(file)) if start else None}

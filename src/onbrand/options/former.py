@@ -67,6 +67,7 @@ FORMER: dict[str, dict[str, str]] = {
     "compare": COMPARE,
     "merge": {"out": "output_dir", "scale": "lora_scale"},
     "export": {},
+    "patch": {},
     "report": {"out": "output_file"},
     "data": {"out": "output_dir", "count": "num_images"},
     "ui": {},
