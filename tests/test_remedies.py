@@ -23,9 +23,9 @@ ARGUMENTS = {
 }
 OTHERS = {
     "alpha_bar", "alphas_cumprod", "caption_column", "class_name", "conditioning_file_name", "constant_with_warmup",
-    "encode_all", "file_name", "load_dataset", "model_max_length", "model_type", "new_controlnet", "num_train_timesteps",
-    "sample_size", "save_to_disk", "timestep_type", "to_k", "to_q", "to_v", "total_batch_size", "trained_betas",
-    "v_prediction", "x0_hat", "x_start",
+    "encode_all", "file_name", "load_dataset", "model_max_length", "model_type", "new_controlnet",
+    "num_train_timesteps", "sample_size", "save_to_disk", "timestep_type", "to_k", "to_q", "to_v",
+    "total_batch_size", "trained_betas", "v_prediction", "x0_hat", "x_start",
 }  # fmt: skip
 """What no setting is called, and a message may name: keys of files, classes, the method's letters, choices."""
 

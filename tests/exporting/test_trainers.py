@@ -20,6 +20,7 @@ from onbrand import api
 from onbrand.data.images import to_tensor
 from onbrand.models.checkpoint import trained_start_in
 from onbrand.models.controlnet import new_controlnet
+from onbrand.models.pipeline import shipped
 from onbrand.options.train import TrainSettings
 from onbrand.training.objective import Batch, make_objective
 from worlds import tiny_pipeline, tiny_prior
@@ -60,6 +61,17 @@ def write_photos(folder: Path, columns: tuple[str, ...]) -> None:
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def run_scripts(folder: Path, words: list[str], *scripts: Path) -> None:
+    """Run scripts of diffusers' one after the other, with the same arguments; `folder`/steps is their record."""
+    (folder / "words.json").write_text(json.dumps(words))
+    run = subprocess.run(
+        [sys.executable, Path(__file__).with_name("in_diffusers.py"), "words.json", "steps", *scripts],
+        capture_output=True, text=True, cwd=folder,
+        env={**os.environ, "HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_patched_script_learns_by_onbrands_objective(script: str, tmp_path: Path) -> None:
@@ -82,15 +94,9 @@ def test_a_patched_script_learns_by_onbrands_objective(script: str, tmp_path: Pa
     if controlled:
         new_controlnet(pipe).controlnet.save_pretrained(tmp_path / "net")
         words += [f"--controlnet_model_name_or_path={tmp_path / 'net'}", "--conditioning_image_column=conditioning"]
-    (tmp_path / "words.json").write_text(json.dumps(words))
     patched = Path(shutil.copy(plain, tmp_path / "patched.py"))
     api.patch("diffusers", script=patched, prior=tmp_path / "brand", write=True)
-    run = subprocess.run(
-        [sys.executable, Path(__file__).with_name("in_diffusers.py"), "words.json", "steps", plain, patched],
-        capture_output=True, text=True, cwd=tmp_path,
-        env={**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-3000:]
+    run_scripts(tmp_path, words, plain, patched)
     tensors, latents = load_file(tmp_path / "steps"), latents_of(pipe, tmp_path / "photos")
     starts = {plain: TrainSettings(start="noise"), patched: TrainSettings(start="mean", gain="constant")}
     for name, settings in starts.items():
@@ -116,6 +122,34 @@ def latents_of(pipe: DiffusionPipeline, photos: Path) -> Tensor:
     pixels = torch.stack([to_tensor(Image.open(photos / f"{i}.png")) for i in range(8)])
     with torch.no_grad():
         return (pipe.vae.encode(pixels).latent_dist.mean * pipe.vae.config.scaling_factor).flatten(1)
+
+
+@pytest.mark.prove
+@pytest.mark.filterwarnings("ignore:.*its mean shows those images")  # 40 of a class
+@pytest.mark.filterwarnings("ignore:real photos kept back pass less often")
+def test_fifty_steps_with_the_patch_keep_the_brands_background(tmp_path: Path) -> None:
+    plain = theirs("ONBRAND_DIFFUSERS", "examples/", "text_to_image/train_text_to_image.py")
+    photos, brand = tmp_path / "photos", tmp_path / "brand"
+    api.data("garments", output_dir=photos, num_images=80)
+    api.fit(photos, "tiny", brand)
+    captions = [json.loads(line)["text"] for line in (photos / "metadata.jsonl").read_text().splitlines()]
+    (tmp_path / "prompts.txt").write_text("\n".join(captions[:24]))
+    patched = Path(shutil.copy(plain, tmp_path / "patched.py"))
+    api.patch("diffusers", script=patched, prior=brand, write=True)
+    rates = {}
+    for script in (plain, patched):
+        tuned, images = tmp_path / f"{script.stem}-tuned", tmp_path / script.stem
+        words = [
+            f"--pretrained_model_name_or_path={shipped('tiny')}", f"--train_data_dir={photos}", f"--output_dir={tuned}",
+            "--resolution=128", "--caption_column=text", "--train_batch_size=16", "--learning_rate=1e-4", "--seed=0",
+            "--max_train_steps=50", "--lr_warmup_steps=0", "--report_to=all",
+        ]  # fmt: skip
+        run_scripts(tmp_path, words, script)
+        start = "noise" if script == plain else None  # the one that it was trained with
+        api.generate(tmp_path / "prompts.txt", model=tuned, output_dir=images, start=start, guidance_scale=1.5)
+        rates[script] = api.check(images, against=photos, prior=brand).content["properties"]["background"]["rate"]
+    print(rates)
+    assert rates[plain] < 0.1 < 0.5 < rates[patched]
 
 
 @pytest.mark.parametrize("script", KOHYA)

@@ -30,7 +30,7 @@ FIELDS = [(one, field.name) for one in cli.VERBS for field in dataclasses.fields
 def options_of(one: Verb[Any, Any, Any], **values: Any) -> Any:
     """A verb's options: what it must be given, and these values."""
     required = {
-        field.name: "webui" if field.name == "format" else "garments"
+        field.name: {"format": "webui", "trainer": "kohya"}.get(field.name, "garments")
         for field in dataclasses.fields(one.options)
         if default(field) is dataclasses.MISSING
     }

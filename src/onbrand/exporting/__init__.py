@@ -1,1 +1,1 @@
-"""What other programs read: ComfyUI, Forge, A1111."""
+"""For other programs: what ComfyUI, Forge and A1111 read, and lines of ours in other people's trainers."""
