@@ -72,6 +72,7 @@ def test_one_class_needs_no_captions(brand: Path, tmp_path: Path, columns: Any) 
         ({"text": ["block", "a dog", "", "block"]}, ["2 of 4 values of column text", "row 1: ", "'a dog'", *CLASSES]),
         ({"class": ["block", None], "text": ["block"] * 2}, ["1 of 2 values of column class", "row 1"]),
         ({"class": [0, 1]}, ["2 of 2 values of column class", "'0'"]),
+        ({"class": ["block", "block, red"]}, ["1 of 2", "row 1", "'block, red'"]),
         ({"text": ["blocks"]}, ["1 of 1", "'blocks'"]),
         ({"text": [["a dog", "block"]]}, ["1 of 1", "'a dog'"]),
         ({"caption": ["block"], "image": [0]}, ["looked for class and text among caption, image", "caption_column"]),
@@ -80,6 +81,11 @@ def test_one_class_needs_no_captions(brand: Path, tmp_path: Path, columns: Any) 
 def test_what_names_no_class_is_said_before_the_first_step(brand: Path, columns: Any, words: list[str]) -> None:
     with raises("training", *words):
         BrandNoise(brand / "brand", 951).label(loader_of(**columns))
+
+
+def test_another_class_is_not_taken_for_the_only_one(brand: Path) -> None:
+    with raises("training", "1 of 2 values of column class", "'cat' is none of 'product photo'"):
+        BrandNoise(brand / "single", 951).label(loader_of(**{"class": ["product photo", "cat"]}))
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class BrandNoise:
             caption_column: the captions; None: text.
 
         Raises:
-            OnbrandError: the prior has several classes, and rows name none of them.
+            OnbrandError: rows name a class that the prior has not, or none of several.
         """
         rows = loader.dataset
         captions = caption_column or "text"
@@ -58,12 +58,11 @@ class BrandNoise:
                 f"the prior has {len(self.prior.sizes)} classes, and no column says an image's: looked for {CLASS} and "
                 f"{captions} among {', '.join(rows.column_names)}; name that of the captions, caption_column",
             )
-        faults = []
-        for row, value in enumerate(rows.with_format(None)[column] if column else ()):
-            try:
-                self.prior.class_of(_text(value))
-            except OnbrandError as error:
-                faults.append(f"row {row}: {error}")
+        faults = [
+            f"row {row}: {reason}"
+            for row, value in enumerate(rows.with_format(None)[column] if column else ())
+            if (reason := self._fault(_text(value), column == CLASS))
+        ]
         if faults:
             raise OnbrandError(
                 "training", f"{len(faults)} of {len(rows)} values of column {column} name no class; {faults[0]}"
@@ -96,6 +95,17 @@ class BrandNoise:
         prior = self.prior.at((latents.shape[-2] * pixels, latents.shape[-1] * pixels))
         x_start = prior.mean([self.prior.class_of(label) for label in labels])
         return matched_noise(noise, latents, x_start, self._gain[timesteps])
+
+    def _fault(self, text: str, whole: bool) -> str:
+        """Why a text names no class of the prior, "" if it does; whole: it must be the name, not begin with it."""
+        if whole:
+            known = ", ".join(map(repr, self.prior.sizes))
+            return "" if text in self.prior.sizes else f"{text!r} is none of {known}; mend it, or rename that column"
+        try:
+            self.prior.class_of(text)
+        except OnbrandError as error:
+            return str(error)
+        return ""
 
     def _begin(self, scheduler: Any, args: Any) -> Tensor:
         """The gain `(T,)`, once the trainer's settings have been looked at; leaves the record."""
