@@ -148,7 +148,6 @@ def test_fifty_steps_with_the_patch_keep_the_brands_background(tmp_path: Path) -
         start = "noise" if script == plain else None  # the one that it was trained with
         api.generate(tmp_path / "prompts.txt", model=tuned, output_dir=images, start=start, guidance_scale=1.5)
         rates[script] = api.check(images, against=photos, prior=brand).content["properties"]["background"]["rate"]
-    print(rates)
     assert rates[plain] < 0.1 < 0.5 < rates[patched]
 
 
