@@ -1,7 +1,7 @@
 """The app in a real browser, as a studio's colleague uses it: the seven steps, and what goes wrong on the way.
 
 `ONBRAND_BROWSER` names a Chromium; without it the one on the path, or playwright's own. `ONBRAND_SCREENSHOTS` names a
-folder for the pictures of docs/guides/browser.md.
+folder for pictures of every step, of which docs/images/ui-*.webp were put together.
 """
 
 import os
