@@ -190,7 +190,8 @@ def test_a_second_tab_a_reload_a_stop_lose_nothing(browser: Any, app: str, root:
     page, second = Page(browser, app), Page(browser, app)
     for one in (page, second):
         one.choose(BRAND, "Acme")
-    page.step(6)
+        one.step(6)
+        sync_api.expect(one.tab.get_by_label("Run", exact=True)).to_have_value("001", timeout=1000 * SECONDS)
     page.choose("Run", "a new run")
     page.choose("Steps", "200")
     page.choose("Steps between validations", "0")
@@ -204,7 +205,7 @@ def test_a_second_tab_a_reload_a_stop_lose_nothing(browser: Any, app: str, root:
     page.says("#status", "run 002 (Acme) was stopped")
     assert len(log.read_text().splitlines()) < 200
     page.step(6)
-    page.choose("Run", "002")
+    sync_api.expect(page.tab.get_by_label("Run", exact=True)).to_have_value("002", timeout=1000 * SECONDS)
     page.choose("Steps", "200")
     page.choose("Steps between validations", "0")
     page.press("Train, or go on with this run")

@@ -45,7 +45,7 @@ def build(studio: Studio, jobs: Jobs) -> gr.Blocks:
             stop = gr.Button("Stop", variant="stop", scale=1, min_width=90)
         status = gr.HTML()
         stamp, stamp_of_run = gr.Textbox(visible=False), gr.Textbox(visible=False)
-        former_sets = gr.State([])
+        former = gr.State()
 
         with gr.Tab("1 Photos and model"):
             gr.Markdown(
@@ -144,7 +144,7 @@ def build(studio: Studio, jobs: Jobs) -> gr.Blocks:
                 return views.status(jobs, chosen), "", ""
             return views.status(jobs, chosen), brand.stamp(), brand.stamp_of_run(of_run) if of_run in brand.runs else ""
 
-        def show(chosen: str | None, of_images: str | None, of_run: str | None, former: list[str]) -> list[Any]:
+        def show(chosen: str | None, of_images: str | None, of_run: str | None, former: Any) -> list[Any]:
             brand = studio.known(chosen)
             if brand is None:
                 return [gr.skip()] * (len(views_of) + 6)
@@ -152,15 +152,16 @@ def build(studio: Studio, jobs: Jobs) -> gr.Blocks:
             reads = any(one.get("r2") is not None for one in classes.values())
             trained = [one for one in brand.runs if (brand.run(one) / "model").is_dir()]
             sets, runs = brand.image_sets, brand.runs
-            new_images = of_images not in sets or sets != former
+            of_images = of_images if former == (sets, runs) and of_images in sets else next(iter(sets), None)
+            of_run = of_run if former == (sets, runs) and of_run in (NEW, *runs) else next(iter(runs), NEW)
             return [
                 *(fill(brand) for _, fill in views_of),
                 gr.Dropdown(choices=[AS_SAID, *classes]),
                 gr.Dropdown(choices=[one for one in STARTS if reads or one != "text"]),
                 gr.Dropdown(choices=[STOCK, *trained]),
-                gr.Dropdown(choices=sets, value=next(iter(sets), None) if new_images else of_images),
-                gr.Dropdown(choices=[NEW, *runs], value=of_run if of_run in runs else next(iter(runs), NEW)),
-                sets,
+                gr.Dropdown(choices=sets, value=of_images),
+                gr.Dropdown(choices=[NEW, *runs], value=of_run),
+                (sets, runs),
             ]
 
         def show_check(chosen: str | None, of_images: str | None) -> tuple[str, Any]:
@@ -185,8 +186,8 @@ def build(studio: Studio, jobs: Jobs) -> gr.Blocks:
         name.change(remembered, name, [photos, model, prompts, guidance], show_progress="hidden")
         gr.Timer(EVERY).tick(tick, [name, run], [status, stamp, stamp_of_run], show_progress="hidden")
         for changed in (stamp.change, name.change):
-            targets = [*(component for component, _ in views_of), class_name, start, weights, images, run, former_sets]
-            done = changed(show, [name, images, run, former_sets], targets, show_progress="hidden")
+            targets = [*(component for component, _ in views_of), class_name, start, weights, images, run, former]
+            done = changed(show, [name, images, run, former], targets, show_progress="hidden")
             done.then(show_check, [name, images], [verdict, rows], show_progress="hidden")
         images.input(show_check, [name, images], [verdict, rows], show_progress="hidden")
         stamp_of_run.change(show_run, [name, run], [losses, validation], show_progress="hidden")
