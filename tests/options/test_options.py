@@ -157,7 +157,8 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("one", "name"), PLACES, ids=lambda value: getattr(value, "__name__", value))
 def test_the_home_folder_is_meant_by_a_tilde_in_every_place(one: Verb[Any, Any, Any], name: str, home: Path) -> None:
     value, expected = BESIDE.get(name, ("~/a", "{home}/a"))
-    others = {"model": {"prior": "b"}, "validation_data": {"validation_loss_steps": 1}}.get(name, {})
+    needs = {"attributes": {"against": "b"}, "model": {"prior": "b"}, "validation_data": {"validation_loss_steps": 1}}
+    others = needs.get(name, {})
     known = {field.name for field in dataclasses.fields(one.options)}
     options = options_of(one, **{key: item for key, item in others.items() if key in known}, **{name: value})
     assert str(getattr(options, name)) == str(expected).replace("{home}", str(home))
