@@ -235,7 +235,7 @@ def test_an_error_of_all_is_said_once(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.prove), 1])
 def test_a_process_that_is_killed_ends_the_other_with_one_line(home: Path, tmp_path: Path, victim: int) -> None:
     out = tmp_path / "out"
     words = [*command("generate", home, out), "--num_images_per_prompt", 60, "--batch_size", 1]

@@ -32,6 +32,7 @@ def test_its_parts_run_and_components_explain_what_a_full_decomposition_does(too
     assert {name.partition(" beside")[0] for name in tool.RATIOS} <= set(tool.PARTS)
 
 
+@pytest.mark.prove
 @pytest.mark.filterwarnings("ignore:.*its mean shows those images")
 def test_a_sweep_is_measured_and_drawn(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def here(part: str, folder: Path, shape: tuple[int, int, int], count: int, classes: int) -> dict[str, float]:

@@ -31,7 +31,7 @@ def rehearsed(tool: Any, tmp_path: Path) -> Any:
     return lambda *more: tool("gpu").main([*flags, *more]), tmp_path / "gpu-cpu.json"
 
 
-@pytest.mark.slow
+@pytest.mark.prove  # it takes half a minute
 @pytest.mark.filterwarnings("ignore:.* (was|were) fitted on .* images", "ignore:.*start from the text needs 20")
 def test_some_of_it(rehearsed: Any) -> None:
     main, file = rehearsed
