@@ -14,7 +14,7 @@ from onbrand.core.trainers import CLASS, OFF
 from onbrand.errors import OnbrandError
 
 TRIED = {"diffusers": ("0.40",), "kohya": ("0.10",)}
-"""Versions of a trainer whose scripts were patched, those of diffusers run too: tests/exporting/test_foreign_trainers.py."""
+"""Versions of a trainer whose scripts were patched; those of diffusers were run, too (test_foreign_trainers.py)."""
 T = TypeVar("T")
 Lines = dict[int, tuple[ast.stmt, list[str]]]
 """Line -> the statement whose indentation is taken, and what is added after that line."""
