@@ -367,7 +367,8 @@ CALLS: dict[str, Any] = {
     "fit": api.fit.options(
         "my photos/", "M", "brand", k=4, text="cca", split="train", resolution=(64, 32), enable_bucket=True,
         bucket_reso_steps=8, random_flip=True, batch_size=4, device="cpu", dtype="bfloat16",
-        latents_dtype="float16", latents_from="kohya", model_config="F",
+        latents_dtype="float16", latents_from="kohya", push_to_hub=True, hub_model_id="o/n",
+        private=True, model_config="F",
     ),
     "diagnose": api.diagnose.options(
         "brand", model="M", scheduler="DDIMScheduler", num_inference_steps=30, timestep_spacing="trailing",
@@ -382,7 +383,8 @@ CALLS: dict[str, Any] = {
         caption_dropout_rate=0.2, snr_gamma=5.0, input_perturbation=0.1, timestep_range=(5, 900),
         mixed_precision="bf16", gradient_checkpointing=True, prefetch=False, compile=True, offload=True,
         allow_tf32=True, checkpointing_steps=3, checkpoints_total_limit=1, validation_steps=3, num_validation_images=2,
-        validation_loss_steps=4, early_stopping_patience=2, report_to="tensorboard",
+        validation_loss_steps=4, early_stopping_patience=2, report_to="tensorboard", push_to_hub=True,
+        hub_model_id="o/n", private=True,
     ),
     "generate": GenerateOptions(
         "p.jsonl", model="M", output_dir="o", prior="b", prompt="a 'red' dress, \"new\"", num_images_per_prompt=3,
@@ -405,6 +407,7 @@ CALLS: dict[str, Any] = {
         guidance_scale=1.0, batch_size=3, model_config="F",
     ),
     "merge": api.merge.options("l", "o", model="M", single_file=True, lora_scale=-1.0, device="cpu", model_config="F"),
+    "push": api.push.options("b", hub_model_id="o/n", private=True),
     "export": api.export.options(
         "run", format="webui", output_dir="o", model="M", device="cpu", model_config="F"
     ),

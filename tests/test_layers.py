@@ -11,7 +11,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "onbrand"
 LAYERS = [
-    {"core", "options", "io", "schemas", "errors", "ranks"},
+    {"core", "options", "hub", "io", "schemas", "errors", "ranks"},
     {"data", "datasets"},
     {"models"},
     {"sampling"},
@@ -22,7 +22,7 @@ LAYERS = [
     {"comparison", "ui"},
     {"cli", "launcher"},
 ]
-VERBS = ("fit", "diagnose", "train", "generate", "check", "merge", "export", "patch", "report", "data")
+VERBS = ("fit", "diagnose", "train", "generate", "check", "merge", "export", "patch", "push", "report", "data")
 LONGEST = 80
 """Lines of a verb's file."""
 GUARDED = {"diffusers", "transformers", "peft"}

@@ -70,6 +70,8 @@ ALLOWED = {
     "evaluation/text.py: save: save_file": "into a draft",
     "exporting/comfyui.py: write_latent: save_file": "into a draft",
     "exporting/webui.py: write: save_file": "into a draft",
+    "hub.py: fetch: snapshot_download": "a Hub id that the user named: safetensors and model_index.json",
+    "hub.py: fetched: snapshot_download": "local_files_only=True: of what is on this machine",
     "io.py: append: os.fdopen": "through no link",
     "io.py: append: os.open": "through no link",
     "io.py: remove: shutil.rmtree": "of a path that is no link; rmtree follows none below",

@@ -1,7 +1,7 @@
 """Keep the brand's look: start diffusion from the prior your photos have, and train with the same start.
 
-The verbs (fit, diagnose, train, generate, check, compare, merge, export, patch, report) and the method's own functions,
-each loaded on first use: `import onbrand` loads no torch. `__init__.pyi` lists what there is.
+The verbs (fit, diagnose, train, generate, check, compare, merge, export, patch, push, report) and the method's own
+functions, each loaded on first use: `import onbrand` loads no torch. `__init__.pyi` lists what there is.
 """
 
 import lazy_loader

@@ -5,6 +5,7 @@ from .api import fit as fit
 from .api import generate as generate
 from .api import merge as merge
 from .api import patch as patch
+from .api import push as push
 from .api import report as report
 from .api import train as train
 from .comparison.compare import compare as compare

@@ -31,7 +31,7 @@ from onbrand.ui.serve import ui
 
 VERBS: tuple[Verb[Any, Any, Any], ...] = (
     api.fit, api.diagnose, api.train, api.generate, api.check, compare, api.merge, api.export, api.patch,
-    api.report, api.data, ui,
+    api.push, api.report, api.data, ui,
 )  # fmt: skip
 """In the order of the work, and last what to try it on."""
 EXPECTED = (OnbrandError, OSError)

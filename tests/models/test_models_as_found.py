@@ -20,10 +20,10 @@ from torch import Tensor
 
 from onbrand import api
 from onbrand.core.prior import Prior
+from onbrand.hub import is_hub_id
 from onbrand.models import clip, pipeline
 from onbrand.models.controlnet import new_controlnet
 from onbrand.models.families import encoders_of
-from onbrand.models.weights import is_hub_id
 from worlds import raises, tiny_pipeline
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -405,7 +405,7 @@ def test_nothing_is_asked_of_the_network(
     with raises("controlnet", "nothing"):
         pipeline.load(saved, controlnet=["nothing"])
     with raises("checkpoint", "a/b"):
-        pipeline.load(saved, lora="a/b")
+        pipeline.load(saved, lora=tmp_path / "a" / "b")
     assert not questions
 
 

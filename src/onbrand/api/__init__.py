@@ -8,7 +8,8 @@ from onbrand.api._fit import fit
 from onbrand.api._generate import generate
 from onbrand.api._merge import merge
 from onbrand.api._patch import patch
+from onbrand.api._push import push
 from onbrand.api._report import report
 from onbrand.api._train import train
 
-__all__ = ["check", "data", "diagnose", "export", "fit", "generate", "merge", "patch", "report", "train"]
+__all__ = ["check", "data", "diagnose", "export", "fit", "generate", "merge", "patch", "push", "report", "train"]

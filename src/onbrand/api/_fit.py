@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from onbrand.api._output import works_in
+from onbrand.api._output import pushed, works_in
 from onbrand.io import versions, write_json
 from onbrand.options._verb import command, verb
 from onbrand.options.fit import FitOptions
@@ -13,6 +13,7 @@ from onbrand.options.fit import FitOptions
 
 @verb(FitOptions)
 @works_in("output_dir", "take a smaller batch_size or resolution", use="together")
+@pushed
 def fit(options: FitOptions) -> dict[str, Any]:
     """Fit the brand's prior: what its photos have in common, for each class.
 
@@ -27,8 +28,7 @@ def fit(options: FitOptions) -> dict[str, Any]:
             photos.
     """
     from onbrand.api._inputs import open_model, open_photos, say_summary, size_of
-    from onbrand.core.prior import BUCKETS, Prior, joined, name_of, save_all
-    from onbrand.core.prior import FILE as PRIOR
+    from onbrand.core.prior import BUCKETS, FILE, Prior, joined, name_of, save_all
     from onbrand.data.latents import FOLDER as LATENTS
     from onbrand.evaluation.likelihood import write_unseen
     from onbrand.models import fitting
@@ -76,5 +76,5 @@ def fit(options: FitOptions) -> dict[str, Any]:
     if results[1:]:
         result["buckets"] = [fitting.describe_bucket(other) for other in results[1:]]
     write_json(out / "fit.json", result)
-    print(f"wrote {out / PRIOR}, fit.json and means/")
+    print(f"wrote {out / FILE}, fit.json and means/")
     return result

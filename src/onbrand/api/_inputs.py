@@ -22,6 +22,7 @@ from onbrand.data.latents import FOLDER as LATENTS
 from onbrand.data.latents import Store, Summary
 from onbrand.data.records import Folder, open_folder
 from onbrand.errors import OnbrandError, UnreadableImage
+from onbrand.hub import is_hub_id
 from onbrand.io import plain
 from onbrand.models import pipeline
 from onbrand.models.checkpoint import is_lora, model_folder
@@ -146,9 +147,9 @@ def brand_folder(prior: str | Path | None) -> Path | None:
 
 
 def open_prior(prior: str | Path | None, model: str | Path | None = None) -> Prior | None:
-    """The prior in `prior`; a folder's knows its other buckets'. Without one: that saved beside the model, or none."""
+    """The prior in `prior`, or on the Hub; it knows its other buckets'. Without one: that beside the model, or none."""
     if prior is not None:
-        return Prior.load(prior)
+        return Prior.from_pretrained(prior) if is_hub_id(prior) else Prior.load(prior)
     beside = model_folder(model) / "onbrand" if model is not None else None
     return Prior.load(beside) if beside is not None and (beside / PRIOR).is_file() else None
 

@@ -10,14 +10,15 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from onbrand.api._memory import enough_memory
 from onbrand.errors import OnbrandError
+from onbrand.hub import open_repository
 from onbrand.io import DRAFT, append, discard, draft_of, read_json, remove_drafts, whole_folder, write_json
-from onbrand.ranks import held_by_first, world
+from onbrand.ranks import from_first, held_by_first, rank, world
 
 O_contra = TypeVar("O_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
@@ -74,6 +75,24 @@ def works_in(
         return framed
 
     return around
+
+
+def pushed(run: Callable[[Any], R_co]) -> Callable[[Any], R_co]:
+    """Makes a verb one whose folder goes to the Hub in the end, if its options say so: asked for before any work."""
+
+    @wraps(run)
+    def framed(options: Any) -> R_co:
+        if not options.push_to_hub:
+            return run(options)
+        name = from_first(partial(open_repository, options.hub_model_id, options.private))
+        result = run(options)
+        if not rank():
+            from onbrand.exporting.repository import upload  # which takes seconds to import
+
+            upload(Path(options.output_dir), name)
+        return result
+
+    return framed
 
 
 @contextmanager

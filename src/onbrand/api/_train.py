@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from onbrand.api._memory import PEAK, peak_memory
-from onbrand.api._output import works_in
+from onbrand.api._output import pushed, works_in
 from onbrand.io import read_json, versions, write_json
 from onbrand.options._verb import command, verb
 from onbrand.options.train import TrainOptions
@@ -16,6 +16,7 @@ from onbrand.options.train import TrainOptions
     "output_dir", "take a smaller train_batch_size with more gradient_accumulation_steps, gradient_checkpointing, "
     "offload, mixed_precision bf16 (fp16 on an older GPU), or fit and train at a smaller resolution", use="together",
 )  # fmt: skip
+@pushed
 def train(options: TrainOptions) -> Path:
     """Fine-tune a model on photos with the start that will make the images.
 

@@ -13,10 +13,12 @@ from onbrand.core.gaussian import Gaussian
 from onbrand.core.prior_file import BACKGROUND, FORMAT, GAUSSIAN, fingerprint_of, read, write
 from onbrand.core.text import Conditional
 from onbrand.errors import OnbrandError, quote
+from onbrand.hub import fetch
 from onbrand.io import discard, whole_folder
 
 FILE = "prior.safetensors"
-"""Its name in a brand's folder, and in onbrand/ beside a model."""
+"""Its name in a brand's folder, and in BESIDE of a model's."""
+BESIDE = "onbrand"
 BUCKETS = "buckets"
 """Beside it: a folder <H>x<W> for each further size."""
 PROVENANCE = {
@@ -274,6 +276,33 @@ class Prior:
             return cls._of_file(*read(Path(path)))
         except ValueError as error:
             raise OnbrandError("prior", f"{path} is damaged: {error}; copy it anew, or fit it again") from error
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None, subfolder: str = "") -> "Prior":
+        """`load` of a repository on the Hub, or of a folder: the prior at its top, or in onbrand/ beside a model.
+
+        A repository is fetched once and kept in the Hub's cache; without a network it is read from there.
+
+        Args:
+            name: owner/name on the Hub, a folder, or a prior's file
+            revision: branch, tag or commit of the repository; None: its main branch
+            subfolder: where else in it the prior is
+
+        Raises:
+            OnbrandError: there is no such repository, this token may not see it, the Hub does not answer, or it holds
+                no prior; or as `load` does.
+        """
+        places, folder = [subfolder] if subfolder else ["", BESIDE], Path(name).expanduser()
+        if folder.is_file():
+            return cls.load(folder)
+        if not folder.exists():
+            files = [f"{place}/{file}".lstrip("/") for place in places for file in (FILE, f"{BUCKETS}/*/{FILE}")]
+            folder = fetch(str(name), files, "prior", revision)
+        for place in places:
+            if (folder / place / FILE).is_file():
+                return cls.load(folder / place)
+        where = " or ".join(f"{place}/{FILE}".lstrip("/") for place in places)
+        raise OnbrandError("prior", f"{name} has no {where}: write one with `onbrand fit`")
 
     @classmethod
     def _of_file(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Prior":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from onbrand.core.prior import save_all
 from onbrand.errors import OnbrandError, quote
+from onbrand.hub import fetched, is_hub_id
 from onbrand.io import read_content, read_json, write_json
 from onbrand.models.weights import read_metadata
 
@@ -22,6 +24,8 @@ LORA = "pytorch_lora_weights.safetensors"
 """diffusers' name of a LoRA's file; a folder that holds it and no model_index.json is a LoRA's."""
 PEFT_LORA = "adapter_model.safetensors"
 """peft's name of one."""
+BESIDE = ("model_index.json", LORA, PEFT_LORA, "onbrand/*.json", "onbrand/*.safetensors")
+"""What tells of a repository on the Hub what it is, and how it was trained."""
 
 KEYS = ("schema", "gain", "start", "k", "start_timestep", "prior")
 """gain: "window" | "constant" · start: "mean" | "pca" | "text" · k: its components · start_timestep: the window's first
@@ -57,7 +61,9 @@ def _upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_folder(folder: str | Path) -> Path:
-    """`folder`, or the `model/` inside it if it is a run folder."""
+    """`folder`, or the `model/` inside it if it is a run folder; of a Hub id the folder here with BESIDE of it."""
+    if is_hub_id(folder):
+        return fetched(Path(folder).as_posix(), BESIDE, "model")
     folder = Path(folder).expanduser()
     inner, marks = folder / "model", ("model_index.json", LORA)
     holds = [any((here / mark).exists() for mark in marks) for here in (folder, inner)]
@@ -65,18 +71,20 @@ def model_folder(folder: str | Path) -> Path:
 
 
 def lora_metadata(lora: str | Path) -> tuple[Path, dict[str, Any]]:
-    """The file of the LoRA at `lora` (the file, or a model or run folder with one, or a folder of peft's), and what
+    """The file of the LoRA at `lora` (the file, a model or run folder with one, a folder of peft's, a Hub id), and what
     onbrand wrote into it: base, the model that it was trained on, and trained_start (KEYS; None: noise). Of another
     trainer's: trained_start if a record lies beside it, or an empty dict.
 
     OnbrandError if there is no such file, or it is damaged."""
     path = Path(lora).expanduser()
     file = path
-    if path.is_dir():
-        places = (model_folder(path) / LORA, path / PEFT_LORA)
+    if path.is_dir() or is_hub_id(path):
+        folder = model_folder(path)
+        places = (folder / LORA, folder / PEFT_LORA)
         file = next((place for place in places if place.is_file()), path)
     if file.suffix != ".safetensors" or not file.is_file():
-        here = "which is not there" if not path.exists() else "a folder without" if path.is_dir() else "another file"
+        here = "another file" if path.is_file() else "which is not there"
+        here = "a folder without" if path.is_dir() else "a repository without" if is_hub_id(path) else here
         raise OnbrandError(
             "checkpoint",
             f"a LoRA is a .safetensors file, or a folder that holds {LORA} or {PEFT_LORA}; got {path.absolute()}, "
@@ -133,11 +141,16 @@ def trained_start_in(folder: str | Path) -> dict[str, Any] | None:
 
 
 def trained_start_of(pipe: DiffusionPipeline) -> dict[str, Any] | None:
-    """The start that the weights of `pipe` were trained with, by the folder or the LoRA it was loaded from; None:
-    noise, or it was loaded from neither."""
+    """The start that the weights of `pipe` were trained with, by the folder, the LoRA or the Hub's repository it was
+    loaded from; None: noise, or it was loaded from none of them."""
     origin = pipe.config.get("_name_or_path")
     if origin and Path(origin).is_file() and Path(origin).suffix == ".safetensors":
         return lora_metadata(origin)[1].get("trained_start")
+    if origin and is_hub_id(origin):
+        try:
+            origin = model_folder(origin)
+        except OnbrandError as error:  # a pipeline of another cache than the Hub's own, without a network
+            warnings.warn(f"taken for plain weights, or pass trained_start: {error}", stacklevel=2)
     return trained_start_in(origin) if origin and Path(origin).is_dir() else None
 
 

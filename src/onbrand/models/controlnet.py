@@ -11,10 +11,11 @@ from diffusers import ControlNetModel, DiffusionPipeline
 from huggingface_hub import snapshot_download
 
 from onbrand.errors import OnbrandError
+from onbrand.hub import is_hub_id
 from onbrand.io import read_json
 from onbrand.models.checkpoint import model_folder, trained_start_in
 from onbrand.models.families import family_of
-from onbrand.models.weights import first_line, is_hub_id, open_network, read_config
+from onbrand.models.weights import first_line, open_network, read_config
 
 PART = "controlnet"
 """A ControlNet's place in a pipeline and its folder."""
@@ -92,14 +93,12 @@ def nets_of(pipe: DiffusionPipeline) -> list[ControlNetModel]:
 
 
 def _open(place: str | Path, dtype: torch.dtype) -> ControlNetModel:
-    folder = Path(place).expanduser()
+    folder = _fetch(str(place)) if is_hub_id(place) else Path(place).expanduser()
     model = model_folder(folder)
     if read_json(model / TOGETHER).get("unet"):
         raise OnbrandError(
             "controlnet", f"the UNet in {folder.absolute()} learnt with its ControlNet: give it as the model, whole"
         )
-    if is_hub_id(folder):
-        folder = model = _fetch(str(place))
     kinds = {}
     for inner in (folder, model / PART):
         if (inner / "config.json").is_file():

@@ -23,7 +23,8 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from torch import Tensor
 
 from onbrand.errors import OnbrandError
-from onbrand.models.checkpoint import base_of, is_lora, lora_metadata, model_folder
+from onbrand.hub import fetch, is_hub_id
+from onbrand.models.checkpoint import BESIDE, base_of, is_lora, lora_metadata, model_folder
 from onbrand.models.controlnet import PART, nets_of, open_controlnets
 from onbrand.models.families import FAMILIES, Family, known
 from onbrand.models.lora import fuse
@@ -34,7 +35,6 @@ from onbrand.models.weights import (
     check_finite,
     few,
     first_line,
-    is_hub_id,
     open_network,
     quiet,
     read_config,
@@ -76,6 +76,8 @@ def load(
     if dtype not in DTYPES:
         raise OnbrandError("model", f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     path = shipped(str(model)) if str(model) in SHIPPED else Path(model).expanduser()
+    if is_hub_id(model):
+        fetch(str(model), BESIDE, "model")
     if lora is None and is_lora(path):
         return load(base_of(path), device, dtype, config, path, lora_scale, controlnet, offload)
     if not math.isfinite(lora_scale):

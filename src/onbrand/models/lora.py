@@ -84,6 +84,18 @@ def save(
     _write(folder / KOHYA, kohya, header | metadata)
 
 
+def rename(file: Path, target: Path, base: str, prior: str | None) -> None:
+    """Write a LoRA's file to `target` with another name of its base model, and its prior's fingerprint under that."""
+    with safe_open(file, "pt") as one:
+        metadata = dict(one.metadata())
+    own = json.loads(metadata["onbrand"]) | {"base": base}
+    if start := own.get("trained_start") or own.get("offset"):  # offset: its name in schema 1
+        start |= {"prior": prior}
+    others = {"ss_sd_model_name": base} if "ss_sd_model_name" in metadata else {}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _write(target, load_file(file), metadata | others | {"onbrand": json.dumps(own)})
+
+
 def fuse(pipe: DiffusionPipeline, file: Path, scale: float = 1.0) -> None:
     """Adds `scale` times the LoRA in `file` to the UNet's own weights, in place, and says how much of the file took.
 

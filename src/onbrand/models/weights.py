@@ -23,8 +23,6 @@ NAMES = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d{5}-of-(?P<count>\d{5}))?\.(?P<format>safetensors|bin)"
 )
 """Of a network's files in diffusers' layout, whole or in shards; a variant is fp16, non_ema, ..."""
-ENDINGS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
-"""Of files of weights: what ends so is no Hub id."""
 FEW = 3
 """Names that an error quotes."""
 
@@ -212,13 +210,6 @@ def check_numbers(tensors: Mapping[str, Tensor], where: str, code: str) -> None:
                 f"{where}: numbers of {name} are NaN or infinite, as training that broke down leaves them: take "
                 "another copy, or train with a smaller learning_rate",
             )
-
-
-def is_hub_id(name: str | Path) -> bool:
-    """Whether `name` can be nothing but an id on the Hub, owner/name: no file's name, no place in a folder here."""
-    text, path = str(name), Path(name).expanduser()
-    is_id = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) and path.suffix not in ENDINGS
-    return bool(is_id) and not path.exists() and not path.parent.exists()
 
 
 @contextmanager

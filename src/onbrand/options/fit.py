@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-from onbrand.options._base import Count, Dtype, File, First, Need, Number, Size, Word, check_options
+from onbrand.options._base import Count, Dtype, File, First, Need, Number, Size, Word, check_options, own_first
+from onbrand.options.hub import HUB_NEEDS, HubSettings
 
 Regression = Literal["ridge", "reduced-rank", "cca"]
 
 
+@own_first
 @dataclass(frozen=True)
-class FitOptions:
+class FitOptions(HubSettings):
     """What `fit` can be told.
 
     Attributes:
@@ -61,5 +63,6 @@ class FitOptions:
 NEEDS = (
     Need(("text",), "k", "k of 1 or more", lambda k: k > 0),
     Need(("bucket_reso_steps",), "enable_bucket", "enable_bucket", bool),
+    *HUB_NEEDS,
 )
 """What a setting needs to have an effect."""

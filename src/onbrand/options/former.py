@@ -68,6 +68,7 @@ FORMER: dict[str, dict[str, str]] = {
     "merge": {"out": "output_dir", "scale": "lora_scale"},
     "export": {},
     "patch": {},
+    "push": {},
     "report": {"out": "output_file"},
     "data": {"out": "output_dir", "count": "num_images"},
     "ui": {},

@@ -110,17 +110,17 @@ class GenerateOptions(SamplingSettings):
     Attributes:
         prompts: file of requests: a .txt of prompts, or one JSON object a line: prompt; optionally class, seed,
             negative_prompt, height, width, image, conditioning (the control image, or a list of them)
-        model: model or run folder to generate with; a LoRA's run folder brings the model it was trained on
+        model: model or run folder, or Hub id, to generate with; a LoRA's brings the model it was trained on
         output_dir: folder for the images
-        prior: the brand's folder (or its prior.safetensors). Default: the one saved beside the LoRA, the ControlNet or
-            the model
+        prior: the brand's folder (or its prior.safetensors) or Hub id. Default: the one saved beside the LoRA, the
+            ControlNet or the model
         prompt: one prompt instead of a file
         negative_prompt: what guidance leads away from, of that prompt and of requests that say none
         num_images_per_prompt: images of that prompt, with the seeds seed, seed + 1, ...
         seed: first seed of that prompt, or of requests without one
         resolution: of the images in pixels: a size that the brand was fitted at, with start noise any. Default: each
             request's height and width, else the brand's, of several that of the most photos, else the model's own
-        lora: a LoRA for the model: its file or its run folder
+        lora: a LoRA for the model: its file, its run folder or Hub id
         lora_scale: weight of the LoRA; 1: as trained
         controlnet: ControlNets for the model: folders, run folders or Hub ids. Default: what a run folder given as
             model brings

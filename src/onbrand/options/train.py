@@ -24,6 +24,7 @@ from onbrand.options._base import (
     check_options,
     own_first,
 )
+from onbrand.options.hub import HUB_NEEDS, HubSettings
 
 Method = Literal["full", "lora", "controlnet"]
 Start = Literal["noise", "mean", "pca", "text"]
@@ -212,20 +213,21 @@ NEEDS = (
     Need(
         ("validation_data",), "validation_loss_steps", "validation_loss_steps of 1 or more", lambda steps: steps > 0
     ),
+    *HUB_NEEDS,
 )  # fmt: skip
 """What a setting needs to have an effect. (Plain training takes either gain: it has nothing to match.)"""
 
 
 @own_first
 @dataclass(frozen=True)
-class TrainOptions(TrainSettings):
+class TrainOptions(TrainSettings, HubSettings):
     """What `train` can be told.
 
     Attributes:
         images: folder of photos, as for `fit`
         model: model to start from, as for `fit`
         output_dir: the run's folder: config.yaml, log.jsonl, state/, validation/, model/
-        prior: the brand's folder (or its prior.safetensors); needed unless start is noise
+        prior: the brand's folder (or its prior.safetensors) or Hub id; needed unless start is noise
         split: as for `fit`
         validation_data: photos that are not trained on, for a loss every validation_loss_steps: a folder, or the name
             of a split of the photos

@@ -11,8 +11,8 @@ from typing import Any
 
 from onbrand.data.listing import SUFFIXES
 from onbrand.errors import OnbrandError
+from onbrand.hub import is_hub_id
 from onbrand.io import file_names, inside, read_json, write_json, write_text
-from onbrand.models.weights import is_hub_id
 
 BRANDS = "onbrand"
 """The folder of results in the one that was opened."""
