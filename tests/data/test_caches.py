@@ -19,7 +19,9 @@ from onbrand.data.images import open_image, to_tensor
 from onbrand.data.latents import Key, Store
 from onbrand.data.records import read_folder
 from onbrand.io import digest
-from worlds import raises
+from onbrand.models import pipeline
+from onbrand.models.fitting import encode_records
+from worlds import FAMILIES, raises, tiny_pipeline
 
 MD5 = {"hex": "0123456789abcdef" * 2, "base 64": "AbC-_ef0123456789abcde"}
 
@@ -55,10 +57,10 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def encode(photos: Path, folder: Path, trainer: Any, scale: float = 0.18215, xl: bool = False) -> Any:
+def encode(photos: Path, folder: Path, trainer: Any, scale: float = 0.18215, family: str = "sd") -> Any:
     """(store, summary, encoder) of photos whose caches are read."""
     store, encoder = Store(folder, Key(KEY.vae, KEY.resolution, source=trainer)), Encoder()
-    caches = Caches(trainer, (32, 32), (4, 4, 4), xl, scale)
+    caches = Caches(trainer, (32, 32), (4, 4, 4), family, scale)
     summary = encode_all(read_folder(photos)[0], encoder, store, batch=4, progress=False, caches=caches)
     return store, summary, encoder
 
@@ -90,6 +92,17 @@ def test_caches_are_read_and_not_encoded(photos: Path, tmp_path: Path, write: An
     again, _, encoder = encode(photos, tmp_path / "other", trainer)
     names = [file.name for file in store.folder.iterdir()]
     assert all((again.folder / name).read_bytes() == (store.folder / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_reads_the_caches_that_kohya_names_after_it(photos: Path, tmp_path: Path, family: str) -> None:
+    pipe = tiny_pipeline(family=family, size=32)
+    for record in read_folder(photos)[0]:
+        mean = pipeline.encode(pipe, to_tensor(record.open())[None])[0][0]
+        kohya(record.file, mean, suffix=f"_0032x0032_{'sdxl' if family == 'sdxl' else 'sd'}")
+        kohya(record.file, mean + 99, suffix=f"_0032x0032_{'sd' if family == 'sdxl' else 'sdxl'}")
+    _, summary = encode_records(pipe, read_folder(photos)[0], tmp_path / "store", (32, 32), False, source="kohya")
+    assert (len(summary.used), summary.encoded) == (6, 0)
 
 
 def test_the_key_of_a_store_of_before_is_what_it_was() -> None:

@@ -49,11 +49,11 @@ class Caches:
     """What a trainer has cached of a model's latents, for images of one size."""
 
     def __init__(
-        self, trainer: Trainer, size: tuple[int, int], shape: tuple[int, int, int], xl: bool, scale: float
+        self, trainer: Trainer, size: tuple[int, int], shape: tuple[int, int, int], family: str, scale: float
     ) -> None:
-        """size: (H, W) of the images; shape: (C, h, w) of their latents; xl: whether the model is an SDXL; scale: what
-        it multiplies latents by, which ai-toolkit has done already."""
-        self.trainer, self.size, self.shape, self.family = trainer, size, shape, "sdxl" if xl else "sd"
+        """size: (H, W) of the images; shape: (C, h, w) of their latents; family: "sd" or "sdxl", as kohya names
+        it; scale: what the model multiplies latents by, which ai-toolkit has done already."""
+        self.trainer, self.size, self.shape, self.family = trainer, size, shape, family
         self.count = 0
         self._scale, self._scales = 1.0, (1.0, scale) if trainer == "ai-toolkit" else (1.0,)
         self._folders: dict[str, dict[str, list[str]]] = {}

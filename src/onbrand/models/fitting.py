@@ -122,8 +122,8 @@ def encode_records(
         if flip:
             raise OnbrandError("option", "latents_from reads no mirrored images; got random_flip too: leave one out")
         channels, height, width = fitter_for(pipe, size, 0).shape
-        xl, scale = family_of(pipe).name.endswith("XL"), float(pipe.vae.config.scaling_factor)
-        caches = Caches(source, size, (channels, height, width), xl, scale)
+        scale = float(pipe.vae.config.scaling_factor)
+        caches = Caches(source, size, (channels, height, width), family_of(pipe).cache_name, scale)
     with channels_last(pipe.vae):
         summary = encode_all(
             records, lambda part: encode(pipe, part), store, batch, rank() == 0, rank(), world(), caches=caches

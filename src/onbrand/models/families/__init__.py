@@ -39,6 +39,8 @@ class Family(Protocol):
     """What the UNet's configuration says of inputs beside latents, timestep and text."""
     lora_names: str
     """Names in a LoRA that only this family has, as a regular expression; "": it has none."""
+    cache_name: str
+    """What kohya ends the names of its cached latents with."""
 
     def upcasts(self, vae_config: Mapping[str, Any]) -> bool:
         """Whether the VAE computes in float32 whatever the others do."""

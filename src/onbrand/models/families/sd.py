@@ -24,6 +24,7 @@ class SD:
     noise_offsets: Mapping[str, float] = {}
     asks: Mapping[str, Any] = {}
     lora_names = ""
+    cache_name = "sd"
 
     def upcasts(self, vae_config: Mapping[str, Any]) -> bool:
         return False

@@ -30,6 +30,7 @@ class SDXL:
     noise_offsets: Mapping[str, float] = {"stabilityai/stable-diffusion-xl-base-1.0": 0.0357}
     asks: Mapping[str, Any] = {"addition_embed_type": "text_time"}
     lora_names = r"(^|_)te2_|text_encoder_2|clip_g|conditioner_embedders|label_emb|add_embedding"
+    cache_name = "sdxl"
 
     def upcasts(self, vae_config: Mapping[str, Any]) -> bool:
         return bool(vae_config.get("force_upcast", True))  # SDXL's own VAE overflows in float16
