@@ -37,7 +37,7 @@ THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monos
 def build(studio: Studio, jobs: Jobs) -> gr.Blocks:
     """The page. What it shows is read off the brand's folder whenever that has changed; it keeps nothing itself."""
     steps = Steps(studio, jobs)
-    views_of: list[tuple[gr.components.Component, Callable[[Brand], Any]]] = []
+    views_of: list[tuple[Sequence[gr.components.Component], Callable[[Brand], Sequence[Any]]]] = []
     with gr.Blocks(title="onbrand", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(f"# onbrand\nYour photos' look, kept. Everything is read from and written to `{studio.root}`.")
         with gr.Row():
@@ -61,20 +61,20 @@ def build(studio: Studio, jobs: Jobs) -> gr.Blocks:
             seen = gr.HTML()
             refused = gr.Dataframe(headers=["file", "why it will not be read"], wrap=True, visible=False)
             pictures = _gallery("Some of the photos", 8)
-            views_of += [(seen, views.seen), (refused, _refused)]
-            views_of.append((pictures, lambda brand: _pictures(views.photographs(studio, brand))))
+            views_of.append(([seen, refused], lambda brand: [views.seen(brand), _refused(brand)]))
+            views_of.append(([pictures], lambda brand: [_pictures(views.photographs(studio, brand))]))
 
         with gr.Tab("2 Fit"):
             gr.Markdown("What your photos have in common, for each class of image: its mean, and how they differ.")
             fit = gr.Button("Fit", variant="primary")
             fitted, means = gr.HTML(), _gallery("The mean of each class", 6)
-            views_of += [(fitted, views.fitted), (means, lambda brand: _pictures(views.means(brand)))]
+            views_of.append(([fitted, means], lambda brand: [views.fitted(brand), _pictures(views.means(brand))]))
 
         with gr.Tab("3 Diagnosis"):
             gr.Markdown("How much of your photos the model saw while it was trained, and does not see in pure noise.")
             diagnose = gr.Button("Diagnose", variant="primary")
             diagnosis = gr.HTML()
-            views_of.append((diagnosis, views.diagnosis))
+            views_of.append(([diagnosis], lambda brand: [views.diagnosis(brand)]))
 
         with gr.Tab("4 Images"):
             prompts = gr.Textbox(label="Descriptions, one a line", lines=4)
@@ -88,9 +88,7 @@ def build(studio: Studio, jobs: Jobs) -> gr.Blocks:
             words = gr.HTML()
             with gr.Row():
                 before, after = _gallery("Before: from noise", 2), _gallery("After: from the brand's start", 2)
-            views_of += [(words, lambda brand: views.pair(brand)[0])]
-            views_of += [(before, lambda brand: _pictures(views.pair(brand)[1]))]
-            views_of += [(after, lambda brand: _pictures(views.pair(brand)[2]))]
+            views_of.append(([words, before, after], _pair))
 
         with gr.Tab("5 Check"):
             with gr.Row():
@@ -122,7 +120,7 @@ def build(studio: Studio, jobs: Jobs) -> gr.Blocks:
             report = gr.Button("Write the report", variant="primary")
             link = gr.HTML()
             files = gr.File(label="To take along", file_count="multiple", interactive=False)
-            views_of += [(link, views.link), (files, views.downloads)]
+            views_of.append(([link, files], lambda brand: [views.link(brand), views.downloads(brand)]))
 
         def begin() -> list[Any]:
             brands = studio.brands()
@@ -147,7 +145,7 @@ def build(studio: Studio, jobs: Jobs) -> gr.Blocks:
         def show(chosen: str | None, of_images: str | None, of_run: str | None, former: Any) -> list[Any]:
             brand = studio.known(chosen)
             if brand is None:
-                return [gr.skip()] * (len(views_of) + 6)
+                return [gr.skip()] * len(targets)
             classes = brand.fit.get("classes", {})
             reads = any(one.get("r2") is not None for one in classes.values())
             trained = [one for one in brand.runs if (brand.run(one) / "model").is_dir()]
@@ -155,7 +153,7 @@ def build(studio: Studio, jobs: Jobs) -> gr.Blocks:
             of_images = of_images if former == (sets, runs) and of_images in sets else next(iter(sets), None)
             of_run = of_run if former == (sets, runs) and of_run in (NEW, *runs) else next(iter(runs), NEW)
             return [
-                *(fill(brand) for _, fill in views_of),
+                *(value for _, fill in views_of for value in fill(brand)),
                 gr.Dropdown(choices=[AS_SAID, *classes]),
                 gr.Dropdown(choices=[one for one in STARTS if reads or one != "text"]),
                 gr.Dropdown(choices=[STOCK, *trained]),
@@ -182,11 +180,12 @@ def build(studio: Studio, jobs: Jobs) -> gr.Blocks:
                 return "", _pictures([])
             return views.losses(brand, of_run), _pictures(views.validation(brand, of_run))
 
+        shown = [component for components, _ in views_of for component in components]
+        targets = [*shown, class_name, start, weights, images, run, former]
         page.load(begin, None, [name, photos, model, prompts, guidance])
         name.change(remembered, name, [photos, model, prompts, guidance], show_progress="hidden")
         gr.Timer(EVERY).tick(tick, [name, run], [status, stamp, stamp_of_run], show_progress="hidden")
         for changed in (stamp.change, name.change):
-            targets = [*(component for component, _ in views_of), class_name, start, weights, images, run, former]
             done = changed(show, [name, images, run, former], targets, show_progress="hidden")
             done.then(show_check, [name, images], [verdict, rows], show_progress="hidden")
         images.input(show_check, [name, images], [verdict, rows], show_progress="hidden")
@@ -211,6 +210,11 @@ def _gallery(label: str, columns: int) -> gr.Gallery:
 
 def _pictures(pictures: Sequence[Any]) -> gr.Gallery:
     return gr.Gallery(value=pictures, visible=bool(pictures))
+
+
+def _pair(brand: Brand) -> list[Any]:
+    words, before, after = views.pair(brand)
+    return [words, _pictures(before), _pictures(after)]
 
 
 def _refused(brand: Brand) -> gr.Dataframe:

@@ -52,16 +52,16 @@ def ui(options: UiOptions) -> None:
         from fastapi import FastAPI
         from fastapi.responses import FileResponse, Response
 
-        from onbrand.ui import app, views
+        from onbrand.ui import app
         from onbrand.ui.jobs import Jobs
-        from onbrand.ui.studio import Studio
+        from onbrand.ui.studio import REPORT, Studio
 
         studio = Studio(Path(options.folder).resolve(), Path(options.models).resolve() if options.models else None)
         jobs, server = Jobs(studio.root), FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
         def report(name: str) -> Response:
             brand = studio.known(name)
-            page = brand.path / views.REPORT if brand else None
+            page = brand.path / REPORT if brand else None
             return FileResponse(page, media_type="text/html") if page and page.is_file() else Response(status_code=404)
 
         server.add_api_route("/report/{name}", report)

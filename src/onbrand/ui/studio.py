@@ -13,6 +13,7 @@ from onbrand.data.listing import SUFFIXES
 from onbrand.errors import OnbrandError
 from onbrand.hub import is_hub_id
 from onbrand.io import file_names, inside, read_json, write_json, write_text
+from onbrand.models.loading import SHIPPED
 
 BRANDS = "onbrand"
 """The folder of results in the one that was opened."""
@@ -22,7 +23,8 @@ LOOK = "look.json"
 """Beside it: what step 1 saw."""
 DEPTH = 3
 """Folders deep that photos and models are looked for."""
-SHIPPED = ("tiny", "tiny-xl")
+REPORT = "report.html"
+"""The page that `report` writes in it."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Brand:
 
     def stamp(self) -> str:
         """Changes whenever a verb has written what is shown, but for a run's log."""
-        files = [self.path / LOOK, self.prior / "fit.json", self.prior / "leak.json", self.path / "report.html"]
+        files = [self.path / LOOK, self.prior / "fit.json", self.prior / "leak.json", self.path / REPORT]
         files += [*self.path.glob("images/*/check.json"), *self.path.glob("images/*/manifest.jsonl")]
         return _stamp([*files, *self.path.glob("runs/*/config.yaml"), *self.path.glob("runs/*/model")])
 

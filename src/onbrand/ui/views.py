@@ -21,7 +21,7 @@ from onbrand.reporting.figures import curves, modes
 from onbrand.sampling.manifest import read_manifest
 from onbrand.ui.jobs import Job, Jobs, said
 from onbrand.ui.overlay import drawn, reference_of
-from onbrand.ui.studio import Brand, Studio
+from onbrand.ui.studio import REPORT, Brand, Studio
 
 SHOWN = 48
 """Images shown of a folder: the first ones."""
@@ -29,7 +29,6 @@ THUMB = 256
 """Pixels of the longer side of a photo that is shown."""
 SEEN = 2.0
 """Sigma from which a mean is seen."""
-REPORT = "report.html"
 Pictures = list[tuple[Any, str]]
 """Images or their files, and a caption each."""
 DOWNLOADS = (f"brand/{PRIOR}", "runs/*/model/*.safetensors", f"images/*/{CHECK}", REPORT)
