@@ -7,16 +7,13 @@ folder for pictures of every step, of which docs/images/ui-*.webp were put toget
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_jobs import wait
-from test_serve import free_port, wait_for
+from test_serve import served
 
 from worlds import write_blocks
 
@@ -42,16 +39,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def app(root: Path) -> Iterator[str]:
     """Its address."""
-    port = free_port()
-    with (root / "app.log").open("w") as log:
-        command = [sys.executable, "-m", "onbrand", "ui", str(root), "--port", str(port)]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(SECONDS)
+    with served(root) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

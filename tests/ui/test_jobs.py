@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -51,6 +52,20 @@ def test_a_stopped_job_is_interrupted_and_the_next_runs(jobs: Jobs, tmp_path: Pa
     jobs.stop()
     wait(lambda: after.state == "done")
     assert server.state == "stopped" and "interrupt" in said(server)
+
+
+def test_a_job_that_heeds_no_interruption_is_killed(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onbrand.ui.jobs.PATIENCE", 0.3)
+    setup = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('deaf', flush=True)"
+    deaf = jobs.add(
+        "deaf", "Acme", [["timeit", "-n", "1", "-r", "1", "-s", setup, "time.sleep(60)"]], tmp_path / "1.log"
+    )
+    wait(lambda: "deaf" in deaf.lines())
+    jobs.end()
+    assert deaf.process is not None and deaf.process.returncode == -signal.SIGKILL
+    assert deaf.state == "stopped"
 
 
 def test_the_end_waits_for_what_runs(jobs: Jobs, tmp_path: Path) -> None:
