@@ -26,7 +26,7 @@ from onbrand.errors import OnbrandError
 from onbrand.ranks import claims, each, from_first, gather, is_first_to_say, rank, sharing, world
 from onbrand.sampling.manifest import PART
 from processes import Run, command, complete, complete_together, contents, launched, prepare, until
-from worlds import raises, write_blocks
+from worlds import raises, write_blocks, write_world
 
 STARTS = itertools.count(100)
 KILLS, COUNT = 20, 300
@@ -34,8 +34,9 @@ KILLS, COUNT = 20, 300
 
 
 @pytest.fixture(scope="module")
-def home(world: Path) -> Path:
-    return prepare(world)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of its own: other tests take the shared world as it was."""
+    return prepare(write_world(tmp_path_factory.mktemp("ranks")))
 
 
 @pytest.fixture(scope="module")
