@@ -1,9 +1,9 @@
 """The experiments of docs/research: the paper, its baselines and ours, by `onbrand compare`.
 
-    python research/results.py [--only core,all,long,look,lora,photos,rivals,second,sdxl,spectrum,try-on]
+    python research/results.py [--only PART,PART]
 
-Resumable, and shared by as many processes as are started. It alone writes docs/research/results*.json,
-differences.json and docs/images/results-*; pages.py makes pages of them.
+`--help` lists the parts. Resumable, and shared by as many processes as are started. It alone writes
+docs/research/results*.json, differences.json and docs/images/results-*; pages.py makes pages of them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -75,8 +76,9 @@ def core(out: Path) -> None:
 
 PARTS = {
     "core": core, "all": results_all.run, "long": results_long.run, "look": results_look.run, "lora": results_lora.run,
-    "photos": lambda out: results_photos.run(out / "photos"), "rivals": results_rivals.run,
-    "second": lambda out: results_second.run(out / "second", rates_from=out),
+    "photos": lambda out: results_photos.run(out / "photos"),
+    **{f"rivals-{name}": partial(results_rivals.run, name) for name in results_rivals.PARTS},
+    "rivals-few": results_rivals.few, "second": lambda out: results_second.run(out / "second", rates_from=out),
     "sdxl": lambda out: results_sdxl.run(out / "sdxl"), "spectrum": results_spectrum.run,
     "try-on": lambda out: results_try_on.run(out / "try-on"),
 }  # fmt: skip
@@ -87,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/results"))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", default=",".join(PARTS), help="parts, as core,photos")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"any of {','.join(PARTS)}")
     given = parser.parse_args()
     wanted = given.only.split(",")
     if unknown := sorted(set(wanted) - set(PARTS)):

@@ -1,12 +1,14 @@
 """Ours against its rivals as people fine-tune: LoRAs, few steps, small catalogues; full fine-tuning beside.
 
-Run by research/results.py --only rivals, some four hours on 2 cores with everything to do. The learning rate of every
-training is the best of the same three on the validation split. Publishes results-rates.json, results-rivals.json and
-results-rivals-<photos>.json.
+Run by research/results.py --only rivals-NAME, NAME one of PARTS, an hour or less each on 2 cores. The learning rate of
+every training is the best of the same three on the validation split. Publishes results-rates-<what learns>.json and
+results-rivals-<part>.json.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import numpy as np
 from onbrand.datasets.folder import write_dataset
 from onbrand.datasets.garments import garments, shown
 from results_catalogue import compared
+from results_page import DATA, DOCS
 
 STARTS = {
     "text-constant": ("text+zeromean",), "mean-window": ("mean",), "zero-snr": ("noise",), "offset-noise": ("noise",),
@@ -38,7 +41,6 @@ PHOTOS = (50, 200, 1000)
 """Sizes of smaller catalogues."""
 FEW = 100
 """Below, no class has captions enough for a start from the text."""
-Rates = dict[tuple[str, str], str]
 
 
 def row(training: str, learns: str, rate: str, steps: int, start: str, seed: int = 0) -> str:
@@ -46,51 +48,73 @@ def row(training: str, learns: str, rate: str, steps: int, start: str, seed: int
     return f"{training}{learns}:lr{rate}:{steps}" + (f":seed{seed}" if seed else "") + f"/{start}"
 
 
-def chosen(out: Path) -> Rates:
-    """(training, what learns) -> the rate by which most images of the validation requests pass, then the lowest."""
+def chosen(out: Path, learns: str = ":lora8") -> dict[str, str]:
+    """Training -> the rate by which most validation images pass, then show their text; the lowest of such.
+
+    What is published is taken; delete the file to have it made again."""
+    file = f"results-rates-{learns.strip(':') or 'full'}"
     names = {
-        (training, learns, rate): row(training, learns, rate, CHOSEN, f"{starts[0]}@validation")
-        for learns, rates in RATES.items()
+        (training, rate): row(training, learns, rate, CHOSEN, f"{starts[0]}@validation")
         for training, starts in STARTS.items()
-        for rate in rates
+        for rate in RATES[learns]
     }
-    scores = compared(out, "results-rates", list(names.values()), {})
-    best: Rates = {}
-    for training in STARTS:
-        for learns, rates in RATES.items():
-            passing = {rate: scores[names[training, learns, rate]] for rate in rates}
-            best[training, learns] = max(rates, key=lambda rate: [passing[rate][n]["value"] for n in ("all", "text")])
-    return best
+    published = DOCS / DATA / f"{file}.json"
+    scores = json.loads(published.read_text()) if published.exists() else compared(out, file, list(names.values()), {})
+
+    def passing(training: str, rate: str) -> list[float]:
+        return [scores[names[training, rate]][score]["value"] for score in ("all", "text")]
+
+    return {training: max(RATES[learns], key=partial(passing, training)) for training in STARTS}
 
 
-def rows(rates: Rates) -> dict[str, list[str]]:
-    """Question -> its rows, ours first."""
-    questions = {}
-    for learns, counts in STEPS.items():
-        what = "A LoRA" if learns else "Full fine-tuning"
-        for steps in counts:
-            questions[f"{what}, {steps:,} steps"] = [
-                row(training, learns, rates[training, learns], steps, start)
-                for training, starts in STARTS.items()
-                if steps == CHOSEN or training in MAIN
-                for start in starts
-            ]
-    for layers in LAYERS:
-        questions[f"A LoRA, {layers[1:]}"] = [
-            row(training, layers, rates[training, ":lora8"], CHOSEN, STARTS[training][0]) for training in MAIN
+def by_steps(out: Path, learns: str) -> dict[str, list[str]]:
+    """Question -> its rows, ours first: a part."""
+    rates, what = chosen(out, learns), "A LoRA" if learns else "Full fine-tuning"
+    return {
+        f"{what}, {steps:,} steps": [
+            row(training, learns, rates[training], steps, start)
+            for training, starts in STARTS.items()
+            if steps == CHOSEN or training in MAIN
+            for start in starts
         ]
-    for seed in AGAIN:
-        for steps in (CHOSEN, 1000):
-            questions[f"A LoRA, {steps:,} steps, training seed {seed}"] = [
-                row(training, ":lora8", rates[training, ":lora8"], steps, STARTS[training][0], seed)
-                for training in MAIN
-            ]
-    questions["What the stock model knew, after it"] = [
-        f"{row(training, learns, rates[training, learns], steps, 'noise')}@world"
-        for learns, steps in FORGOTTEN
-        for training in MAIN
-    ] + ["stock/noise@world"]
-    return questions
+        for steps in STEPS[learns]
+    }
+
+
+def layers(out: Path) -> dict[str, list[str]]:
+    """LoRAs of other ranks, of attention alone."""
+    rates = chosen(out)
+    return {
+        f"A LoRA, {what[1:]}": [row(one, what, rates[one], CHOSEN, STARTS[one][0]) for one in MAIN] for what in LAYERS
+    }
+
+
+def seeds(out: Path) -> dict[str, list[str]]:
+    """Further training seeds of the rows that are quoted."""
+    rates = chosen(out)
+    return {
+        f"A LoRA, {steps:,} steps, training seed {seed}": [
+            row(one, ":lora8", rates[one], steps, STARTS[one][0], seed) for one in MAIN
+        ]
+        for seed in AGAIN
+        for steps in (CHOSEN, 1000)
+    }
+
+
+def forgotten(out: Path) -> dict[str, list[str]]:
+    """The stock model's own world, after fine-tuning."""
+    rates = {learns: chosen(out, learns) for learns in RATES}
+    rows = [
+        f"{row(one, learns, rates[learns][one], steps, 'noise')}@world" for learns, steps in FORGOTTEN for one in MAIN
+    ]
+    return {"What the stock model knew, after it": ["stock/noise@world", *rows]}
+
+
+PARTS: dict[str, Callable[[Path], dict[str, list[str]]]] = {
+    "lora": partial(by_steps, learns=":lora8"), "seeds": seeds, "layers": layers,
+    "full": partial(by_steps, learns=""), "forgotten": forgotten,
+}  # fmt: skip
+"""Part -> its questions."""
 
 
 def part(out: Path, count: int) -> Path:
@@ -105,20 +129,23 @@ def part(out: Path, count: int) -> Path:
     return write_dataset(out, {f"{i:05d}.png": partial(images.__getitem__, i) for i in places}, listed)
 
 
-def run(out: Path) -> None:
-    """Everything, from what is finished on."""
+def run(name: str, out: Path) -> None:
+    """A part, from what is finished on."""
+    questions = PARTS[name](out)
+    compared(out, f"results-rivals-{name}", [one for rows in questions.values() for one in rows], questions)
+
+
+def few(out: Path) -> None:
+    """Smaller catalogues, from what is finished on."""
     rates = chosen(out)
-    questions = rows(rates)
-    compared(out, "results-rivals", [name for names in questions.values() for name in names], questions)
     for count in PHOTOS:
         starts = {training: STARTS[training][0] for training in MAIN}
         pairs = {"mean-constant" if count < FEW and name == "text-constant" else name: name for name in starts}
         names = [
-            row(training, ":lora8", rates[same, ":lora8"], CHOSEN, start)
+            row(training, ":lora8", rates[same], CHOSEN, "mean+zeromean" if training != same else starts[same])
             for training, same in pairs.items()
-            for start in (["mean+zeromean"] if training == "mean-constant" else [starts[same]])
         ]
-        names.append(row("plain", ":lora8", rates["plain", ":lora8"], CHOSEN, "mean+zeromean+look2"))
+        names.append(row("plain", ":lora8", rates["plain"], CHOSEN, "mean+zeromean+look2"))
         home = out / f"photos-{count}"
         photos = part(home / "photos", count)
         compared(home, f"results-rivals-{count}", names, {f"{count:,} images": names}, photos=photos)

@@ -1,6 +1,6 @@
 """Another brand under the same defaults: small garments, low on the left of a grey background, with shadows.
 
-Run by research/results.py --only second, after --only rivals, whose learning rates it takes. Publishes
+Run by research/results.py --only second, after --only rivals-lora, whose learning rates it takes. Publishes
 results-second.json.
 """
 
@@ -66,7 +66,7 @@ def run(out: Path, rates_from: Path) -> None:
     """Everything, from what is finished on. rates_from: where research/results_rivals.py chose them."""
     rates = chosen(rates_from)
     methods = {
-        (training, start): row(training, ":lora8", rates[training, ":lora8"], CHOSEN, start)
+        (training, start): row(training, ":lora8", rates[training], CHOSEN, start)
         for training, starts in STARTS.items()
         for start in starts
     }

@@ -1,6 +1,6 @@
 """Timesteps drawn where the brand's modes are decided, instead of uniformly: does it help?
 
-Run by research/results.py --only spectrum, after --only rivals, whose rows of the same names are the uniform ones.
+Run by research/results.py --only spectrum, after --only rivals-lora, whose rows of the same names are the uniform ones.
 Publishes results-spectrum.json.
 """
 
@@ -55,9 +55,7 @@ def run(out: Path) -> None:
     abars = load("tiny").scheduler.alphas_cumprod.double()
     timesteps = drawn_from(share(Prior.load(home / "brand"), abars))
     names = [
-        row(training, ":lora8", rates[training, ":lora8"], STEPS, start)
-        for training in TRAININGS
-        for start in STARTS[training]
+        row(training, ":lora8", rates[training], STEPS, start) for training in TRAININGS for start in STARTS[training]
     ]
     with patch.object(rng, "timesteps", timesteps):
         compared(home, "results-spectrum", names, {"Timesteps where the modes are decided": names})

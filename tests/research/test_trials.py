@@ -1,13 +1,17 @@
 """Inputs of the experiments: another brand's photos, off-brand requests, timesteps drawn where modes are decided."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from onbrand.comparison.methods import read_methods
 from onbrand.core import Gaussian, Prior, Provenance
 from onbrand.datasets.garments import garments
+from onbrand.options.compare import CompareSettings
 
 
 def test_another_brands_photos_are_grey_and_whole_and_stand_low_on_the_left(tool: Any) -> None:
@@ -50,3 +54,25 @@ def test_timesteps_are_drawn_as_often_as_modes_are_decided_there(tool: Any, vari
     assert drawn.dtype == torch.int64 and not seen[shares == 0].any()
     # as many places as there are timesteps are moved: the two distributions differ by one place's share, and chance
     assert float((seen.cumsum(0) / 6000 - shares.cumsum(0)).abs().max()) < 1 / total + 0.02
+
+
+@pytest.mark.parametrize("name", ["lora", "seeds", "layers", "full", "forgotten"])
+def test_rivals_take_the_published_rates_and_ask_for_methods_that_exist(
+    tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    rivals = tool("results_rivals")
+    monkeypatch.setattr(rivals, "DOCS", tmp_path)
+    (tmp_path / rivals.DATA).mkdir()
+    for learns, rates in rivals.RATES.items():
+        scores = {
+            rivals.row(training, learns, rate, 300, f"{starts[0]}@validation"): {
+                "all": {"value": 0.1}, "text": {"value": 0.2 + (rate == rates[1])}
+            }
+            for training, starts in rivals.STARTS.items() for rate in rates
+        }  # fmt: skip
+        file = f"results-rates-{learns.strip(':') or 'full'}.json"
+        (tmp_path / rivals.DATA / file).write_text(json.dumps(scores))
+    for rows in rivals.PARTS[name](tmp_path).values():
+        methods = read_methods(rows, CompareSettings())
+        assert len({method.name for method in methods}) == len(rows)
+        assert {method.training.config.learning_rate for method in methods if method.training.config} <= {0.003, 0.0006}
