@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 import onbrand
 from demo import asked
 from onbrand import api
@@ -60,7 +62,6 @@ def off_brand(count: int = 192) -> list[dict[str, Any]]:
 
 def inputs(out: Path) -> dict[str, str]:
     """Write the sets of requests and the held-out images; name -> file."""
-    out.mkdir(parents=True, exist_ok=True)
     sets = {"ten": asked(10), "two": asked(2), "one": asked(1), "captions": captioned()}
     sets["validation"] = captioned("validation", 96)
     sets["swapped"] = [swapped(row) for row in asked(1)]
@@ -76,10 +77,12 @@ def inputs(out: Path) -> dict[str, str]:
 
 def prepared(out: Path, model: str = "tiny", photos: Path | None = None) -> dict[str, str]:
     """`inputs`, and the brand where it is not there yet. photos: a part of the catalogue; None: all of it."""
-    if not (out / "brand" / "prior.safetensors").exists():
-        split = None if photos else "train"
-        api.fit(photos or garments.garment_folder(), model, out / "brand", split=split)
-    return inputs(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out / ".prepared.lock"):  # of several processes that begin at once, one prepares
+        if not (out / "brand" / "prior.safetensors").exists():
+            split = None if photos else "train"
+            api.fit(photos or garments.garment_folder(), model, out / "brand", split=split)
+        return inputs(out)
 
 
 def compared(
