@@ -5,7 +5,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,14 @@ def wait(until: Callable[[], bool], seconds: float = 30) -> None:
     while not until():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+@pytest.fixture(params=["heeded", "ignored"])
+def interruptions(request: pytest.FixtureRequest) -> Iterator[None]:
+    """As at a terminal, and as in what a script begins by `&`."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if request.param == "ignored" else signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -42,6 +50,7 @@ def test_one_after_the_other_until_one_fails(jobs: Jobs, tmp_path: Path) -> None
     assert jobs.last("Acme") is second and jobs.last() is third
 
 
+@pytest.mark.usefixtures("interruptions")
 def test_a_stopped_job_is_interrupted_and_the_next_runs(jobs: Jobs, tmp_path: Path) -> None:
     server = jobs.add("server", "Acme", [["http.server", "0", "--bind", "127.0.0.1"]], tmp_path / "1.log")
     after = jobs.add("after", "Acme", [["json.tool", "good.json"]], tmp_path / "2.log")

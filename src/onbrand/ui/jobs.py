@@ -65,7 +65,9 @@ class Job:
 
 
 class Jobs:
-    """The queue. A thread works through it; a page that is closed or loaded anew changes nothing."""
+    """The queue. A thread works through it; a page that is closed or loaded anew changes nothing.
+
+    Made in the main thread."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -73,6 +75,8 @@ class Jobs:
         self.list: list[Job] = []
         """All since the app began, in their order."""
         self._changed = threading.Condition()
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun by a script's `&`: jobs would heed no stop either
+            signal.signal(signal.SIGINT, lambda *_: None)
         threading.Thread(target=self._work, daemon=True).start()
 
     def add(self, title: str, brand: str, commands: Sequence[Sequence[str]], log: Path) -> Job:
