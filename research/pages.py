@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,13 @@ CURVES = {
     "mean-constant:v/mean": "mean, constant gain, v", "text-constant:v/text": "text, constant gain, v",
 }  # fmt: skip
 """Methods of the figure of sampling steps -> their words."""
+RIVALS = {
+    "text-constant/text+zeromean": "onbrand's training and start",
+    "plain/text+zeromean+look1": "plain, onbrand's start with a look ahead",
+    "mean-window/mean": "the paper's training and start", "zero-snr/noise": "zero terminal SNR, from noise",
+    "plain/leak": "plain, signal-leak start", "plain/noise": "plain, from noise",
+}  # fmt: skip
+"""Methods of the figure of training steps, without what learns and how fast -> their words."""
 OWN = {"real": "real images, held out", "autoencoder": "the same, through the autoencoder"}
 """Rows that no model made."""
 COLUMNS = {
@@ -206,12 +214,34 @@ def bars(path: Path) -> None:
     save(figure, axes[0], path, 3)
 
 
+def rivals(path: Path, parts: Mapping[str, str]) -> None:
+    """Every check passed, by training steps, with intervals. parts: of the experiments -> the title of its panel."""
+    from onbrand.reporting.figures import COLOURS, DASHES
+
+    figure, axes = drawn(len(parts), "training steps")
+    for axis, (name, title) in zip(axes, parts.items(), strict=True):
+        points: dict[str, dict[int, Mapping[str, Any]]] = {}
+        for method, scores in tables()[name].items():
+            if found := re.fullmatch(r"([^:/]+)\S*:lr[\d.]+:(\d+)/(\S+)@five", method):
+                points.setdefault(f"{found[1]}/{found[3]}", {})[int(found[2])] = scores["all"]
+        for i, (method, words) in enumerate(RIVALS.items()):
+            steps, entries = zip(*sorted(points[method].items()), strict=True)
+            value, low, high = ([entry[key] for entry in entries] for key in ("value", "low", "high"))
+            axis.plot(steps, value, color=COLOURS[i % len(COLOURS)], marker="o", markersize=3.5,
+                      linestyle=DASHES[i % len(DASHES)], linewidth=1.6, label=words)  # fmt: skip
+            axis.fill_between(steps, low, high, color=COLOURS[i % len(COLOURS)], alpha=0.12, linewidth=0)
+        axis.set(title=f"{title}: images that pass every check", ylim=(-0.01, None), xscale="log")
+        axis.set_xticks(steps, [f"{n:,}" for n in steps])
+        axis.minorticks_off()
+    save(figure, axes[0], path, 2)
+
+
 def drawn(panels: int, label: str) -> tuple[Any, Any]:
     """A figure of panels side by side."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6 * panels, 3.4), layout="constrained")
-    axes = figure.subplots(1, panels)
+    axes = figure.subplots(1, panels, squeeze=False)[0]
     for axis in axes:
         axis.set_xlabel(label)
         axis.spines[["top", "right"]].set_visible(False)

@@ -62,7 +62,7 @@ def off_brand(count: int = 192) -> list[dict[str, Any]]:
 
 def inputs(out: Path) -> dict[str, str]:
     """Write the sets of requests and the held-out images; name -> file."""
-    sets = {"ten": asked(10), "two": asked(2), "one": asked(1), "captions": captioned()}
+    sets = {"ten": asked(10), "five": asked(5), "two": asked(2), "one": asked(1), "captions": captioned()}
     sets["validation"] = captioned("validation", 96)
     sets["swapped"] = [swapped(row) for row in asked(1)]
     if not (out / "world.jsonl").exists():  # drawing them takes seconds

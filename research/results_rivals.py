@@ -44,8 +44,9 @@ FEW = 100
 
 
 def row(training: str, learns: str, rate: str, steps: int, start: str, seed: int = 0) -> str:
-    """A method's name."""
-    return f"{training}{learns}:lr{rate}:{steps}" + (f":seed{seed}" if seed else "") + f"/{start}"
+    """A method's name; 240 images, unless the start names other requests."""
+    seeded = f":seed{seed}" if seed else ""
+    return f"{training}{learns}:lr{rate}:{steps}{seeded}/{start if '@' in start else f'{start}@five'}"
 
 
 def chosen(out: Path, learns: str = ":lora8") -> dict[str, str]:
@@ -104,9 +105,7 @@ def seeds(out: Path) -> dict[str, list[str]]:
 def forgotten(out: Path) -> dict[str, list[str]]:
     """The stock model's own world, after fine-tuning."""
     rates = {learns: chosen(out, learns) for learns in RATES}
-    rows = [
-        f"{row(one, learns, rates[learns][one], steps, 'noise')}@world" for learns, steps in FORGOTTEN for one in MAIN
-    ]
+    rows = [row(one, learns, rates[learns][one], steps, "noise@world") for learns, steps in FORGOTTEN for one in MAIN]
     return {"What the stock model knew, after it": ["stock/noise@world", *rows]}
 
 

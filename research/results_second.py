@@ -73,7 +73,10 @@ def run(out: Path, rates_from: Path) -> None:
     ours, noise = methods["text-constant", "text+zeromean"], methods["plain", "noise"]
     look = methods["plain", "text+zeromean+look1"]
     questions = {"Another brand": [ours, *(name for name in methods.values() if name != ours)]}
-    questions |= {f"{sampler[1:]}": [f"{one}{sampler}@two" for one in (ours, look, noise)] for sampler in SAMPLERS}
+    questions |= {
+        f"{sampler[1:]}": [one.replace("@five", f"{sampler}@two") for one in (ours, look, noise)]
+        for sampler in SAMPLERS
+    }
     photos = write(out / "photos", "train")
     write(out / "held", "test", HELD)
     names = [name for rows in questions.values() for name in rows]
