@@ -140,9 +140,15 @@ def test_sums_of_anything_else_are_not_taken(tmp_path: Path, change: str) -> Non
         assert same(fit(Store(tmp_path, store.key), ["a"]), again)
 
 
-def test_sums_of_many_classes_are_not_left(tmp_path: Path) -> None:
-    store = fill(tmp_path, 100)
-    assert len(fit(store, [str(i) for i in range(50)])._sums) == 50 and not files(store)
+def test_sums_of_many_classes_are_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onbrand.data.sums.TOGETHER", 2)
+    for rank in range(5):
+        store = fill(tmp_path, 20, rank, 20 * rank)
+    state, keys = fit(store, [str(i) for i in range(50)]).state(), sorted(store._places)
+    assert not files(store)
+    for i in range(50):  # a photo of each in the first three shards, and in the others
+        truth = store.get([keys[i], keys[50 + i]])[0].double().flatten(1).sum(0)
+        torch.testing.assert_close(state[f"first/{i}"], truth)
 
 
 @pytest.mark.parametrize("shape", [SHAPE, (4, 33, 33)])  # float64; blocks in float32

@@ -98,12 +98,12 @@ class Fitter:
                     "value", f"x0 must be finite: rows {bad} are not; encode those images again, in float32"
                 )
         for name, part in parts.items():
-            first, square = moments[name]
-            if name in self._sums:
-                self._sums[name].first += first
-            else:
-                self._sums[name] = self._empty(first)
+            rows, square = moments[name]
+            if name not in self._sums:
+                self._sums[name] = self._empty()
             sums = self._sums[name]
+            for row in rows:
+                sums.first += row
             sums.count += len(part)
             sums.square += square
             if self._test is not None:
@@ -168,7 +168,7 @@ class Fitter:
                 raise OnbrandError("value", f"first of {name!r} has {d} numbers, as the fitter's shape says")
         fitter = cls(state["shape"].tolist(), int(state["k"]))
         for name in names:
-            sums = fitter._sums[name] = fitter._empty(torch.zeros(d))
+            sums = fitter._sums[name] = fitter._empty()
             for part, empty in vars(sums).items():
                 tensor = state.get(f"{part}/{name}", absent)
                 if tensor.shape != empty.shape or tensor.dtype != torch.float64 or not bool(tensor.isfinite().all()):
@@ -205,11 +205,11 @@ class Fitter:
             variances, components = pairs[0][positive].float(), _sign(pairs[1][:, positive].T).float().contiguous()
         return Gaussian(mean.float().reshape(self.shape), components, variances, total, count)
 
-    def _empty(self, first: Tensor) -> Sums:
-        """Sums over nothing, but for `first`, which is taken as it is."""
+    def _empty(self) -> Sums:
+        """Sums over nothing."""
         width = 0 if not self.k else self.dimensions if self._test is None else self._test.shape[1]
-        count, square = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-        return Sums(count, first, square, torch.zeros(self.dimensions, width, dtype=torch.float64))
+        shapes = (), (self.dimensions,), (), (self.dimensions, width)
+        return Sums(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
 
     def _test_matrix(self) -> Tensor | None:
         """`(d, m)`, the same for every part of a fit; None if the second moment is exact or not needed."""
@@ -220,18 +220,19 @@ class Fitter:
 
 
 def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """`(d,)` sum and `()` sum of squares of rows `(n, d)` float64."""
-    return rows.sum(0), rows.square().sum()
+    """`(1, d)` sum and `()` sum of squares of rows `(n, d)` float64."""
+    return rows.sum(0, keepdim=True), rows.square().sum()
 
 
 def _by_blocks(rows: Tensor) -> tuple[Tensor, Tensor]:
     """`_moments` of rows of any type: blocks are summed in float32, about the first row, and blocks' sums in float64.
 
-    The first row is near the mean, so that float32 rounds the rows' spread and not their size.
+    The first row is near the mean, so that float32 rounds the rows' spread and not their size. Few rows are returned as
+    they are, `(n, d)`: their sum would be as large.
     """
     if len(rows) < ROWS:
-        few = rows.double()
-        return few.sum(0), few.flatten() @ few.flatten()
+        numbers = rows.double().flatten()
+        return rows, numbers @ numbers
     pivot = rows[0].to(torch.promote_types(rows.dtype, torch.float32))
     first, square = torch.zeros(len(pivot), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for block in rows.split(ROWS):
@@ -240,7 +241,7 @@ def _by_blocks(rows: Tensor) -> tuple[Tensor, Tensor]:
         square += offsets.square_().sum(1).double().sum()
     pivot = pivot.double()
     square += pivot @ (2 * first + len(rows) * pivot)
-    return first.add_(pivot, alpha=len(rows)), square
+    return first.add_(pivot, alpha=len(rows))[None], square
 
 
 def fit_components(gaussian: Gaussian, k: int, blocks: Callable[[], Iterable[Tensor]]) -> Gaussian:

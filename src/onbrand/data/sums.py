@@ -8,10 +8,12 @@ shard of 256 latents in float16.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -31,6 +33,8 @@ FOLDER = "sums"
 """In the folder of the shards."""
 SMALL = 16
 """Sums are left beside a shard that is larger by this factor at least; of many classes, they would not be small."""
+TOGETHER = 64
+"""Shards whose sums would not be small, that are summed together."""
 NUMBERS = 2**20
 """Of a batch that a thread reads and sums."""
 THREADS = 8
@@ -40,10 +44,11 @@ THREADS = 8
 def sum_shards(
     store: Store, keys: Sequence[str], classes: Sequence[str], shape: Sequence[int], rank: int = 0, world: int = 1
 ) -> Iterator[Fitter]:
-    """For each shard that holds any of `keys`, in the order of their names, a fitter of k = 0 that has seen these.
+    """Fitters of k = 0, each of a shard or of several, that together have seen `keys`.
 
-    It has seen the means as they lie in the store, unscaled. What was summed of the very same means is read. Else they
-    are, and their sums are left for the next time; of `world` ranks each does so for every world-th shard.
+    They have seen the means as they lie in the store, unscaled. What was summed of the very same means is read. Else
+    they are, and their sums are left for the next time. Shards of so many classes that sums would not be small leave
+    none, and are summed several at once. Of `world` ranks each sums every world-th shard.
 
     Args:
         store: the latents.
@@ -56,14 +61,27 @@ def sum_shards(
     shards = list(store.by_shard(keys).items())[rank::world]
     threads = torch.get_num_threads()
 
-    def sum_shard(file: Path, places: Sequence[int]) -> Fitter:
+    def size(file: Path) -> int:
+        return file.stat().st_size if file.exists() else 0  # reading says what is wrong
+
+    def small(shard: tuple[Path, Sequence[int]]) -> bool:
+        return SMALL * 8 * math.prod(shape) * len({classes[i] for i in shard[1]}) <= size(shard[0])
+
+    def sum_one(file: Path, places: Sequence[int]) -> Fitter:
         return _sum_shard(store, file, [keys[i] for i in places], [classes[i] for i in places], shape)
 
+    def sum_several(parts: Sequence[tuple[Path, Sequence[int]]]) -> Fitter:
+        places = [i for _, own in parts for i in own]
+        return _sum(store, [keys[i] for i in places], [classes[i] for i in places], shape)
+
+    rest = [shard for shard in shards if not small(shard)]
+    jobs = [partial(sum_one, *shard) for shard in shards if small(shard)]
+    jobs += [partial(sum_several, rest[i : i + TOGETHER]) for i in range(0, len(rest), TOGETHER)]
     parts: deque[Future[Fitter]] = deque()
     try:  # a thread alone with a shard is faster than all threads at one
         with ThreadPoolExecutor(min(threads, THREADS), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for shard in shards:
-                parts.append(pool.submit(sum_shard, *shard))
+            for job in jobs:
+                parts.append(pool.submit(job))
                 if len(parts) > min(threads, THREADS):
                     yield parts.popleft().result()
             while parts:
@@ -73,7 +91,7 @@ def sum_shards(
 
 
 def _sum_shard(store: Store, file: Path, keys: Sequence[str], classes: Sequence[str], shape: Sequence[int]) -> Fitter:
-    """The fitter of one shard, which holds all of `keys`."""
+    """The fitter of one shard, which holds all of `keys`: read if it was left beside it, else left there."""
     groups: dict[str, list[str]] = {}
     for key, name in zip(keys, classes, strict=True):
         groups.setdefault(name, []).append(key)
@@ -81,13 +99,19 @@ def _sum_shard(store: Store, file: Path, keys: Sequence[str], classes: Sequence[
     beside = file.parent / FOLDER / file.name
     part = _read(beside, marks)
     if part is None or part.shape != tuple(shape):
-        part, sides = Fitter(shape), ("mean", "mean_flipped") if store.key.flip else ("mean",)
-        batch = max(1, NUMBERS // part.dimensions)
-        for start, side in product(range(0, len(keys), batch), sides):
-            own = slice(start, start + batch)
-            part.update(store.read(keys[own], side), classes[own])
-        if SMALL * 8 * part.dimensions * len(groups) <= file.stat().st_size:
-            _write(beside, part, marks)
+        part = _sum(store, keys, classes, shape)
+        _write(beside, part, marks)
+    return part
+
+
+def _sum(store: Store, keys: Sequence[str], classes: Sequence[str], shape: Sequence[int]) -> Fitter:
+    """The fitter that has seen `keys`, class by class."""
+    order = sorted(range(len(keys)), key=lambda i: classes[i])
+    part, sides = Fitter(shape), ("mean", "mean_flipped") if store.key.flip else ("mean",)
+    batch = max(1, NUMBERS // part.dimensions)
+    for start, side in product(range(0, len(keys), batch), sides):
+        own = order[start : start + batch]
+        part.update(store.read([keys[i] for i in own], side), [classes[i] for i in own])
     return part
 
 

@@ -166,7 +166,7 @@ def fit_gaussians(pipe: DiffusionPipeline, fitter: Fitter, store: Store, summary
             fitter.update(to_x0(pipe, mean), [record.class_name for record in summary.used[start : start + ROWS]])
         return fitter.finish()
     moments = Fitter(fitter.shape)
-    for part in tqdm(_sums(fitter, store, summary), "fit", unit=" shards"):
+    for part in tqdm(_sums(fitter, store, summary), "fit", unit=" parts"):
         moments.add(part)
     unscaled, variance = moments.finish(), float(pipe.vae.config.scaling_factor) ** 2
     gaussians = {
