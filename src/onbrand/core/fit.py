@@ -17,6 +17,8 @@ BLOCK = 1024
 """Rows of the second moment that are summed at once."""
 ROWS = 8
 """Rows that are summed at once in float32: few enough for the processor's caches."""
+TOGETHER = 256
+"""Rows whose products are summed in float32; sums of these are float64."""
 FEW = 50
 """Below this many images a class mean shows those images."""
 WIDTH = 128
@@ -281,12 +283,16 @@ def fit_components(gaussian: Gaussian, k: int, blocks: Callable[[], Iterable[Ten
 
 def _image(blocks: Iterable[Tensor], mean: Tensor, basis: Tensor) -> Tensor:
     """`(d, m)` float64 sum of y y^T basis over y = x0 - mean."""
-    image = torch.zeros(basis.shape[::-1], dtype=torch.float64)
+    image, products, count = torch.zeros(basis.shape[::-1], dtype=torch.float64), torch.zeros(basis.shape[::-1]), 0
     for x0 in blocks:
-        mean, basis, image = (part.to(x0.device) for part in (mean, basis, image))
+        mean, basis, image, products = (part.to(x0.device) for part in (mean, basis, image, products))
         rows = x0.detach().flatten(1).float() - mean
-        image += (rows @ basis).T @ rows
-    return image.T.cpu()
+        products.addmm_((rows @ basis).T, rows)
+        count += len(rows)
+        if count >= TOGETHER:
+            image += products
+            products, count = products.zero_(), 0
+    return (image + products).T.cpu()
 
 
 def fit_rows(x0: Tensor, k: int) -> Gaussian:

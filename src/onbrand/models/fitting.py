@@ -41,6 +41,8 @@ FOLDS = 5
 """Of the regression's cross-validation."""
 ROWS = 512
 """Of a batch that is fitted."""
+NUMBERS = 2**22
+"""Of a block that components are fitted from: what is made of it is memory that the C library keeps and gives again."""
 SEEN = 200
 """Photos, evenly spread, that the brand's background is taken from."""
 
@@ -181,7 +183,7 @@ def fit_gaussians(pipe: DiffusionPipeline, fitter: Fitter, store: Store, summary
     device = pipe.device if pipe.device.type == "cuda" else "cpu"  # other accelerators know no float64
 
     def x0_of(name: str) -> Iterator[Tensor]:
-        for _, mean in store.means(keys[name], ROWS // 2):
+        for _, mean in store.means(keys[name], max(1, NUMBERS // fitter.dimensions)):
             yield to_x0(pipe, mean.to(device))
 
     return {
