@@ -54,7 +54,7 @@ def unfit(name: str) -> str | None:
     Names stand in tables, pages, JSON and file names, which tabs, line ends and other control characters break; half a
     surrogate pair, which is also how Python shows bytes that are not UTF-8, cannot be written at all.
     """
-    match = _UNFIT.search(name)
+    match = None if name.isascii() and name.isprintable() else _UNFIT.search(name)  # most names, in a tenth of the time
     if match is None:
         return None
     kind = "is not UTF-8" if "\ud800" <= match[0] <= "\udfff" else "has a control character"
@@ -83,10 +83,10 @@ class Listing:
     def add(self, name: str) -> None:
         """Takes in a file by what its name says that it is."""
         suffix = suffix_of(name)
-        if posixpath.basename(name) in METADATA:
-            self.metadata.append(name)
-        elif suffix in SUFFIXES:
+        if suffix in SUFFIXES:
             self.images.append(name)
+        elif posixpath.basename(name) in METADATA:
+            self.metadata.append(name)
         elif posixpath.splitext(name)[1] in CAPTIONS:
             self.captions.append(name)
         elif suffix == ".parquet":
@@ -206,19 +206,19 @@ def walk(folder: Path) -> Listing:
 
 def _take(listing: Listing, entry: os.DirEntry[str], base: str) -> bool:
     """Puts an entry of the folder `base` where it belongs; whether it is a folder, to be read itself."""
-    name, suffix = entry.name, suffix_of(entry.name)
+    name = entry.name
     if name[0] == ".":
         return False
     reason = unfit(name)
     if _is(entry.is_dir):
-        reason = "a folder, not a file" if suffix in SUFFIXES or name in METADATA else reason
+        reason = "a folder, not a file" if suffix_of(name) in SUFFIXES or name in METADATA else reason
         if not reason:
             return name != "__MACOSX"
     elif name in IGNORED:
         return False
     elif not reason and not _is(entry.is_file):  # what the folder says; a look at each file would take longest of all
         there = os.path.exists(entry.path)
-        reason = "a link to nothing" if not there else "not a regular file" if suffix in SUFFIXES else None
+        reason = "a link to nothing" if not there else "not a regular file" if suffix_of(name) in SUFFIXES else None
     if reason:
         listing.refused.append(UnreadableImage(Path(entry.path), reason))
     else:

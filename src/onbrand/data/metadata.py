@@ -64,7 +64,7 @@ def is_missing(value: Any) -> bool:
     """Whether a value is none: null, NaN, or a program's word for it."""
     if isinstance(value, str):
         return value.strip() in MISSING
-    return value is None or (isinstance(value, float | Decimal) and math.isnan(value))
+    return value is None or (isinstance(value, (float, Decimal)) and math.isnan(value))
 
 
 def text_of(value: Any) -> str:
@@ -86,7 +86,7 @@ def text_of(value: Any) -> str:
         if isinstance(value, float) and value in (float("inf"), float("-inf")):
             raise ValueError(f"is {value}, no text")
     text = str(value)
-    if match := _NO_TEXT.search(text):
+    if not text.isprintable() and (match := _NO_TEXT.search(text)):
         raise ValueError(f"holds the character {ascii(match[0])}, which is no text")
     return text
 
