@@ -71,7 +71,9 @@ def modes(leaks: Mapping[str, Mapping[str, Any]], count: int = 16) -> str:
     axis.set_yscale("log")
     axis.set_xlabel("component")
     axis.set_ylabel("signal / noise, first step")
-    axis.legend(frameon=False, fontsize=9)
+    if len(leaks) <= len(COLOURS):  # of more, colours would name none
+        figure.set_figheight(2.9 + 0.2 * len(leaks))  # lines cross all of the panel, and leave words no place in it
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return _svg(figure)
 
 
