@@ -61,6 +61,7 @@ class Page:
 
     def __init__(self, browser: Any, address: str, width: int = WIDE) -> None:
         self.tab = browser.new_page(viewport={"width": width, "height": 900})
+        self.tab.set_default_timeout(1000 * SECONDS)  # a job may take both cores
         self.width, self.hosts = width, set[str]()
         self.tab.on("request", lambda request: self.hosts.add(re.split("[/:]+", request.url)[1]))
         self.open(address)
@@ -159,6 +160,7 @@ def test_a_narrow_window_shows_the_same(browser: Any, app: str) -> None:
 def test_broken_photos_and_a_wrong_model_are_said_in_words(browser: Any, app: str) -> None:
     page = Page(browser, app)
     page.choose(BRAND, "Broken")
+    page.says("#status", "Nothing runs")  # the page is that of the new brand
     page.choose("Photos", "broken")
     page.choose("Model", "wrong")
     page.press("Look at them")
