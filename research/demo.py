@@ -1,4 +1,4 @@
-"""`make demo`: the whole job on an embedded catalogue, from a stock model to a page that shows what changed."""
+"""`make demo`: the whole job on an embedded catalogue, from a LoRA as usual to a page that shows what changed."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from tqdm import tqdm
 from onbrand import api
 from onbrand.datasets.garments import caption, descriptions, garment_folder, write_garments
 
-STEPS, BATCH, GUIDANCE = 260, 16, 1.5
+STEPS, BATCH, RANK, GUIDANCE = 260, 16, 8, 1.5
 REAL = 48
 """Held-out images that the page shows beside the generated ones, and that the control is started from."""
 
 ROWS = {
-    "before": ("plain", "noise", 0, "Fine-tuned as usual, started from noise",
-               "The usual way: the same images, the same steps. Backgrounds, places, crops come out as chance has it."),
-    "mean": ("plain", "mean", 0, "The same weights, started from the brand's mean",
-             "No other training: only the start of sampling differs (the paper's offset inference)."),
-    "look": ("plain", "mean", 2, "The same weights and mean, and two looks ahead",
-             "Ours, no captions, no other training: the network is asked twice what it would draw; sampling starts "
-             "from what of its answer lies in the brand's components."),
-    "text": ("plain", "text", 1, "The same weights, started from the mean that the words predict, and a look ahead",
-             "Ours, no other training: what generate does with such weights where nothing is asked for."),
-    "after": ("onbrand", "text", 0, "Fine-tuned and started with onbrand",
-              "The same images, steps and seeds; trained with the start that sampling has, what the words predict."),
-    "control": ("plain", "image", 0, "The usual weights, started from real images' own latents",
+    "before": ("plain", "noise", 0, "A LoRA trained as usual, started from noise",
+               "The usual way. Backgrounds, places, crops come out as chance has it."),
+    "mean": ("plain", "mean", 0, "The same LoRA, started from the brand's mean",
+             "Nothing is trained anew: only the start of sampling differs (the paper's offset inference)."),
+    "look": ("plain", "mean", 2, "The same LoRA and mean, and two looks ahead",
+             "Ours, without captions: the network is asked twice what it would draw; sampling starts from what of its "
+             "answer lies in the brand's components."),
+    "after": ("plain", "text", 1, "The same LoRA, with onbrand's start",
+              "Ours, nothing trained anew: the mean that the words predict, and a look ahead. It is generate's default "
+              "for a LoRA or checkpoint of yours."),
+    "trained": ("onbrand", "text", 0, "A LoRA trained and started with onbrand",
+                "The same images, steps and seeds; training had the start that sampling has."),
+    "control": ("plain", "image", 0, "The usual LoRA, started from real images' own latents",
                 "A control, not a method: the start already holds the image. The prompts are theirs."),
 }  # fmt: skip
 """Row of the page: the run its weights come from, its start, its looks ahead, its caption and its sentence."""
@@ -63,8 +64,7 @@ def plan(out: Path) -> None:
     )
     content = {
         "title": "onbrand on a catalogue of 4,020 images",
-        "lead": "The same stock model, the same images, prompts and seeds. What changed is where sampling starts, "
-        "and that training knew it.",
+        "lead": "A LoRA trained as usual, the same prompts and seeds. What changed is where sampling starts.",
         "rows": rows, "before": "before", "after": "after", "real": "real",
         "numbers": ["background", "text", "all"],
         "notes": [
@@ -73,7 +73,7 @@ def plan(out: Path) -> None:
             "The catalogue is drawn from CC0 meshes: garments alone and on people, as in the paper.",
             "The 24 descriptions were written for this project; no image in the catalogue belongs to them.",
             "Where a start holds anything, its noise has no mean of its own, which the network would read as a tint.",
-            f"{STEPS} fine-tuning steps of {BATCH} images for either run.",
+            f"Either LoRA has rank {RANK} and {STEPS} steps of {BATCH} images.",
         ],
         "runs": {"plain": "as usual", "onbrand": "with onbrand"},
         "commands": ["make demo"],
@@ -98,16 +98,19 @@ def jobs(out: Path) -> list[tuple[str, Callable[[], object]]]:
             prior=prior,
             split="train",
             start=start,
+            method="lora",
+            rank=RANK,
             max_train_steps=STEPS,
             train_batch_size=BATCH,
-            learning_rate=1e-3,
+            learning_rate=3e-3,
             lr_scheduler="cosine",
             lr_warmup_steps=20,
-            ema_decay=0.97,
             checkpointing_steps=50,
             mixed_precision="bf16",
         )
-        todo.append(("fine-tuning as usual" if name == "plain" else "fine-tuning with the brand's start", train))
+        todo.append(
+            ("training a LoRA as usual" if name == "plain" else "training a LoRA with the brand's start", train)
+        )
     todo.append(("writing real images to compare with", lambda: write_garments(real, "test", REAL)))
     for row, (run, start, looks, words, _) in ROWS.items():
         generate = partial(

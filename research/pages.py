@@ -1,7 +1,7 @@
 """README's results, docs/research/results.md, log.md and all-results.html, from the figures in docs/research/*.json.
 
     python research/pages.py            writes the pages; seconds
-    python research/pages.py --figures  and the two curves of results.md
+    python research/pages.py --figures  and the figures of results.md
 
 Words with places for numbers are in research/results_readme_words.md, results_words.md and log_words.md.
 """
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import results_rivals
 from onbrand.comparison.methods import read_method
 from onbrand.options.compare import CompareSettings
 from results_page import DATA, DIFFERENCES, DOCS, IMAGES, figure_of, filled
@@ -23,17 +24,21 @@ HERE = Path(__file__).parent
 PARTS = {
     "core": "results", "all": "results-all", "long": "results-long", "look": "results-look",
     "look-photos": "results-look-photos", "variants": "results-look-variants", "lora": "results-lora",
-    "photos": "results-photos", "sdxl": "results-sdxl", "try-on": "results-try-on",
+    "photos": "results-photos", "sdxl": "results-sdxl", "try-on": "results-try-on", "second": "results-second",
+    "spectrum": "results-spectrum", "rates-lora8": "results-rates-lora8", "rates-full": "results-rates-full",
+    **{f"rivals-{name}": f"results-rivals-{name}"
+       for name in (*results_rivals.PARTS, *(f"few-{count}" for count in results_rivals.PHOTOS))},
 }  # fmt: skip
-"""Part of the experiments -> its file in docs/research."""
+"""Part of the experiments -> its file in docs/research, if it was published."""
 README = (
-    ("plain/noise", "plain fine-tuning, start from noise"),
-    ("plain/mean", "the same weights, start from the class mean (paper)"),
-    ("mean-window/mean", "paper's training, start from the class mean"),
-    ("text-constant/text+zeromean", "**onbrand's defaults**"),
-    ("real", "real images, held out"),
+    ("plain:lora8:300/noise", "as usual", "noise"),
+    ("zero-snr:lora8:300/noise", "zero terminal SNR", "noise"),
+    ("mean-window:lora8:300/mean", "the paper's", "class mean (paper)"),
+    ("plain:lora8:300/text+zeromean+look1", "as usual", "**onbrand's**, no training needed"),
+    ("text-constant:lora8:300/text+zeromean", "**onbrand's**", "**onbrand's**"),
+    ("real", "", "real images, held out"),
 )
-"""README's table: method, words."""
+"""README's table, of the part rivals-lora8-300: method, training, start."""
 MAIN = (
     ("plain/noise", "plain", "noise"),
     ("plain/mean", "plain", "class mean (paper)"),
@@ -66,6 +71,7 @@ RIVALS = {
     "plain/leak": "plain, signal-leak start", "plain/noise": "plain, from noise",
 }  # fmt: skip
 """Methods of the figure of training steps, without what learns and how fast -> their words."""
+LEARNS = {"lora8": "a LoRA of rank 8", "full": "the whole UNet"}
 OWN = {"real": "real images, held out", "autoencoder": "the same, through the autoencoder"}
 """Rows that no model made."""
 COLUMNS = {
@@ -79,23 +85,24 @@ COLUMNS = {
 
 def tables(docs: Path = DOCS) -> dict[str, dict[str, Any]]:
     """Part -> method -> score -> value, low, high, n."""
-    return {part: json.loads((docs / DATA / f"{file}.json").read_text()) for part, file in PARTS.items()}
+    files = {part: docs / DATA / f"{file}.json" for part, file in PARTS.items()}
+    return {part: json.loads(file.read_text()) for part, file in files.items() if file.exists()}
 
 
 def named(docs: Path = DOCS) -> dict[str, Any]:
-    """Every row as `part:method`, every paired difference as `part:first less other`: what words name."""
-    rows = {f"{part}:{method}": scores for part, table in tables(docs).items() for method, scores in table.items()}
+    """Every row as `part:method`, every paired difference as `part:first less other`: what words name.
+
+    Of the rivals without the learning rate that was chosen, and without their requests, which are the same for all."""
+    rows = {(part, method): scores for part, table in tables(docs).items() for method, scores in table.items()}
     pairs = json.loads((docs / DATA / DIFFERENCES).read_text())
     for part, file in PARTS.items():
         for question in pairs.get(file, {}).values():
             for other, scores in question["others"].items():
-                rows[f"{part}:{question['first']} less {other}"] = scores
-    return rows
-
-
-def score_of(scores: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    """A row's score by its present name, also from a file of schema 1."""
-    return scores.get(name)
+                rows[part, f"{question['first']} less {other}"] = scores
+    return {
+        f"{part}:{re.sub(':lr[0-9.]+|@five', '', name) if 'rivals' in part else name}": scores
+        for (part, name), scores in rows.items()
+    }
 
 
 def markdown(columns: tuple[str, ...], rows: Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]) -> str:
@@ -103,7 +110,7 @@ def markdown(columns: tuple[str, ...], rows: Iterator[tuple[tuple[str, ...], Map
     lines = [f"|{'|'.join((*columns, *(TITLES.get(name, name) for name in SHOWN)))}|"]
     lines.append("|---" * len(columns) + "|--:" * len(SHOWN) + "|")
     for words, scores in rows:
-        cells = [score_of(scores, name) for name in SHOWN]
+        cells = [scores.get(name) for name in SHOWN]
         values = ["" if cell is None else figure_of({"value": cell["value"]}) for cell in cells]
         lines.append(f"|{'|'.join((*words, *values))}|")
     return "\n".join(lines) + "\n"
@@ -121,9 +128,10 @@ def between(page: str, mark: str, content: str) -> str:
 def readme(docs: Path = DOCS) -> str:
     """README with its table and the words below it, between its marks, from the figures in docs/research."""
     parts = tables(docs)
-    core, count = parts["core"], sum(map(len, parts.values()))
-    table = markdown(("training and start",), (((words,), core[method]) for method, words in README))
-    words = filled((HERE / "results_readme_words.md").read_text(), named(docs)).replace("{rows}", str(count))
+    rows, count = named(docs), sum(map(len, parts.values()))
+    lines = (((training, start), rows[f"rivals-lora8-300:{method}"]) for method, training, start in README)
+    table = markdown(("LoRA's training", "start of sampling"), lines)
+    words = filled((HERE / "results_readme_words.md").read_text(), rows).replace("{rows}", str(count))
     return between((docs.parent / "README.md").read_text(), "results", f"{table}\n{words}")
 
 
@@ -131,7 +139,14 @@ def results(docs: Path = DOCS) -> str:
     """docs/research/results.md."""
     core = tables(docs)["core"]
     table = markdown(("training", "start"), (((training, start), core[method]) for method, training, start in MAIN))
-    return between(filled((HERE / "results_words.md").read_text(), named(docs)), "main", table)
+    page = between(filled((HERE / "results_words.md").read_text(), named(docs)), "main", table)
+    for learns, methods in by_steps(docs).items():
+        steps = sorted(next(iter(methods.values())))
+        lines = [f"|{LEARNS[learns]}|{'|'.join(f'{n:,} steps' for n in steps)}|", "|---" + "|---" * len(steps) + "|"]
+        lines += [f"|{words}|{'|'.join(figure_of(methods[method][n]['all']) for n in steps)}|"
+                  for method, words in RIVALS.items()]  # fmt: skip
+        page = between(page, learns, "\n".join(lines) + "\n")
+    return page
 
 
 def log(docs: Path = DOCS) -> str:
@@ -159,14 +174,14 @@ def searchable(docs: Path = DOCS) -> str:
     """docs/research/all-results.html: every row and every paired difference, to be filtered and sorted."""
     names = list(dict.fromkeys(name for group in COLUMNS.values() for name in group))
     rows = [
-        [part, method, *described(part, method), scores["all"]["n"], *(rounded(score_of(scores, n)) for n in names)]
+        [part, method, *described(part, method), scores["all"]["n"], *(rounded(scores.get(n)) for n in names)]
         for part, table in tables(docs).items()
         for method, scores in table.items()
     ]
     judged = ("text", "background", "all")
     parts = {file: part for part, file in PARTS.items()}
     pairs = [
-        [parts[file], title, question["first"], other, *(rounded(score_of(scores, name)) for name in judged)]
+        [parts[file], title, question["first"], other, *(rounded(scores.get(name)) for name in judged)]
         for file, questions in json.loads((docs / DATA / DIFFERENCES).read_text()).items()
         for title, question in questions.items()
         for other, scores in question["others"].items()
@@ -184,7 +199,7 @@ def curve(path: Path) -> None:
     figure, axes = drawn(2, "DDIM steps")
     for axis, name in zip(axes, ("background", "text"), strict=True):
         for i, (method, words) in enumerate(CURVES.items()):
-            entries = [score_of(table[f"{method}+{n}+trailing@one"], name) for n in steps]
+            entries = [table[f"{method}+{n}+trailing@one"].get(name) for n in steps]
             axis.plot(steps, [e["value"] for e in entries if e], color=COLOURS[i % len(COLOURS)], marker="o",
                       markersize=3.5, linestyle=DASHES[i % len(DASHES)], linewidth=1.6, label=words)  # fmt: skip
         axis.axhline(table["real"][name]["value"], color="0.4", linewidth=1, linestyle=":")
@@ -203,7 +218,7 @@ def bars(path: Path) -> None:
     for axis, name in zip(axes, ("all", "text"), strict=True):
         for looks in (0, 1, 2):
             rows = [table[f"{LORA}/{start}{f'+look{looks}' if looks else ''}"] for start in LOOKED.values()]
-            entries = [e for e in (score_of(row, name) for row in rows) if e]
+            entries = [e for e in (row.get(name) for row in rows) if e]
             places = [x + 0.26 * (looks - 1) for x in range(len(entries))]
             values = [e["value"] for e in entries]
             reach = [[e["value"] - e["low"] for e in entries], [e["high"] - e["value"] for e in entries]]
@@ -214,23 +229,30 @@ def bars(path: Path) -> None:
     save(figure, axes[0], path, 3)
 
 
-def rivals(path: Path, parts: Mapping[str, str]) -> None:
-    """Every check passed, by training steps, with intervals. parts: of the experiments -> the title of its panel."""
+def by_steps(docs: Path = DOCS) -> dict[str, dict[str, dict[int, Mapping[str, Any]]]]:
+    """What learns -> a method of RIVALS -> training steps -> scores, of what was published."""
+    points: dict[str, dict[str, dict[int, Mapping[str, Any]]]] = {}
+    for name, scores in named(docs).items():
+        found = re.fullmatch(r"rivals-(lora8|full)-\d+:([\w-]+)\S*:(\d+)/([^ ]+)", name)
+        if found and (method := f"{found[2]}/{found[4]}") in RIVALS:
+            points.setdefault(found[1], {}).setdefault(method, {})[int(found[3])] = scores
+    return points
+
+
+def rivals(path: Path) -> None:
+    """Every check passed, by training steps, with intervals; a panel for what learns."""
     from onbrand.reporting.figures import COLOURS, DASHES
 
-    figure, axes = drawn(len(parts), "training steps")
-    for axis, (name, title) in zip(axes, parts.items(), strict=True):
-        points: dict[str, dict[int, Mapping[str, Any]]] = {}
-        for method, scores in tables()[name].items():
-            if found := re.fullmatch(r"([^:/]+)\S*:lr[\d.]+:(\d+)/(\S+)@five", method):
-                points.setdefault(f"{found[1]}/{found[3]}", {})[int(found[2])] = scores["all"]
+    points = by_steps()
+    figure, axes = drawn(len(points), "training steps")
+    for axis, (learns, methods) in zip(axes, points.items(), strict=True):
         for i, (method, words) in enumerate(RIVALS.items()):
-            steps, entries = zip(*sorted(points[method].items()), strict=True)
-            value, low, high = ([entry[key] for entry in entries] for key in ("value", "low", "high"))
+            steps, entries = zip(*sorted(methods[method].items()), strict=True)
+            value, low, high = ([scores["all"][key] for scores in entries] for key in ("value", "low", "high"))
             axis.plot(steps, value, color=COLOURS[i % len(COLOURS)], marker="o", markersize=3.5,
                       linestyle=DASHES[i % len(DASHES)], linewidth=1.6, label=words)  # fmt: skip
             axis.fill_between(steps, low, high, color=COLOURS[i % len(COLOURS)], alpha=0.12, linewidth=0)
-        axis.set(title=f"{title}: images that pass every check", ylim=(-0.01, None), xscale="log")
+        axis.set(title=f"{LEARNS[learns]}: images that pass every check", ylim=(-0.01, None), xscale="log")
         axis.set_xticks(steps, [f"{n:,}" for n in steps])
         axis.minorticks_off()
     save(figure, axes[0], path, 2)
@@ -265,10 +287,11 @@ def write(docs: Path = DOCS) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--figures", action="store_true", help="draw the curves of results.md anew, too")
+    parser.add_argument("--figures", action="store_true", help="draw the figures of results.md anew, too")
     if parser.parse_args().figures:
         curve(DOCS / IMAGES / "results-sampling-steps.png")
         bars(DOCS / IMAGES / "results-looks.png")
+        rivals(DOCS / IMAGES / "results-rivals.png")
     write()
 
 

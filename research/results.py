@@ -9,13 +9,11 @@ docs/research/results*.json, differences.json and docs/images/results-*; pages.p
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
 
 import pages
 import results_all
@@ -29,7 +27,6 @@ import results_second
 import results_spectrum
 import results_try_on
 from results_catalogue import compared
-from results_page import DOCS, IMAGES
 
 OURS, OURS_V = "text-constant/text+zeromean", "text-constant:v/text+zeromean"
 CAPTIONS = [f"{name}@held" for name in (OURS, OURS_V, "mean-window/mean", "plain/noise", f"{OURS}+eta1",
@@ -49,29 +46,11 @@ QUESTIONS = {
 }  # fmt: skip
 FIGURES = {"question-3.webp": "results-images.webp"}
 """Of the comparison -> name under docs/images."""
-SHOWN = {"plain/noise": "plain fine-tuning, started from noise", OURS: "fine-tuned and started with onbrand"}
-"""README's image."""
-
-
-def before_after(out: Path, path: Path, columns: int = 6, lines: int = 2) -> None:
-    """README's image: plain fine-tuning beside ours, equal prompts and seeds, the first requests, not chosen."""
-    rows = json.loads((out / "compare" / "compare.json").read_text())["rows"]
-    font, head, gap, side = ImageFont.load_default(22), 44, 32, 128
-    sheet = Image.new("RGB", (2 * columns * side + gap, head + lines * side), "white")
-    for panel, (name, words) in enumerate(SHOWN.items()):
-        left = panel * (columns * side + gap)
-        ImageDraw.Draw(sheet).text((left + 4, 8), words, "black", font)
-        for i in range(columns * lines):
-            image = Image.open(out / "compare" / rows[name]["images"] / f"{i:05d}.png")
-            sheet.paste(image, (left + i % columns * side, head + i // columns * side))
-    ImageDraw.Draw(sheet).line((columns * side + gap // 2, 0, columns * side + gap // 2, sheet.height), "gray")
-    sheet.save(path, optimize=True)
 
 
 def core(out: Path) -> None:
-    """The main rows under ten seeds, README's image."""
+    """The main rows under ten seeds."""
     compared(out, "results", METHODS, QUESTIONS, figures=FIGURES)
-    before_after(out, DOCS / IMAGES / "before-after.png")
 
 
 PARTS = {

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image, ImageDraw, ImageFont
+
 from onbrand.comparison.tables import figure_of
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -38,6 +40,24 @@ def publish(compared: Path, name: str, figures: Mapping[str, str] | None = None)
     for figure, published in (figures or {}).items():
         shutil.copy2(compared / "figures" / figure, DOCS / IMAGES / published)
     return methods
+
+
+def before_after(compared: Path, shown: Mapping[str, str], path: Path, columns: int = 6, lines: int = 2) -> None:
+    """README's image: two methods side by side, equal prompts and seeds, the first requests, not chosen.
+
+    compared: the folder that `compare` wrote; shown: method -> words.
+    """
+    rows = json.loads((compared / "compare.json").read_text())["rows"]
+    font, head, gap, side = ImageFont.load_default(22), 44, 32, 128
+    sheet = Image.new("RGB", (2 * columns * side + gap, head + lines * side), "white")
+    for panel, (name, words) in enumerate(shown.items()):
+        left = panel * (columns * side + gap)
+        ImageDraw.Draw(sheet).text((left + 4, 8), words, "black", font)
+        for i in range(columns * lines):
+            image = Image.open(compared / rows[name]["images"] / f"{i:05d}.png")
+            sheet.paste(image, (left + i % columns * side, head + i // columns * side))
+    ImageDraw.Draw(sheet).line((columns * side + gap // 2, 0, columns * side + gap // 2, sheet.height), "gray")
+    sheet.save(path, optimize=True)
 
 
 def differences(markdown: str) -> dict[str, Any]:

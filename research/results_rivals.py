@@ -1,8 +1,8 @@
 """Ours against its rivals as people fine-tune: LoRAs, few steps, small catalogues; full fine-tuning beside.
 
-Run by research/results.py --only rivals-NAME, NAME one of PARTS, an hour or less each on 2 cores. The learning rate of
-every training is the best of the same three on the validation split. Publishes results-rates-<what learns>.json and
-results-rivals-<part>.json.
+Run by research/results.py --only rivals-NAME, NAME one of PARTS or few, half an hour or less each on 2 cores. The
+learning rate of every training is the best of the same three on the validation split. Publishes
+results-rates-<what learns>.json and results-rivals-<part>.json.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from onbrand.datasets.folder import write_dataset
 from onbrand.datasets.garments import garments, shown
 from results_catalogue import compared
-from results_page import DATA, DOCS
+from results_page import DATA, DOCS, IMAGES, before_after
 
 STARTS = {
     "text-constant": ("text+zeromean",), "mean-window": ("mean",), "zero-snr": ("noise",), "offset-noise": ("noise",),
@@ -30,11 +30,21 @@ MAIN = ("text-constant", "mean-window", "zero-snr", "plain")
 RATES = {":lora8": ("0.001", "0.003", "0.01"), "": ("0.0002", "0.0006", "0.002")}
 """What learns (a LoRA of rank 8, the whole UNet) -> the learning rates that are tried, for CHOSEN steps."""
 CHOSEN = 300
-STEPS = {":lora8": (50, 100, 300, 1000), "": (100, 300, 1000)}
+STEPS = {":lora8": (300, 1000, 100, 50), "": (300, 1000, 100)}
 LAYERS = (":lora4", ":lora32", ":lora8-attention")
 """For CHOSEN steps, at the rate of ":lora8"."""
+QUOTED = (
+    ("text-constant", "text+zeromean"), ("plain", "text+zeromean+look1"), ("mean-window", "mean"),
+    ("zero-snr", "noise"), ("plain", "noise"),
+)  # fmt: skip
+"""README's rows: training, start."""
+SHOWN = {
+    "noise": "a LoRA trained as usual, started from noise",
+    "text+zeromean+look1": "the same LoRA, with onbrand's start",
+}
+"""README's image: starts of the plain LoRA."""
 AGAIN = (1, 2)
-"""Further training seeds of the rows that are quoted."""
+"""Further training seeds of QUOTED."""
 FORGOTTEN = ((":lora8", CHOSEN), (":lora8", 1000), ("", CHOSEN), ("", 1000))
 """Trainings that are asked for off-brand images."""
 PHOTOS = (50, 200, 1000)
@@ -68,18 +78,16 @@ def chosen(out: Path, learns: str = ":lora8") -> dict[str, str]:
     return {training: max(RATES[learns], key=partial(passing, training)) for training in STARTS}
 
 
-def by_steps(out: Path, learns: str) -> dict[str, list[str]]:
+def trained(out: Path, learns: str, steps: int) -> dict[str, list[str]]:
     """Question -> its rows, ours first: a part."""
-    rates, what = chosen(out, learns), "A LoRA" if learns else "Full fine-tuning"
-    return {
-        f"{what}, {steps:,} steps": [
-            row(training, learns, rates[training], steps, start)
-            for training, starts in STARTS.items()
-            if steps == CHOSEN or training in MAIN
-            for start in starts
-        ]
-        for steps in STEPS[learns]
-    }
+    rates = chosen(out, learns)
+    rows = [
+        row(training, learns, rates[training], steps, start)
+        for training, starts in STARTS.items()
+        if steps == CHOSEN or training in MAIN
+        for start in starts
+    ]
+    return {f"{'A LoRA' if learns else 'Full fine-tuning'}, {steps:,} steps": rows}
 
 
 def layers(out: Path) -> dict[str, list[str]]:
@@ -94,11 +102,10 @@ def seeds(out: Path) -> dict[str, list[str]]:
     """Further training seeds of the rows that are quoted."""
     rates = chosen(out)
     return {
-        f"A LoRA, {steps:,} steps, training seed {seed}": [
-            row(one, ":lora8", rates[one], steps, STARTS[one][0], seed) for one in MAIN
+        f"A LoRA, training seed {seed}": [
+            row(training, ":lora8", rates[training], CHOSEN, start, seed) for training, start in QUOTED
         ]
         for seed in AGAIN
-        for steps in (CHOSEN, 1000)
     }
 
 
@@ -110,8 +117,9 @@ def forgotten(out: Path) -> dict[str, list[str]]:
 
 
 PARTS: dict[str, Callable[[Path], dict[str, list[str]]]] = {
-    "lora": partial(by_steps, learns=":lora8"), "seeds": seeds, "layers": layers,
-    "full": partial(by_steps, learns=""), "forgotten": forgotten,
+    **{f"{learns.strip(':') or 'full'}-{steps}": partial(trained, learns=learns, steps=steps)
+       for learns, counts in STEPS.items() for steps in counts},
+    "seeds": seeds, "layers": layers, "forgotten": forgotten,
 }  # fmt: skip
 """Part -> its questions."""
 
@@ -129,9 +137,13 @@ def part(out: Path, count: int) -> Path:
 
 
 def run(name: str, out: Path) -> None:
-    """A part, from what is finished on."""
+    """A part, from what is finished on; README's image."""
     questions = PARTS[name](out)
     compared(out, f"results-rivals-{name}", [one for rows in questions.values() for one in rows], questions)
+    if name == f"lora8-{CHOSEN}":
+        rate = chosen(out)["plain"]
+        shown = {row("plain", ":lora8", rate, CHOSEN, start): words for start, words in SHOWN.items()}
+        before_after(out / "compare", shown, DOCS / IMAGES / "before-after.png")
 
 
 def few(out: Path) -> None:
@@ -147,4 +159,4 @@ def few(out: Path) -> None:
         names.append(row("plain", ":lora8", rates["plain"], CHOSEN, "mean+zeromean+look2"))
         home = out / f"photos-{count}"
         photos = part(home / "photos", count)
-        compared(home, f"results-rivals-{count}", names, {f"{count:,} images": names}, photos=photos)
+        compared(home, f"results-rivals-few-{count}", names, {f"{count:,} images": names}, photos=photos)

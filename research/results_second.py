@@ -1,6 +1,6 @@
 """Another brand under the same defaults: small garments, low on the left of a grey background, with shadows.
 
-Run by research/results.py --only second, after --only rivals-lora, whose learning rates it takes. Publishes
+Run by research/results.py --only second, after --only rivals-lora8-300, whose learning rates it takes. Publishes
 results-second.json.
 """
 

@@ -1,6 +1,6 @@
 """Timesteps drawn where the brand's modes are decided, instead of uniformly: does it help?
 
-Run by research/results.py --only spectrum, after --only rivals-lora, whose rows of the same names are the uniform ones.
+Run by research/results.py --only spectrum, after --only rivals-lora8-1000, whose rows of the same names are uniform.
 Publishes results-spectrum.json.
 """
 

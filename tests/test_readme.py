@@ -52,7 +52,7 @@ def test_make_targets_exist() -> None:
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().split()) <= 900
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    assert sum(len(page.read_text().split()) for page in pages) <= 20_900
+    assert sum(len(page.read_text().split()) for page in pages) <= 21_200
 
 
 def test_links_of_readme_lead_somewhere() -> None:

@@ -37,7 +37,17 @@ def test_readme_follows_the_figures(tool: Any, copy: Any) -> None:
     table = json.loads(file.read_text())
     table["plain/noise"]["text"]["value"] = 0.77
     file.write_text(json.dumps(table))
-    assert "77 % by plain training" in tool("pages").readme(copy)
+    assert "by plain\ntraining, 77 %" in tool("pages").readme(copy)
+
+
+def test_what_readme_and_the_demo_lead_with_holds(tool: Any) -> None:
+    rows = {name.partition(":")[2]: one["all"] for name, one in tool("pages").named().items() if "lora8-300:" in name}
+    trained, started, zero_snr, usual = (rows[f"{training}:lora8:300/{start}"] for training, start in (
+        ("text-constant", "text+zeromean"), ("plain", "text+zeromean+look1"), ("zero-snr", "noise"), ("plain", "noise")
+    ))  # fmt: skip
+    assert max(zero_snr["high"], usual["high"]) < min(trained["low"], started["low"])
+    before, after = (tool("demo").ROWS[name][:3] for name in ("before", "after"))
+    assert (before, after) == (("plain", "noise", 0), ("plain", "text", 1))  # the LoRA as usual, nothing trained anew
 
 
 def test_scores_are_found_by_their_present_names_and_by_those_of_schema_1(tool: Any) -> None:

@@ -56,7 +56,7 @@ def test_timesteps_are_drawn_as_often_as_modes_are_decided_there(tool: Any, vari
     assert float((seen.cumsum(0) / 6000 - shares.cumsum(0)).abs().max()) < 1 / total + 0.02
 
 
-@pytest.mark.parametrize("name", ["lora", "seeds", "layers", "full", "forgotten"])
+@pytest.mark.parametrize("name", ["lora8-300", "full-1000", "seeds", "layers", "forgotten"])
 def test_rivals_take_the_published_rates_and_ask_for_methods_that_exist(
     tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
