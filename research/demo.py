@@ -18,7 +18,7 @@ from tqdm import tqdm
 from onbrand import api
 from onbrand.datasets.garments import caption, descriptions, garment_folder, write_garments
 
-STEPS, BATCH, RANK, GUIDANCE = 260, 16, 8, 1.5
+STEPS, BATCH, RANK, GUIDANCE = 160, 16, 8, 1.5
 REAL = 48
 """Held-out images that the page shows beside the generated ones, and that the control is started from."""
 
