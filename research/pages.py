@@ -70,7 +70,7 @@ RIVALS = {
     "mean-window/mean": "the paper's training and start", "zero-snr/noise": "zero terminal SNR, from noise",
     "plain/leak": "plain, signal-leak start", "plain/noise": "plain, from noise",
 }  # fmt: skip
-"""Methods of the figure of training steps, without what learns and how fast -> their words."""
+"""Methods of the table of training steps, without what learns and how fast -> their words."""
 LEARNS = {"lora8": "a LoRA of rank 8", "full": "the whole UNet"}
 OWN = {"real": "real images, held out", "autoencoder": "the same, through the autoencoder"}
 """Rows that no model made."""
@@ -239,31 +239,12 @@ def by_steps(docs: Path = DOCS) -> dict[str, dict[str, dict[int, Mapping[str, An
     return points
 
 
-def rivals(path: Path) -> None:
-    """Every check passed, by training steps, with intervals; a panel for what learns."""
-    from onbrand.reporting.figures import COLOURS, DASHES
-
-    points = by_steps()
-    figure, axes = drawn(len(points), "training steps")
-    for axis, (learns, methods) in zip(axes, points.items(), strict=True):
-        for i, (method, words) in enumerate(RIVALS.items()):
-            steps, entries = zip(*sorted(methods[method].items()), strict=True)
-            value, low, high = ([scores["all"][key] for scores in entries] for key in ("value", "low", "high"))
-            axis.plot(steps, value, color=COLOURS[i % len(COLOURS)], marker="o", markersize=3.5,
-                      linestyle=DASHES[i % len(DASHES)], linewidth=1.6, label=words)  # fmt: skip
-            axis.fill_between(steps, low, high, color=COLOURS[i % len(COLOURS)], alpha=0.12, linewidth=0)
-        axis.set(title=f"{LEARNS[learns]}: images that pass every check", ylim=(-0.01, None), xscale="log")
-        axis.set_xticks(steps, [f"{n:,}" for n in steps])
-        axis.minorticks_off()
-    save(figure, axes[0], path, 2)
-
-
 def drawn(panels: int, label: str) -> tuple[Any, Any]:
     """A figure of panels side by side."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6 * panels, 3.4), layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False)[0]
+    axes = figure.subplots(1, panels)
     for axis in axes:
         axis.set_xlabel(label)
         axis.spines[["top", "right"]].set_visible(False)
@@ -291,7 +272,6 @@ def main() -> None:
     if parser.parse_args().figures:
         curve(DOCS / IMAGES / "results-sampling-steps.png")
         bars(DOCS / IMAGES / "results-looks.png")
-        rivals(DOCS / IMAGES / "results-rivals.png")
     write()
 
 

@@ -1,6 +1,8 @@
 """Inputs of the experiments: another brand's photos, off-brand requests, timesteps drawn where modes are decided."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,22 @@ def test_timesteps_are_drawn_as_often_as_modes_are_decided_there(tool: Any, vari
     assert drawn.dtype == torch.int64 and not seen[shares == 0].any()
     # as many places as there are timesteps are moved: the two distributions differ by one place's share, and chance
     assert float((seen.cumsum(0) / 6000 - shares.cumsum(0)).abs().max()) < 1 / total + 0.02
+
+
+def test_of_two_that_begin_at_once_one_prepares(tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalogue, fits = tool("results_catalogue"), []
+
+    def fit(photos: Path, model: str, out: Path, split: str | None) -> None:
+        fits.append(out)
+        time.sleep(0.3)
+        out.mkdir()
+        (out / "prior.safetensors").touch()
+
+    monkeypatch.setattr(catalogue.api, "fit", fit)
+    monkeypatch.setattr(catalogue, "inputs", lambda out: {"out": str(out)})
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(catalogue.prepared, [tmp_path] * 2)) == [{"out": str(tmp_path)}] * 2
+    assert fits == [tmp_path / "brand"]
 
 
 @pytest.mark.parametrize("name", ["lora8-300", "full-1000", "seeds", "layers", "forgotten"])
